@@ -1,0 +1,173 @@
+"""Every error of this project, in one tree.
+
+::
+
+    KallglotAriError                  retryable = False unless it says otherwise
+     ├─ ConfigError                   a setting is missing, unknown or unusable; the message names it
+     ├─ UsageError                    a command-line or API argument is unusable
+     ├─ AriError                      Asterisk's REST interface
+     │   ├─ AriUnavailable            no connection, or 5xx                        retryable
+     │   ├─ AriUnauthorized           401, 403: wrong user or password
+     │   ├─ AriNotFound               404: the channel, bridge or playback is gone
+     │   ├─ AriConflict               409, 412: it exists but is in another state (often: leaving)
+     │   │   └─ AriNotInStasis        409, 422: not, or no longer, in this application
+     │   ├─ AriBadRequest             400, other 422: Asterisk did not take an argument
+     │   └─ AriUnsupported            this Asterisk is too old for the operation
+     ├─ ApiError                      Kallglot's REST interface; has status, code, request_id, retry_after
+     │   ├─ ApiUnavailable            no connection, time-out, 5xx                 retryable
+     │   ├─ ApiRateLimited            429                                          retryable
+     │   ├─ ApiConflict               409: the first request with this key is still running   retryable
+     │   ├─ ApiUnauthorized           401, 403
+     │   ├─ ApiCreditsExhausted       402: somebody has to pay; never retried
+     │   ├─ ApiNotFound               404
+     │   └─ ApiInvalid                400, 422; has param
+     ├─ StreamError                   the WebSocket to Kallglot
+     │   ├─ StreamRefused             the server did not open it (token, session)
+     │   └─ StreamClosed              it closed in mid-call                        retryable
+     ├─ MediaError                    RTP, codecs, formats
+     ├─ StoreError                    the database                                 retryable
+     ├─ InterpreterError              a model or engine of the offline interpreter
+     └─ LabError                      the lab could not find or make what it needs; says what to install
+"""
+
+from __future__ import annotations
+
+
+class KallglotAriError(Exception):
+    """Root of the tree. `retryable` says whether the same request may succeed later without anybody's help."""
+
+    retryable: bool = False
+
+
+class ConfigError(KallglotAriError):
+    """A setting cannot be used; the message names the setting, what was expected and what was found."""
+
+
+class UsageError(KallglotAriError):
+    """An argument cannot be used; the message names it, what was expected and what was found."""
+
+
+class AriError(KallglotAriError):
+    """Asterisk's REST interface refused or failed. `status` is the HTTP status, 0 when there was no answer."""
+
+    def __init__(self, message: str, *, status: int = 0, operation: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.operation = operation
+
+
+class AriUnavailable(AriError):
+    """No connection, a time-out or a 5xx."""
+
+    retryable = True
+
+
+class AriUnauthorized(AriError):
+    """Wrong user or password, or a read-only user."""
+
+
+class AriNotFound(AriError):
+    """The object is gone. On teardown this is success."""
+
+
+class AriConflict(AriError):
+    """The object is in another state, often on its way out. On teardown this is success."""
+
+
+class AriNotInStasis(AriConflict):
+    """The channel is not, or no longer, in this application."""
+
+
+class AriBadRequest(AriError):
+    """Asterisk did not take an argument."""
+
+
+class AriUnsupported(AriError):
+    """This Asterisk is older than the operation; the message names the version that has it."""
+
+
+class ApiError(KallglotAriError):
+    """Kallglot's REST interface refused or failed; branch on `status` and `code`, log `message` and `request_id`."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        request_id: str = "",
+        retry_after: float | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.param = param
+
+
+class ApiUnavailable(ApiError):
+    """No connection, a time-out or a 5xx."""
+
+    retryable = True
+
+
+class ApiRateLimited(ApiError):
+    """429; `retry_after` is in seconds."""
+
+    retryable = True
+
+
+class ApiConflict(ApiError):
+    """409: the first request with this idempotency key is still running."""
+
+    retryable = True
+
+
+class ApiUnauthorized(ApiError):
+    """401 or 403: the key, or what it may do."""
+
+
+class ApiCreditsExhausted(ApiError):
+    """402: no credits; retrying cannot help."""
+
+
+class ApiNotFound(ApiError):
+    """404."""
+
+
+class ApiInvalid(ApiError):
+    """400 or 422; `param` names the field."""
+
+
+class StreamError(KallglotAriError):
+    """The WebSocket that carries a session's audio."""
+
+
+class StreamRefused(StreamError):
+    """The server did not open the stream: token, session or URL."""
+
+
+class StreamClosed(StreamError):
+    """The stream closed while the call was up."""
+
+    retryable = True
+
+
+class MediaError(KallglotAriError):
+    """RTP, codecs or formats."""
+
+
+class StoreError(KallglotAriError):
+    """The database could not be read or written."""
+
+    retryable = True
+
+
+class InterpreterError(KallglotAriError):
+    """An engine or a model of the offline interpreter is missing or broken; the message says which and what to do."""
+
+
+class LabError(KallglotAriError):
+    """The lab cannot have what it needs; the message says what to install or allow."""

@@ -1,0 +1,101 @@
+"""The figures an operator sees. Names are a contract (docs/operations.md); labels never hold an id of a call."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1, 2)
+
+
+class Metrics:
+    """All metrics of one service, in a registry of their own so that several services fit in one process."""
+
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        self.calls_active = Gauge("kallglot_calls_active", "Calls that are up or being set up", registry=r)
+        self.calls = Counter("kallglot_calls_total", "Finished calls", ["end_reason"], registry=r)
+        self.call_setup = Histogram(
+            "kallglot_call_setup_seconds",
+            "From the agent's answer (or the caller's entry) to audio flowing both ways",
+            buckets=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10),
+            registry=r,
+        )
+        self.calls_refused = Counter(
+            "kallglot_calls_refused_total", "Calls left to the dialplan", ["reason"], registry=r
+        )
+        self.rtp_packets = Counter("kallglot_rtp_packets_total", "RTP packets", ["direction"], registry=r)
+        self.rtp_lost = Counter("kallglot_rtp_lost_total", "RTP packets that never came, or too late", registry=r)
+        self.rtp_discarded = Counter("kallglot_rtp_discarded_total", "Datagrams not used", ["reason"], registry=r)
+        self.rtp_jitter = Histogram(
+            "kallglot_rtp_jitter_seconds",
+            "Interarrival jitter of a finished leg (RFC 3550 §6.4.1)",
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+            registry=r,
+        )
+        self.mos = Histogram(
+            "kallglot_mos", "Estimated MOS of a finished leg (ITU-T G.107)",
+            buckets=(1.5, 2, 2.5, 3, 3.3, 3.6, 3.8, 4, 4.1, 4.2, 4.3, 4.4, 4.5), registry=r,
+        )  # fmt: skip
+        self.tick_lateness = Histogram(
+            "kallglot_media_tick_lateness_seconds",
+            "How late the 20 ms media tick ran",
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
+            registry=r,
+        )
+        self.uplink_latency = Histogram(
+            "kallglot_uplink_latency_seconds",
+            "From RTP in (a chunk's first packet) to stream out",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.downlink_latency = Histogram(
+            "kallglot_downlink_latency_seconds",
+            "From stream in to first RTP out, at the start of a talkspurt",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.translation_latency = Histogram(
+            "kallglot_translation_latency_seconds",
+            "From the end of speech to the first translated audio",
+            buckets=(0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.6, 2, 2.5, 3, 4, 6, 10),
+            registry=r,
+        )
+        self.stage_latency = Histogram(
+            "kallglot_interpreter_stage_seconds",
+            "Time in one stage of the embedded interpreter",
+            ["component"],
+            buckets=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 4, 8),
+            registry=r,
+        )
+        self.stream_reconnects = Counter(
+            "kallglot_stream_reconnects_total", "Streams opened again in mid-call", registry=r
+        )
+        self.stream_dropped = Counter(
+            "kallglot_stream_dropped_chunks_total", "Uplink chunks dropped, the oldest first", registry=r
+        )
+        self.stream_messages = Counter(
+            "kallglot_stream_messages_total", "Stream messages not used", ["reason"], registry=r
+        )
+        self.ari_reconnects = Counter("kallglot_ari_reconnects_total", "ARI event sockets opened again", registry=r)
+        self.ari_unknown_events = Counter(
+            "kallglot_ari_unknown_events_total", "ARI events of a type not known", registry=r
+        )
+        self.ami_reconnects = Counter("kallglot_ami_reconnects_total", "AMI connections opened again", registry=r)
+        self.sessions_pending_end = Gauge(
+            "kallglot_sessions_pending_end", "Sessions that still have to be ended", registry=r
+        )
+        self.api_requests = Counter(
+            "kallglot_api_requests_total", "Requests to Kallglot", ["component", "reason"], registry=r
+        )
+        self.events_dropped = Counter(
+            "kallglot_events_dropped_total", "Published events that a slow reader missed", registry=r
+        )
+        self.webhooks = Counter("kallglot_webhooks_total", "Webhooks received", ["reason"], registry=r)
+        self.agi_requests = Counter("kallglot_agi_requests_total", "FastAGI requests", ["reason"], registry=r)
+        self.interpreter_dropped = Counter(
+            "kallglot_interpreter_dropped_total", "Work the embedded interpreter left undone", ["reason"], registry=r
+        )
+
+    def render(self) -> bytes:
+        """The registry in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,498 @@
+"""What can be set. Order: built-in default < TOML file < environment (``KALLGLOT__SECTION__KEY``).
+
+Every section is frozen, and each part of the service receives only its own. Secrets are `SecretStr`: neither `repr` nor an
+error shows them. Each `*_file` key names a file whose content is the secret (systemd credentials, docker secrets).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from kallglot_ari.errors import ConfigError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Mode = Literal["bidirectional_translation", "assistive_translation", "ai_agent", "help_chat_voice"]
+MODES: tuple[str, ...] = ("bidirectional_translation", "assistive_translation", "ai_agent", "help_chat_voice")
+LANGUAGE_PATTERN = r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$"
+Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
+DEFAULT_FILES = (Path("kallglot-ari.toml"), Path("/etc/kallglot-ari/kallglot-ari.toml"))
+ENV_PREFIX = "KALLGLOT__"
+
+
+def _off_or_db(value: Any) -> Any:
+    return None if value in ("off", "", None) else value
+
+
+GainDb = Annotated[Annotated[float, Field(ge=-60, le=6)] | None, BeforeValidator(_off_or_db)]
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_url(value: str, schemes: tuple[str, ...]) -> str:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"expected a URL, found {value!r}") from None
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"expected a URL that begins with {' or '.join(s + '://' for s in schemes)}")
+    if parts.username or parts.password:
+        raise ValueError("expected no user or password in the URL; they have settings of their own")
+    return value.rstrip("/")
+
+
+class Section(BaseModel):
+    """A frozen section; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ServiceSettings(Section):
+    """The service as a whole."""
+
+    drain_seconds: float = Field(30, ge=0, le=86400)
+    """After SIGTERM, how long live calls may go on before they are hung up, in seconds."""
+    max_calls: int = Field(0, ge=0)
+    """Calls at once; beyond it a call goes on in the dialplan with KALLGLOT_STATUS=BUSY. 0 = no limit."""
+    on_unavailable: Literal["continue", "passthrough", "hangup"] = "continue"
+    """When a call cannot be translated: go on in the dialplan, connect the parties untranslated, or hang up."""
+    instance: str = Field("", pattern=r"^[A-Za-z0-9]{0,16}$")
+    """Part of every id this service makes. Empty: derived from the host name."""
+
+
+class AriSettings(Section):
+    """Asterisk's REST interface."""
+
+    url: str = "http://127.0.0.1:8088"
+    """Base address of Asterisk's HTTP server (its `prefix` included, `/ari` not), http or https."""
+    username: str = "kallglot"
+    password: SecretStr = SecretStr("")
+    app: str = Field("kallglot", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """Name of the Stasis application."""
+    ca_file: str = ""
+    """Own CA for https, PEM."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return _check_url(value, ("http", "https"))
+
+
+class KallglotSettings(Section):
+    """The Kallglot API."""
+
+    url: str | tuple[str, ...] = "embedded"
+    """`embedded`, or the API's base address, or a list of addresses in failover order."""
+    api_key: SecretStr = SecretStr("")
+    contract: Literal["routing", "provider"] = "routing"
+    mode: Mode = "bidirectional_translation"
+    source_language: Language = "auto"
+    target_language: Language = "en"
+    chunk_ms: int = Field(100, ge=20, le=1000)
+    """Length of an uplink chunk in milliseconds, a multiple of 20."""
+    failover_timeout_ms: int = Field(3000, ge=100, le=60000)
+    """How long an address may take before the next one is tried, in milliseconds."""
+    ca_file: str = ""
+    stream_encoding: Literal["auto", "mulaw", "pcm_16"] = "auto"
+    """Encoding of the stream; `auto`: mu-law with the routing contract, 16-bit PCM with the provider contract."""
+    stream_sample_rate: Literal[0, 8000, 16000, 24000, 48000] = 0
+    """Sample rate of a PCM stream in Hz; 0 = 16000. mu-law is always 8000."""
+    provider_speakers: Literal["field", "channels"] = "field"
+    """With the provider contract, how a speaker is told: a `speaker` field, or customer left and agent right of two channels."""
+    recording: bool = False
+    """Ask Kallglot to record the session (dual channel)."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        urls = (value,) if isinstance(value, str) else value
+        if not urls:
+            raise ValueError("expected at least one address")
+        for url in urls:
+            if url == "embedded" and len(urls) == 1:
+                continue
+            _check_url(url, ("http", "https"))
+            if urlsplit(url).scheme == "http" and not _loopback(urlsplit(url).hostname or ""):
+                raise ValueError(
+                    f"expected https for anything but loopback (the key would go over the line in clear), found {url}"
+                )
+        return value
+
+    @field_validator("chunk_ms")
+    @classmethod
+    def _chunk(cls, value: int) -> int:
+        if value % 20:
+            raise ValueError(f"expected a multiple of 20, found {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _stream(self) -> KallglotSettings:
+        if self.contract == "routing" and self.stream_encoding == "pcm_16":
+            raise ValueError("stream_encoding: the routing contract carries mu-law only, found pcm_16")
+        if self.encoding == "mulaw" and self.stream_sample_rate not in (0, 8000):
+            raise ValueError(f"stream_sample_rate: mu-law is 8000 Hz, found {self.stream_sample_rate}")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        return self.url == "embedded"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def encoding(self) -> Literal["mulaw", "pcm_16"]:
+        if self.stream_encoding != "auto":
+            return self.stream_encoding
+        return "mulaw" if self.contract == "routing" else "pcm_16"
+
+    @property
+    def sample_rate(self) -> int:
+        return 8000 if self.encoding == "mulaw" else self.stream_sample_rate or 16000
+
+
+class MediaSettings(Section):
+    """The audio between Asterisk and us."""
+
+    transport: Literal["rtp", "websocket"] = "rtp"
+    bind: str = "127.0.0.1"
+    """Address of our UDP socket."""
+    advertise: str = ""
+    """Address Asterisk is told to send to; empty: `bind`."""
+    port: Port = 0
+    """The one UDP port of all calls; 0 = any free one."""
+    format: Literal["auto", "ulaw", "alaw", "g722", "slin16", "opus"] = "auto"
+    """What Asterisk sends; `auto`: ulaw for a mu-law stream, slin16 for PCM. Over RTP, slin16 and opus are answered with G.722."""
+    original_gain_db: GainDb = None
+    """The speaker's own voice under the translation, in dB; `off` for none."""
+    jitter_min_ms: int = Field(20, ge=20, le=200)
+    jitter_max_ms: int = Field(200, ge=40, le=1000)
+    """Bounds of the adaptive jitter buffer, in milliseconds."""
+    backlog_max_ms: int = Field(30000, ge=1000, le=600000)
+    """Translated speech waiting to be played, in milliseconds; beyond it the oldest is dropped."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> MediaSettings:
+        if self.jitter_min_ms > self.jitter_max_ms:
+            raise ValueError(
+                f"jitter_min_ms: expected at most jitter_max_ms ({self.jitter_max_ms}), found {self.jitter_min_ms}"
+            )
+        if self.bind in ("0.0.0.0", "::") and not self.advertise:  # noqa: S104 - compared, not bound
+            raise ValueError(
+                f"advertise: needed when bind is {self.bind}: Asterisk must be told one address to send to"
+            )
+        return self
+
+
+class Endpoint(Section):
+    """A SIP endpoint of Kallglot; the lowest priority is tried first."""
+
+    uri: str = Field(pattern=r"^[A-Za-z0-9.\-:\[\]]{1,255}$")
+    priority: int = Field(1, ge=0, le=1000)
+
+
+class TrunkSettings(Section):
+    """Trunk mode: the dialplan dials Kallglot's own SIP endpoint."""
+
+    domain: str = Field("sip.kallglot.com", pattern=r"^[A-Za-z0-9.\-]{1,253}$")
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    transport: Literal["tls", "tcp", "udp"] = "tls"
+    codecs: tuple[Literal["opus", "G722", "PCMU", "PCMA"], ...] = ("opus", "G722", "PCMU", "PCMA")
+    tls_verify_certificate: bool = True
+    tls_min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    ca_file: str = ""
+    srtp: bool = True
+    srtp_suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80",)
+    endpoints: tuple[Endpoint, ...] = (Endpoint(uri="sip.kallglot.com", priority=1),)
+    failover_timeout_ms: int = Field(3000, ge=500, le=60000)
+    refer_notify_url: str = ""
+    """Where Kallglot may post REFER notifications (our /webhooks/sip/refer as seen from outside); empty: REFER off."""
+    sip_trace: bool = False
+
+
+class AgiSettings(Section):
+    """The FastAGI server."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 4573
+
+
+class AmiSettings(Section):
+    """Asterisk's manager interface; used when a user name is set."""
+
+    host: str = "127.0.0.1"
+    port: Port = 5038
+    username: str = ""
+    password: SecretStr = SecretStr("")
+
+
+class WebSettings(Section):
+    """Our web server."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 8090
+    token: SecretStr = SecretStr("")
+    """Bearer token of /api and /pbx; needed to bind anything but loopback."""
+    allowed_ips: tuple[str, ...] = ()
+    """Addresses or networks that may connect; empty: any."""
+    webhook_secret: SecretStr = SecretStr("")
+    """Secret that Kallglot signs its webhooks with."""
+
+    @field_validator("allowed_ips")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            try:
+                ipaddress.ip_network(item, strict=False)
+            except ValueError:
+                raise ValueError(f"expected IP addresses or networks, found {item!r}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _token(self) -> WebSettings:
+        if not _loopback(self.bind) and not self.token.get_secret_value():
+            raise ValueError(f"token: needed to bind {self.bind}: without one only loopback is allowed")
+        return self
+
+
+class StoreSettings(Section):
+    """Where calls and the sessions still to end are kept."""
+
+    url: str = "sqlite:///kallglot-ari.db"
+
+    @field_validator("url")
+    @classmethod
+    def _scheme(cls, value: str) -> str:
+        if not value.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError("expected sqlite:///FILE or postgresql://…")
+        return value
+
+
+class InterpreterSettings(Section):
+    """The embedded Kallglot's engine."""
+
+    engine: Literal["offline", "echo"] = "offline"
+    recogniser: str = "base"
+    """faster-whisper model: a name of the lock file, or a folder."""
+    translator: Literal["auto", "llm", "apertium", "opus-mt", "openai"] = "auto"
+    """`auto`: Apertium where it has the pair, else a local model."""
+    translator_url: str = ""
+    """Base address of an OpenAI-compatible endpoint."""
+    translator_model: str = ""
+    """Model name at that endpoint, or a GGUF file or OPUS-MT folder."""
+    translator_api_key: SecretStr = SecretStr("")
+    voice: Literal["auto", "espeak-ng", "piper"] = "auto"
+    models_dir: str = ""
+    """Folder of the models; empty: the user's cache folder."""
+    workers: int = Field(1, ge=1, le=64)
+    """Recognitions at once."""
+
+
+class LogSettings(Section):
+    """Logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class DebugSettings(Section):
+    """Diagnosis."""
+
+    pcap: bool = False
+    """Write every call's RTP to a pcap file."""
+    dir: str = "kallglot-ari-debug"
+    """Folder of captures and traces."""
+
+
+class Settings(Section):
+    """All sections."""
+
+    service: ServiceSettings = ServiceSettings()
+    ari: AriSettings = AriSettings()
+    kallglot: KallglotSettings = KallglotSettings()
+    media: MediaSettings = MediaSettings()
+    trunk: TrunkSettings = TrunkSettings()
+    agi: AgiSettings = AgiSettings()
+    ami: AmiSettings = AmiSettings()
+    web: WebSettings = WebSettings()
+    store: StoreSettings = StoreSettings()
+    interpreter: InterpreterSettings = InterpreterSettings()
+    log: LogSettings = LogSettings()
+    debug: DebugSettings = DebugSettings()
+
+    @model_validator(mode="after")
+    def _key(self) -> Settings:
+        if not self.kallglot.embedded and not self.kallglot.api_key.get_secret_value():
+            raise ValueError('kallglot.api_key: needed for any url but "embedded"; set it, or KALLGLOT_API_KEY')
+        return self
+
+    def secrets(self) -> list[str]:
+        """Every secret's text, for the log's redaction."""
+        found = []
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            found += [
+                v.get_secret_value()
+                for v in vars(section).values()
+                if isinstance(v, SecretStr) and v.get_secret_value()
+            ]
+        return found
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+
+
+def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the configuration.
+
+    :param path: the file named on the command line, if any.
+    :raises ConfigError: one line that names the setting, what was expected and what was found.
+    """
+    environ = os.environ if environ is None else environ
+    file = find_file(path, environ)
+    data = read_file(file) if file else {}
+    origin = {(s, k): str(file) for s, keys in data.items() if isinstance(keys, dict) for k in keys}
+    for name, raw in environ.items():
+        if name.startswith(ENV_PREFIX):
+            section, key = _env_target(name)
+            data.setdefault(section, {})
+            if not isinstance(data[section], dict):
+                raise ConfigError(f"{file}: {section}: expected a section [{section}]")
+            data[section][key] = _env_value(section, key, raw, name)
+            origin[section, key] = name
+    if environ.get("KALLGLOT_API_KEY") and f"{ENV_PREFIX}KALLGLOT__API_KEY" not in environ:
+        data.setdefault("kallglot", {})["api_key"] = environ["KALLGLOT_API_KEY"]
+    _read_secret_files(data)
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, data, origin, file)) from None
+
+
+def find_file(path: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The configuration file that counts: named ones must be there, the usual places may be empty."""
+    named = path or environ.get("KALLGLOT_CONFIG")
+    if named:
+        return Path(named)
+    return next((file for file in DEFAULT_FILES if file.exists()), None)
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """Parse a TOML file; every way it can fail is one clear line."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {file}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"configuration file {file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"configuration file {file}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at {error.start}"
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
+
+
+def _env_target(name: str) -> tuple[str, str]:
+    section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+    if section not in SECTIONS:
+        raise ConfigError(
+            f"environment variable {name}: unknown section {section!r}; expected one of {', '.join(SECTIONS)}"
+        )
+    known = SECTIONS[section].model_fields
+    if key.removesuffix("_file") in known and isinstance(known[key.removesuffix("_file")].default, SecretStr):
+        return section, key
+    if key not in known:
+        raise ConfigError(f"environment variable {name}: unknown key {key!r}; [{section}] has {', '.join(known)}")
+    return section, key
+
+
+def _env_value(section: str, key: str, raw: str, name: str) -> Any:
+    """Lists and tables are JSON (or, for plain lists, separated by commas); everything else is taken as it stands."""
+    field = SECTIONS[section].model_fields.get(key)
+    if field is None or "tuple" not in str(field.annotation):
+        return raw
+    if raw.lstrip().startswith(("[", "{")):
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise ConfigError(f"environment variable {name}: expected JSON: {error}") from None
+    parts = [part.strip() for part in raw.split(",") if part.strip()]
+    return parts[0] if "str |" in str(field.annotation) and len(parts) == 1 else parts
+
+
+def _read_secret_files(data: dict[str, Any]) -> None:
+    for section, model in SECTIONS.items():
+        values = data.get(section)
+        if not isinstance(values, dict):
+            continue
+        for key, field in model.model_fields.items():
+            file = values.pop(f"{key}_file", None) if isinstance(field.default, SecretStr) else None
+            if file is None:
+                continue
+            if values.get(key):
+                raise ConfigError(f"{section}.{key}: set both here and by {key}_file; expected one of them")
+            try:
+                values[key] = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error}") from None
+
+
+def _explain(
+    error: ValidationError, data: Mapping[str, Any], origin: Mapping[tuple[str, str], str], file: Path | None
+) -> str:
+    first = error.errors(include_url=False)[0]
+    loc = [
+        str(part)
+        for part in first["loc"]
+        if not str(part).startswith(("function-", "tuple", "str", "float", "constrained"))
+    ]
+    where = ".".join(loc)
+    source = origin.get((loc[0], loc[1])) if len(loc) > 1 else (str(file) if file else None)
+    source = f" (from {source})" if source else ""
+    if first["type"] == "extra_forbidden":
+        if len(loc) == 1:
+            return f"unknown section [{where}]{source}; expected one of {', '.join(SECTIONS)}"
+        return f"unknown key {where}{source}; [{loc[0]}] has {', '.join(SECTIONS[loc[0]].model_fields) if loc[0] in SECTIONS else '…'}"
+    message = first["msg"].removeprefix("Value error, ")
+    found: Any = data
+    for part in loc:
+        found = found.get(part) if isinstance(found, Mapping) else None
+    secret = (
+        len(loc) > 1
+        and loc[0] in SECTIONS
+        and isinstance(SECTIONS[loc[0]].model_fields.get(loc[1], Field()).default, SecretStr)
+    )
+    shown = "" if found is None or secret or isinstance(found, Mapping) or "found" in message else f", found {found!r}"
+    return f"{where + ': ' if where else ''}{message}{shown}{source}"

@@ -1,0 +1,51 @@
+"""The one place that starts asyncio tasks: each has a name and a keeper, and none fails unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_log = logging.getLogger("kallglot_ari.tasks")
+
+
+class Tasks:
+    """Keeps the tasks of one owner, so that closing the owner leaves none behind."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Start `coroutine` as a task named ``owner.name``; a failure that nobody awaits is logged."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._owner}.{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task_failed", extra={"task": task.get_name()}, exc_info=error)
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait until it is gone."""
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def join(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for all to end by themselves; True if they did."""
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(set(self._tasks), timeout=timeout)
+        return not pending
