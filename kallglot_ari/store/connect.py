@@ -1,0 +1,139 @@
+"""From `store.url` to an engine: SQLite in WAL with a full sync at each commit, or PostgreSQL over asyncpg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from kallglot_ari.errors import ConfigError
+
+WRITE = "kallglot_write"
+"""Execution option of a transaction that writes: in SQLite it takes the write lock at once, so that it cannot fail half-way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the data lives. Either `path` (SQLite; None with `memory`) or `url` (PostgreSQL)."""
+
+    path: Path | None = None
+    memory: bool = False
+    url: URL | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def sqlite(self) -> bool:
+        return self.url is None
+
+
+def parse(url: str) -> Target:
+    """Read `store.url`.
+
+    :raises ConfigError: names what was expected; never shows a password.
+    """
+    if url.startswith("sqlite:///"):
+        return _sqlite(url.removeprefix("sqlite:///"))
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        raise ConfigError("store.url: expected a port number after the host") from None
+    database = unquote(parts.path.lstrip("/"))
+    if parts.scheme != "postgresql" or not database:
+        raise ConfigError("store.url: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    host = parts.hostname
+    options: list[tuple[str, Any]] = []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "sslmode":
+            options.append(("ssl", value))
+        elif name == "host":
+            host = value
+        else:
+            raise ConfigError(f"store.url: unknown option {name!r}; expected sslmode or host")
+    return Target(
+        url=URL.create(
+            "postgresql+asyncpg",
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            host=host,
+            port=port,
+            database=database,
+        ),
+        options=tuple(options),
+    )
+
+
+def _sqlite(name: str) -> Target:
+    if name == ":memory:":
+        return Target(memory=True)
+    if not name or "?" in name or "\x00" in name:
+        raise ConfigError(f"store.url: expected sqlite:///FILE, found sqlite:///{name}")
+    path = Path(unquote(name)).absolute()
+    if path.is_dir():
+        raise ConfigError(f"store.url: expected a file, {path} is a folder")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"store.url: expected an ordinary file, found something else at {path}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"store.url: the folder {path.parent} does not exist; make it, or name another file")
+    return Target(path=path)
+
+
+def engine_of(target: Target, *, busy_timeout: float, connections: int = 5) -> AsyncEngine:
+    """An engine that has not connected yet. `busy_timeout` in seconds."""
+    if target.sqlite:
+        return _sqlite_engine(target, busy_timeout, connections)
+    assert target.url is not None
+    try:
+        return create_async_engine(
+            target.url,
+            pool_pre_ping=True,
+            pool_size=connections,
+            max_overflow=connections,
+            pool_timeout=busy_timeout,
+            hide_parameters=True,
+            connect_args={
+                "timeout": busy_timeout,
+                "command_timeout": busy_timeout,
+                # A commit is on disk when it returns, whatever the server's default is.
+                "server_settings": {"application_name": "kallglot-ari", "synchronous_commit": "on"},
+                **dict(target.options),
+            },
+        )
+    except ModuleNotFoundError:
+        raise ConfigError("store.url: PostgreSQL needs the asyncpg package: install kallglot-ari[postgresql]") from None
+
+
+def _sqlite_engine(target: Target, busy_timeout: float, connections: int) -> AsyncEngine:
+    name = ":memory:" if target.memory else str(target.path)
+    pool: dict[str, Any] = (
+        {"poolclass": StaticPool}
+        if target.memory
+        else {"pool_size": connections, "max_overflow": 0, "pool_timeout": busy_timeout * 2}
+    )
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=name),
+        hide_parameters=True,
+        connect_args={"timeout": busy_timeout},
+        **pool,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions are begun by us, below
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(busy_timeout * 1000)}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

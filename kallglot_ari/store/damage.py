@@ -1,0 +1,99 @@
+"""A damaged SQLite file is set aside, told, and never deleted; what it still gives of the outbox is carried over.
+
+Everything here blocks: it is called in a thread, before the engine is made.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from kallglot_ari.errors import ConfigError, StoreError
+from kallglot_ari.store.failures import explain, is_corrupt
+
+RESCUED = ("kallglot_pending_sessions", "kallglot_mappings")
+"""Tables whose rows are read out of a damaged file: a session that nobody ends costs money."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """What was set aside, and what could be read of it: rows by table, each a dict by column."""
+
+    aside: Path
+    reason: str
+    rows: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+
+
+def inspect(path: Path, now: datetime, busy_timeout: float) -> Rescue | None:
+    """Check the file, and set it aside when it is damaged.
+
+    :param path: may be missing: a new database will be made.
+    :raises ConfigError: it is another program's database. :raises StoreError: locked, or not readable.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    damage = _damage(path, busy_timeout)
+    if damage is None:
+        return None
+    rows = _rescue(path)
+    return Rescue(_set_aside(path, now), damage, rows)
+
+
+def _damage(path: Path, busy_timeout: float) -> str | None:
+    try:
+        connection = sqlite3.connect(path, timeout=busy_timeout)
+        try:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        if is_corrupt(error):
+            return str(error)
+        raise explain(error, "open") from error
+    if found != "ok":
+        return found
+    if tables and "kallglot_schema" not in tables:
+        raise ConfigError(f"store.url: {path} is another program's database (it has no table kallglot_schema)")
+    return None
+
+
+def _rescue(path: Path) -> dict[str, list[dict[str, object]]]:
+    rows: dict[str, list[dict[str, object]]] = {}
+    try:
+        connection = sqlite3.connect(path)
+    except sqlite3.Error:
+        return rows
+    try:
+        connection.row_factory = sqlite3.Row
+        for table in RESCUED:
+            kept = rows.setdefault(table, [])
+            try:
+                for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - our own names
+                    kept.append(dict(row))
+            except (sqlite3.Error, UnicodeDecodeError):
+                continue  # what came before the damage is kept
+    finally:
+        connection.close()
+    return rows
+
+
+def _set_aside(path: Path, now: datetime) -> Path:
+    stem = f"{path.name}.corrupt-{now:%Y%m%dT%H%M%SZ}"
+    aside = path.with_name(stem)
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{stem}-{number}")
+    try:
+        # Its log first: under the new name it would be replayed into the new database. SQLite finds it under the
+        # file's own name, so whoever repairs the file later has both.
+        for suffix in ("-wal", "-shm", ""):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        raise StoreError(f"store: {path} is damaged and cannot be set aside: {error.strerror}") from error
+    return aside

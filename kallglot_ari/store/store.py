@@ -1,0 +1,379 @@
+"""`calls.interfaces.CallStore` on SQLite and PostgreSQL.
+
+Every write is one transaction, on disk when the method returns. A caller that is cancelled, or that gives up after `patience`, leaves its
+transaction to finish as a whole in the background. In SQLite our own writers take turns, so only another program can make us wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, Table, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from kallglot_ari import log
+from kallglot_ari.calls.interfaces import PendingSession
+from kallglot_ari.calls.model import CallState, CallView, TranscriptTurn
+from kallglot_ari.clock import Clock
+from kallglot_ari.errors import KallglotAriError, StoreError
+from kallglot_ari.settings import StoreSettings
+from kallglot_ari.store import connect, damage, migrations, rows, schema
+from kallglot_ari.store.failures import explain
+from kallglot_ari.tasks import Tasks
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+SEEN_SECONDS = 3 * 86400.0
+"""How long a webhook's id is remembered: longer than its 8 deliveries take (about 41 h)."""
+LIST_MAX = 1000
+_RETENTION_EVERY = 3600.0
+_RETENTION_BATCH = 500
+
+_log = log.get(__name__)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What a transaction came to; errors travel as values so that a caller that left is no unhandled failure."""
+
+    value: Any = None
+    error: KallglotAriError | None = None
+
+
+def open_store(
+    settings: StoreSettings,
+    clock: Clock,
+    *,
+    retention_days: float = 90,
+    busy_timeout: float = 5.0,
+    patience: float = 20.0,
+) -> Store:
+    """The store that `settings.url` names; nothing is opened before `Store.start`.
+
+    :param retention_days: ended calls older than this are deleted with their transcripts; 0 keeps them for ever.
+    :param busy_timeout: seconds to wait for another program's lock, a connection, or an answer of PostgreSQL.
+    :param patience: seconds after which a method gives up waiting, whatever hangs.
+    """
+    return Store(settings, clock, retention_days=retention_days, busy_timeout=busy_timeout, patience=patience)
+
+
+class Store:
+    """Made by `open_store`. Every method :raises StoreError: when the database fails; the message says how."""
+
+    def __init__(
+        self, settings: StoreSettings, clock: Clock, *, retention_days: float, busy_timeout: float, patience: float
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._retention_days = retention_days
+        self._busy_timeout = busy_timeout
+        self._patience = patience
+        self._engine: AsyncEngine | None = None
+        self._one_writer: asyncio.Lock | None = None
+        self._one_reader: asyncio.Lock | None = None
+        self._tasks = Tasks("store")
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the database, set a damaged file aside, bring the schema up to date.
+
+        :raises ConfigError: `store.url` cannot be used as it stands. :raises StoreError: it may work later.
+        """
+        if self._engine is not None:
+            return
+        target = connect.parse(self._settings.url)
+        rescue = None
+        if target.path is not None:
+            rescue = await asyncio.to_thread(damage.inspect, target.path, self._clock.wall(), self._busy_timeout)
+        engine = connect.engine_of(target, busy_timeout=self._busy_timeout)
+        if target.sqlite:
+            self._one_writer = asyncio.Lock()
+            self._one_reader = self._one_writer if target.memory else None
+        self._engine = engine
+        try:
+            now = self._clock.wall().timestamp()
+            if steps := await self._write("migrate", lambda c: migrations.migrate(c, now)):
+                _log.info("store_migrated", steps=steps, database=engine.dialect.name)
+            if rescue is not None:
+                await self._carry_over(rescue)
+        except KallglotAriError:
+            await self.close()
+            raise
+        if self._retention_days > 0:
+            self._tasks.spawn(self._keep_retention(), name="retention")
+
+    async def close(self) -> None:
+        """Let what is being written finish, then disconnect. Harmless when closed already."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        await self._tasks.close()
+        await engine.dispose()
+
+    async def _carry_over(self, rescue: damage.Rescue) -> None:
+        counts = {table: len(found) for table, found in rescue.rows.items()}
+        _log.error(
+            "store_damaged_file_set_aside", file=str(rescue.aside), reason=rescue.reason, rows_carried_over=counts
+        )
+
+        async def work(connection: AsyncConnection) -> None:
+            for name, found in rescue.rows.items():
+                table = schema.metadata.tables[name]
+                for row in found:
+                    known = {c.name: row[c.name] for c in table.columns if c.name in row}
+                    await connection.execute(self._insert(table).values(known).on_conflict_do_nothing())
+
+        await self._write("carry over", work)
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    async def save_call(self, call: CallView) -> None:
+        row = rows.call_row(call)
+        statement = self._insert(schema.calls).values(row)
+        changed = {name: statement.excluded[name] for name in row if name != "id"}
+        await self._execute("save call", statement.on_conflict_do_update(index_elements=["id"], set_=changed))
+
+    async def get_call(self, call_id: str) -> CallView | None:
+        c = schema.calls.c
+        return await self._one_call(select(c.view).where(c.id == rows.clean(call_id)))
+
+    async def call_of_session(self, session_id: str) -> CallView | None:
+        """The newest call that has, or had, this session."""
+        c = schema.calls.c
+        query = select(c.view).where(c.session_id == rows.clean(session_id)).order_by(c.started_at.desc())
+        return await self._one_call(query.limit(1)) if session_id else None
+
+    async def _one_call(self, query: Select[str]) -> CallView | None:
+        view = await self._read("get call", lambda c: c.scalar(query))
+        return None if view is None else rows.call_of(view)
+
+    async def list_calls(self, *, limit: int = 100, active: bool | None = None) -> list[CallView]:
+        """:param limit: at most 1,000."""
+        c = schema.calls.c
+        query = select(c.view).order_by(c.started_at.desc(), c.id.desc()).limit(max(0, min(limit, LIST_MAX)))
+        if active is not None:
+            ended = c.state == CallState.ENDED.value
+            query = query.where(~ended if active else ended)
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(query)).scalars())
+
+        calls = []
+        for number, view in enumerate(await self._read("list calls", work)):
+            if number % 50 == 49:
+                await asyncio.sleep(0)  # a thousand calls take longer to parse than the media may wait
+            calls.append(rows.call_of(view))
+        return calls
+
+    async def add_turn(self, call_id: str, turn: TranscriptTurn, at: float) -> None:
+        """:param at: Unix seconds. The same turn again (same id, speaker and words) replaces the first in its place."""
+        statement = self._insert(schema.turns).values(rows.turn_row(call_id, turn, at))
+        statement = statement.on_conflict_do_update(
+            index_elements=["call_id", "fingerprint"], set_={"turn": statement.excluded.turn}
+        )
+        await self._execute("add turn", statement)
+
+    async def turns(self, call_id: str) -> list[dict[str, Any]]:
+        """``{sequence, id, speaker, language, text, translation {language, text} or None, timestamp}`` each, in order."""
+        c = schema.turns.c
+        query = select(c.at, c.turn).where(c.call_id == rows.clean(call_id)).order_by(c.n)
+
+        async def work(connection: AsyncConnection) -> list[tuple[float, str]]:
+            return [(at, turn) for at, turn in await connection.execute(query)]
+
+        found = await self._read("turns", work)
+        return [rows.turn_json(number, at, turn) for number, (at, turn) in enumerate(found, 1)]
+
+    # --- the outbox ---------------------------------------------------------------------------------------------------
+
+    async def session_intended(self, pending: PendingSession) -> None:
+        """Written before the request that creates the session. Again with the same key: what is known already is kept."""
+        row = rows.pending_row(pending)
+        statement = self._insert(schema.pending).values(row)
+        kept = {name for name in ("session_id", "base_url", "reason") if not row[name]} | {"key", "created_at"}
+        changed = {name: statement.excluded[name] for name in row if name not in kept}
+        await self._execute("session intended", statement.on_conflict_do_update(index_elements=["key"], set_=changed))
+
+    async def session_created(self, key: str, session_id: str, base_url: str) -> None:
+        """A key that is not there is entered: whatever went wrong before, a session that exists must be ended."""
+        new = PendingSession(key, "", session_id, base_url, created_at=self._clock.wall().timestamp())
+        statement = self._insert(schema.pending).values(rows.pending_row(new))
+        changed = {name: statement.excluded[name] for name in ("session_id", "base_url")}
+        await self._execute("session created", statement.on_conflict_do_update(index_elements=["key"], set_=changed))
+
+    async def session_to_end(self, key: str, reason: str) -> None:
+        t = schema.pending
+        await self._execute(
+            "session to end", update(t).where(t.c.key == rows.clean(key)).values(reason=rows.clean(reason))
+        )
+
+    async def session_ended(self, key: str) -> None:
+        t = schema.pending
+        await self._execute("session ended", delete(t).where(t.c.key == rows.clean(key)))
+
+    async def session_attempted(self, key: str) -> None:
+        t = schema.pending
+        await self._execute(
+            "session attempted", update(t).where(t.c.key == rows.clean(key)).values(attempts=t.c.attempts + 1)
+        )
+
+    async def pending_sessions(self) -> list[PendingSession]:
+        """The oldest first."""
+        query = select(schema.pending).order_by(schema.pending.c.created_at, schema.pending.c.key)
+
+        async def work(connection: AsyncConnection) -> list[PendingSession]:
+            return [rows.pending_of(row) for row in (await connection.execute(query)).mappings()]
+
+        return await self._read("pending sessions", work)
+
+    # --- mappings -----------------------------------------------------------------------------------------------------
+
+    async def put_mapping(self, kind: str, key: str, value: dict[str, Any], *, expires_at: float | None = None) -> bool:
+        statement = self._insert(schema.mappings).values(
+            kind=rows.clean(kind), key=rows.clean(key), value=rows.dump(value), expires_at=expires_at
+        )
+        return await self._execute("put mapping", statement.on_conflict_do_nothing()) > 0
+
+    async def update_mapping(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        """Its expiry stays; a mapping that is not there stays away."""
+        await self._execute(
+            "update mapping", update(schema.mappings).where(*_mapping(kind, key)).values(value=rows.dump(value))
+        )
+
+    async def get_mapping(self, kind: str, key: str) -> dict[str, Any] | None:
+        query = select(schema.mappings.c.value).where(*_mapping(kind, key))
+        value = await self._read("get mapping", lambda c: c.scalar(query))
+        return None if value is None else rows.load(value)
+
+    async def delete_mapping(self, kind: str, key: str) -> bool:
+        """True when it was there."""
+        return await self._execute("delete mapping", delete(schema.mappings).where(*_mapping(kind, key))) > 0
+
+    async def mappings(self, kind: str) -> dict[str, dict[str, Any]]:
+        c = schema.mappings.c
+        return await self._mappings(select(c.key, c.value).where(c.kind == rows.clean(kind)).order_by(c.key))
+
+    async def expired_mappings(self, kind: str, now: float) -> dict[str, dict[str, Any]]:
+        """Those whose `expires_at` has come; they stay until they are deleted."""
+        c = schema.mappings.c
+        query = select(c.key, c.value).where(c.kind == rows.clean(kind), c.expires_at <= now).order_by(c.key)
+        return await self._mappings(query)
+
+    async def _mappings(self, query: Select[str, str]) -> dict[str, dict[str, Any]]:
+        async def work(connection: AsyncConnection) -> dict[str, dict[str, Any]]:
+            return {key: rows.load(value) for key, value in await connection.execute(query)}
+
+        return await self._read("mappings", work)
+
+    # --- webhooks, health, retention ----------------------------------------------------------------------------------
+
+    async def seen_once(self, event_id: str, now: float) -> bool:
+        statement = self._insert(schema.seen_events).values(id=rows.clean(event_id), at=now)
+        statement = statement.on_conflict_do_update(
+            index_elements=["id"],
+            set_={"at": statement.excluded.at},
+            where=schema.seen_events.c.at <= now - SEEN_SECONDS,
+        )
+        return await self._execute("seen once", statement) > 0
+
+    async def check(self) -> None:
+        await self.put_mapping("_check", "_check", {})
+        await self.delete_mapping("_check", "_check")
+
+    async def delete_old(self) -> int:
+        """Apply the retention now; returns the calls deleted. Webhook ids past their time go too."""
+        now = self._clock.wall().timestamp()
+        seen = schema.seen_events
+        await self._execute("forget events", delete(seen).where(seen.c.at <= now - SEEN_SECONDS))
+        deleted = 0
+        if self._retention_days <= 0:
+            return deleted
+        c = schema.calls.c
+        old = select(c.id).where(c.started_at < now - self._retention_days * 86400).limit(_RETENTION_BATCH)
+
+        async def work(connection: AsyncConnection) -> int:
+            ids = list((await connection.execute(old)).scalars())
+            await connection.execute(delete(schema.turns).where(schema.turns.c.call_id.in_(ids)))
+            await connection.execute(delete(schema.calls).where(c.id.in_(ids)))
+            return len(ids)
+
+        while batch := await self._write("retention", work):
+            deleted += batch
+        return deleted
+
+    async def _keep_retention(self) -> None:
+        while True:
+            try:
+                if deleted := await self.delete_old():
+                    _log.info("store_old_calls_deleted", calls=deleted, days=self._retention_days)
+            except StoreError as error:
+                _log.warning("store_retention_failed", error=str(error))
+            await asyncio.sleep(_RETENTION_EVERY)
+
+    # --- transactions -------------------------------------------------------------------------------------------------
+
+    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        engine = self._opened()
+        return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+    def _opened(self) -> AsyncEngine:
+        if self._engine is None:
+            raise StoreError("store: it is not open")
+        return self._engine
+
+    async def _execute(self, what: str, statement: Any) -> int:
+        """Run one statement; returns the rows it touched."""
+
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement)).rowcount
+
+        return await self._write(what, work)
+
+    async def _write(self, what: str, work: Work[T]) -> T:
+        return await self._run(what, work, self._one_writer, write=True)
+
+    async def _read(self, what: str, work: Work[T]) -> T:
+        return await self._run(what, work, self._one_reader, write=False)
+
+    async def _run(self, what: str, work: Work[T], lock: asyncio.Lock | None, *, write: bool) -> T:
+        engine = self._opened()
+        task = self._tasks.spawn(self._attempt(engine, what, work, lock, write=write), name=what.replace(" ", "_"))
+        done, _ = await asyncio.wait({task}, timeout=self._patience)
+        if not done:
+            raise StoreError(f"store: {what}: the database did not answer within {self._patience:g} s")
+        if task.cancelled():
+            raise StoreError(f"store: {what}: the store was closed")
+        outcome = task.result()
+        if outcome.error is not None:
+            raise outcome.error
+        value: T = outcome.value
+        return value
+
+    async def _attempt(
+        self, engine: AsyncEngine, what: str, work: Work[T], lock: asyncio.Lock | None, *, write: bool
+    ) -> _Outcome:
+        try:
+            async with AsyncExitStack() as stack:
+                if lock is not None:
+                    await stack.enter_async_context(lock)
+                connection = await stack.enter_async_context(engine.connect())
+                await connection.execution_options(**{connect.WRITE: write})
+                async with connection.begin():
+                    return _Outcome(await work(connection))
+        except (SQLAlchemyError, OSError, TimeoutError, KallglotAriError) as error:
+            failure = explain(error, what)
+            failure.__cause__ = error if failure is not error else None
+            return _Outcome(error=failure)
+
+
+def _mapping(kind: str, key: str) -> tuple[Any, Any]:
+    c = schema.mappings.c
+    return c.kind == rows.clean(kind), c.key == rows.clean(key)
