@@ -21,6 +21,11 @@
      │   ├─ ApiCreditsExhausted       402: somebody has to pay; never retried
      │   ├─ ApiNotFound               404
      │   └─ ApiInvalid                400, 422; has param
+     ├─ AgiError                      FastAGI: what came is not AGI, or what shall go cannot be sent
+     │   └─ AgiGone                   the dialplan's connection is closed, or its channel hung up
+     ├─ AmiError                      Asterisk's manager interface
+     │   ├─ AmiUnavailable            no connection, or no answer in time           retryable
+     │   └─ AmiUnauthorized           wrong user or password
      ├─ StreamError                   the WebSocket to Kallglot
      │   ├─ StreamRefused             the server did not open it (token, session)
      │   └─ StreamClosed              it closed in mid-call                        retryable
@@ -139,6 +144,28 @@ class ApiNotFound(ApiError):
 
 class ApiInvalid(ApiError):
     """400 or 422; `param` names the field."""
+
+
+class AgiError(KallglotAriError):
+    """FastAGI: the message says what was expected and what was found."""
+
+
+class AgiGone(AgiError):
+    """The dialplan's connection is closed, or its channel has hung up."""
+
+
+class AmiError(KallglotAriError):
+    """Asterisk's manager interface refused an action; the message is Asterisk's."""
+
+
+class AmiUnavailable(AmiError):
+    """No connection, or no answer in time."""
+
+    retryable = True
+
+
+class AmiUnauthorized(AmiError):
+    """Wrong user or password, or an address that manager.conf does not permit."""
 
 
 class StreamError(KallglotAriError):

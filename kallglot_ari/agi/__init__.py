@@ -1,1 +1,1 @@
-""""""
+"""FastAGI: Asterisk's dialplan asks, we answer. `protocol` is pure, `server` is the shell around it."""
