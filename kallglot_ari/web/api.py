@@ -1,0 +1,128 @@
+"""`/api/v1/calls`: the calls, and control of those that are up."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from kallglot_ari.calls.interfaces import CallControl, CallStore
+from kallglot_ari.calls.model import CallState, CallView
+from kallglot_ari.web import fields
+from kallglot_ari.web.problem import Problem, json_response, unknown_call
+from kallglot_ari.web.requests import body_json, query_bool, query_int
+
+
+class CallsApi:
+    """Handlers; `defaults` are the source and target language of a call that names none."""
+
+    def __init__(self, control: CallControl, store: CallStore, defaults: tuple[str, str]) -> None:
+        self._control = control
+        self._store = store
+        self._defaults = defaults
+
+    async def list_calls(self, request: web.Request) -> web.Response:
+        """``{"calls": […]}``, the newest first. Query: `active` (true: only live ones, false: only ended), `limit` (100)."""
+        active = query_bool(request, "active")
+        limit = query_int(request, "limit", 100, 1, 1000)
+        found: dict[str, CallView] = {}
+        if active is not True:
+            found = {call.id: call for call in await self._store.list_calls(limit=limit, active=active)}
+        live = {call.id: call for call in self._control.calls()}
+        for call in live.values():
+            if active is None or active is (call.state != CallState.ENDED):
+                found[call.id] = call
+            else:
+                found.pop(call.id, None)
+        calls = sorted(found.values(), key=lambda call: (call.started_at, call.id), reverse=True)[:limit]
+        return json_response({"calls": [call.as_json() for call in calls]})
+
+    async def call(self, request: web.Request) -> web.Response:
+        return json_response((await self._any_call(request)).as_json())
+
+    async def transcript(self, request: web.Request) -> web.Response:
+        """``{id, session_id, status: in_progress|completed, turns: […]}``."""
+        call = await self._any_call(request)
+        return json_response(
+            {
+                "id": call.id,
+                "session_id": call.session_id,
+                "status": "completed" if call.state == CallState.ENDED else "in_progress",
+                "turns": await self._store.turns(call.id),
+            }
+        )
+
+    async def originate(self, request: web.Request) -> web.Response:
+        body = fields.take(
+            await body_json(request),
+            {"customer": fields.dial_string, "agent": fields.dial_string},
+            {
+                "source": fields.language,
+                "target": fields.language,
+                "caller_id": fields.caller_id,
+                "timeout": fields.seconds(1, 300),
+            },
+        )
+        source, target = self._defaults
+        call = await self._control.originate(**{"source": source, "target": target, **body})
+        return json_response(call.as_json(), status=201, headers={"Location": f"/api/v1/calls/{call.id}"})
+
+    async def hangup(self, request: web.Request) -> web.Response:
+        fields.take(await body_json(request, optional=True), {})
+        call = self._live_call(request)
+        await self._control.hangup(call.id)
+        return self._accepted(call)
+
+    async def transfer(self, request: web.Request) -> web.Response:
+        body = fields.take(await body_json(request), {"party": fields.speaker, "target": fields.transfer_target})
+        call = self._live_call(request)
+        self._party(call, body["party"])
+        await self._control.transfer(call.id, party=body["party"], target=body["target"])
+        return self._accepted(call)
+
+    async def dtmf(self, request: web.Request) -> web.Response:
+        body = fields.take(await body_json(request), {"party": fields.speaker, "digits": fields.digits})
+        call = self._live_call(request)
+        self._party(call, body["party"])
+        await self._control.dtmf(call.id, party=body["party"], digits=body["digits"])
+        return self._accepted(call)
+
+    async def add_leg(self, request: web.Request) -> web.Response:
+        body = fields.take(
+            await body_json(request),
+            {"endpoint": fields.dial_string},
+            {"language": fields.language, "speaker": fields.speaker},
+        )
+        call = self._live_call(request)
+        if any(leg.speaker == body.get("speaker") and leg.state != "gone" for leg in call.legs):
+            raise Problem(409, "speaker_taken", f"the call has a party {body['speaker']!r} already", param="speaker")
+        return json_response((await self._control.add_leg(call.id, **body)).as_json(), status=201)
+
+    def _accepted(self, call: CallView) -> web.Response:
+        return json_response((self._control.call(call.id) or call).as_json(), status=202)
+
+    @staticmethod
+    def _party(call: CallView, party: str) -> None:
+        speakers = [leg.speaker for leg in call.legs if leg.state != "gone"]
+        if party not in speakers:
+            raise Problem(
+                400,
+                "invalid_request",
+                f"party: expected one of {', '.join(speakers) or 'no party (nobody is left)'}, found {party!r}",
+                param="party",
+            )
+
+    def _live_call(self, request: web.Request) -> CallView:
+        """:raises Problem: 404 for a call that is not up (an ended one cannot be controlled either)."""
+        call_id = request.match_info["id"]
+        call = self._control.call(call_id)
+        if call is None:
+            raise unknown_call(call_id)
+        if call.state == CallState.ENDED:
+            raise Problem(409, "call_ended", f"the call {call_id!r} has ended")
+        return call
+
+    async def _any_call(self, request: web.Request) -> CallView:
+        call_id = request.match_info["id"]
+        call = self._control.call(call_id) or await self._store.get_call(call_id)
+        if call is None:
+            raise unknown_call(call_id)
+        return call

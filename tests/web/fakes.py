@@ -1,0 +1,130 @@
+"""Stand-ins for the parts that the web server serves, so that its tests see what was asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kallglot_ari.calls.model import CallView, LegQuality, LegView
+from kallglot_ari.errors import KallglotAriError
+
+STARTED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def a_call(call_id: str = "c1", state: str = "active", **changes: Any) -> CallView:
+    """A call between a customer and an agent."""
+    call = CallView(
+        id=call_id,
+        session_id=f"sess_{call_id}",
+        state=state,
+        mode="bidirectional_translation",
+        source_language="de",
+        target_language="en",
+        started_at=STARTED,
+        legs=[
+            LegView("customer", f"{call_id}-a", "PJSIP/carrier-00000001", "up", "de", quality=LegQuality(1500, 1490, 3)),
+            LegView("agent", f"{call_id}-b", "PJSIP/1001-00000002", "up", "en"),
+        ],
+    )
+    for name, value in changes.items():
+        setattr(call, name, value)
+    return call
+
+
+@dataclass
+class FakeControl:
+    """Keeps calls in memory and writes down what it was told to do."""
+
+    live: dict[str, CallView] = field(default_factory=dict)
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    fails: Exception | None = None
+
+    def _note(self, what: str, **arguments: Any) -> None:
+        self.asked.append((what, arguments))
+        if self.fails is not None:
+            raise self.fails
+
+    def calls(self) -> list[CallView]:
+        return list(self.live.values())
+
+    def call(self, call_id: str) -> CallView | None:
+        return self.live.get(call_id)
+
+    async def originate(
+        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+    ) -> CallView:
+        self._note(
+            "originate",
+            customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout,
+        )  # fmt: skip
+        call = self.live["c9"] = a_call("c9", "ringing", source_language=source, target_language=target)
+        return call
+
+    async def hangup(self, call_id: str) -> None:
+        self._note("hangup", call_id=call_id)
+        self.live[call_id].state = "ending"
+
+    async def transfer(self, call_id: str, *, party: str, target: str) -> None:
+        self._note("transfer", call_id=call_id, party=party, target=target)
+
+    async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
+        self._note("dtmf", call_id=call_id, party=party, digits=digits)
+
+    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
+        self._note("add_leg", call_id=call_id, endpoint=endpoint, language=language, speaker=speaker)
+        call = self.live[call_id]
+        call.legs.append(LegView(speaker or "party-3", "x", endpoint, language=language))
+        return call
+
+
+@dataclass
+class FakeHealth:
+    """Answers what it is given."""
+
+    alive: list[str] = field(default_factory=list)
+    not_ready: list[str] = field(default_factory=list)
+
+    async def live(self) -> list[str]:
+        return self.alive
+
+    async def ready(self) -> list[str]:
+        return self.not_ready
+
+
+@dataclass
+class FakePbx:
+    """Routes every call to one session and writes down what it was asked."""
+
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    fails: KallglotAriError | None = None
+
+    def _note(self, what: str, **arguments: Any) -> None:
+        self.asked.append((what, arguments))
+        if self.fails is not None:
+            raise self.fails
+
+    async def incoming(self, call_id: str, from_: str, to: str, **extra: Any) -> dict[str, Any]:
+        self._note("incoming", call_id=call_id, from_=from_, to=to, **extra)
+        return {"action": "route", "destination": "sip:sess_1@sip.kallglot.com", "session_id": "sess_1"}
+
+    async def hangup(self, call_id: str) -> bool:
+        self._note("hangup", call_id=call_id)
+        return call_id == "known"
+
+    async def prepare(self, **parameters: Any) -> dict[str, Any]:
+        self._note("prepare", **parameters)
+        return {"session_id": "sess_2"}
+
+    async def refer(self, session_id: str, refer_to: str, referred_by: str) -> dict[str, Any]:
+        self._note("refer", session_id=session_id, refer_to=refer_to, referred_by=referred_by)
+        return {"accept": True, "new_session_id": "sess_3"}
+
+    async def freeswitch_dialplan(self, form: Mapping[str, str]) -> str:
+        self._note("freeswitch", form=dict(form))
+        return '<document type="freeswitch/xml"/>'
+
+    async def cucm_curri(self, body: str) -> str:
+        self._note("curri", body=body)
+        return "<Response/>"
