@@ -1,0 +1,209 @@
+"""The command line's side of the API: `kallglot-ari calls`, `hangup`, `transfer` against the running service.
+
+Each function returns the exit status: 0, 1 for a failure, 2 for an argument that cannot be used; what went wrong is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kallglot_ari.errors import KallglotAriError, UsageError
+from kallglot_ari.settings import Settings
+
+TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+REFRESH_SECONDS = 1.0
+_STATES = {"setup": "cyan", "ringing": "yellow", "active": "green", "ending": "magenta", "ended": "dim"}
+
+
+class ClientError(KallglotAriError):
+    """The service did not do it; the message is what the user sees."""
+
+
+class Client:
+    """One connection to the service's API."""
+
+    def __init__(self, settings: Settings) -> None:
+        web = settings.web
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(web.bind, web.bind)  # noqa: S104 - compared, not bound
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{web.port}"
+        token = web.token.get_secret_value()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=TIMEOUT)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def get(self, path: str) -> Any:
+        return await self._request("GET", path, None)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        return await self._request("POST", path, body)
+
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        """The answer's JSON. :raises ClientError: :raises UsageError: the service did not take an argument."""
+        try:
+            async with self._session.request(method, self.url + path, json=body) as response:
+                data = await response.read()
+                if response.status >= 400:
+                    raise self._refusal(response.status, data)
+        except TimeoutError:
+            raise ClientError(f"the service at {self.url} did not answer within {TIMEOUT.total:g} s") from None
+        except aiohttp.ClientError as error:
+            raise self._unreachable(error) from None
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise ClientError(f"expected JSON from {self.url}, found something else; is it kallglot-ari?") from None
+
+    async def events(self) -> AsyncIterator[str]:
+        """The data of each server-sent event, as it comes."""
+        forever = aiohttp.ClientTimeout(total=None, connect=3, sock_read=60)
+        try:
+            async with self._session.get(f"{self.url}/api/v1/events", timeout=forever) as response:
+                if response.status >= 400:
+                    raise self._refusal(response.status, await response.read())
+                async for line in response.content:
+                    if line.startswith(b"data: "):
+                        yield line[6:].decode().rstrip("\n")
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: BaseException) -> ClientError:
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return ClientError(
+                f"no service at {self.url}: start it with `kallglot-ari serve`, or see [web] bind and port"
+            )
+        return ClientError(f"the connection to {self.url} was lost")
+
+    def _refusal(self, status: int, data: bytes) -> KallglotAriError:
+        try:
+            message = str(orjson.loads(data)["error"]["message"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return ClientError(f"{self.url} answered with status {status}; is it kallglot-ari?")
+        if status == 401:
+            return ClientError("web.token: the service does not take it; expected the one it was started with")
+        if status == 400:
+            return UsageError(message)
+        return ClientError(message)
+
+
+def run_calls(settings: Settings, watch: bool = False, as_json: bool = False) -> int:
+    """Show the calls: a table, or the API's JSON. With `watch`: the live ones until Ctrl-C, or every event as a JSON line."""
+    if watch:
+        return _run(_follow(settings) if as_json else _watch(settings))
+    return _run(_show(settings, as_json))
+
+
+def run_hangup(settings: Settings, call: str) -> int:
+    """Hang up a call."""
+    return _run(_post(settings, call, "hangup", {}, f"call {call} is being hung up"))
+
+
+def run_transfer(settings: Settings, call: str, target: str, party: str = "customer") -> int:
+    """Transfer a party of a call to an extension, a dial string or a place in the dialplan."""
+    return _run(
+        _post(settings, call, "transfer", {"party": party, "target": target}, f"the {party} is transferred to {target}")
+    )
+
+
+def _run(work: Awaitable[None]) -> int:
+    async def main() -> None:
+        await work
+
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        return 0
+    except UsageError as error:
+        sys.stderr.write(f"kallglot-ari: {error}\n")
+        return 2
+    except KallglotAriError as error:
+        sys.stderr.write(f"kallglot-ari: {error}\n")
+        return 1
+    return 0
+
+
+async def _post(settings: Settings, call: str, action: str, body: dict[str, Any], done: str) -> None:
+    async with Client(settings) as client:
+        await client.post(f"/api/v1/calls/{quote(call, safe='')}/{action}", body)
+    sys.stdout.write(done + "\n")
+
+
+async def _show(settings: Settings, as_json: bool) -> None:
+    async with Client(settings) as client:
+        found = await client.get("/api/v1/calls?limit=50")
+    if as_json:
+        sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        Console().print(table(found["calls"], datetime.now(UTC)))
+
+
+async def _follow(settings: Settings) -> None:
+    async with Client(settings) as client:
+        async for event in client.events():
+            sys.stdout.write(event + "\n")
+            sys.stdout.flush()
+
+
+async def _watch(settings: Settings) -> None:
+    async with Client(settings) as client:
+        with Live(console=Console(), auto_refresh=False) as live:
+            while True:
+                found = await client.get("/api/v1/calls?active=true")
+                live.update(table(found["calls"], datetime.now(UTC)), refresh=True)
+                await asyncio.sleep(REFRESH_SECONDS)
+
+
+def table(calls: list[dict[str, Any]], now: datetime) -> Table:
+    """The calls for people: one line each, with the loss and MOS of the worst leg."""
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("call", "state", "languages", "parties", "time", "lost", "mos", "end"):
+        result.add_column(column, justify="right" if column in ("time", "lost", "mos") else "left", overflow="fold")
+    for call in calls:
+        legs = call["legs"]
+        heard = [leg for leg in legs if leg["packets_received"]]
+        lost = max(
+            (100 * leg["packets_lost"] / (leg["packets_received"] + leg["packets_lost"]) for leg in heard), default=None
+        )
+        mos = min((leg["mos"] for leg in heard), default=None)
+        result.add_row(
+            Text(call["id"]),
+            Text(call["state"], style=_STATES.get(call["state"], "")),
+            Text(f"{call['source_language']} → {call['target_language']}"),
+            Text(", ".join(f"{leg['speaker']} ({leg['state']})" for leg in legs)),
+            _duration(call, now),
+            "" if lost is None else f"{lost:.1f} %",
+            "" if mos is None else f"{mos:.2f}",
+            Text(call["degraded"] or call["end_reason"] or ""),
+        )
+    if not calls:
+        result.caption = "no calls"
+    return result
+
+
+def _duration(call: dict[str, Any], now: datetime) -> str:
+    start = datetime.fromisoformat(call["answered_at"] or call["started_at"])
+    end = datetime.fromisoformat(call["ended_at"]) if call["ended_at"] else now
+    seconds = max(0, int((end - start).total_seconds()))
+    return (
+        f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        if seconds >= 3600
+        else f"{seconds // 60}:{seconds % 60:02}"
+    )
