@@ -79,6 +79,7 @@ class Store:
         self._one_writer: asyncio.Lock | None = None
         self._one_reader: asyncio.Lock | None = None
         self._tasks = Tasks("store")
+        self._background = Tasks("store.background")
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -108,13 +109,15 @@ class Store:
             await self.close()
             raise
         if self._retention_days > 0:
-            self._tasks.spawn(self._keep_retention(), name="retention")
+            self._background.spawn(self._keep_retention(), name="retention")
 
     async def close(self) -> None:
         """Let what is being written finish, then disconnect. Harmless when closed already."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
+        await self._background.close()
+        await self._tasks.join(self._busy_timeout)
         await self._tasks.close()
         await engine.dispose()
 
