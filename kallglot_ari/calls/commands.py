@@ -1,0 +1,251 @@
+"""What a call wants done. Each names the ids it is about; commands with the same `lane` are carried out in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kallglot_ari.calls.model import DialplanStatus, EndReason, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Root of all commands."""
+
+    @property
+    def lane(self) -> str:
+        """Commands of one lane run one after the other, those of different lanes side by side."""
+        return ""
+
+
+# --- Asterisk --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelCommand(Command):
+    """Something about one channel."""
+
+    channel_id: str
+
+    @property
+    def lane(self) -> str:
+        return self.channel_id
+
+
+@dataclass(frozen=True, slots=True)
+class Dial(ChannelCommand):
+    """Originate `endpoint` as `channel_id` into our application."""
+
+    endpoint: str
+    timeout: float
+    originator: str = ""
+    """Channel on whose behalf it is dialled: caller id and language come from it."""
+    caller_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(ChannelCommand):
+    """Answer the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ring(ChannelCommand):
+    """Tell the caller that it rings, or (`on=False`) no longer."""
+
+    on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup(ChannelCommand):
+    """Hang up; gone already is success."""
+
+    cause: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueInDialplan(ChannelCommand):
+    """Give the caller back to the dialplan at the next priority."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetVariable(ChannelCommand):
+    """Set a channel variable."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendDtmf(ChannelCommand):
+    """Play digits to a party."""
+
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class MusicOnHold(ChannelCommand):
+    """Start or stop music on hold for a party that waits."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBridge(Command):
+    """A mixing bridge with an id of ours."""
+
+    bridge_id: str
+
+    @property
+    def lane(self) -> str:
+        return self.bridge_id
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyBridge(Command):
+    """Remove it; gone already is success."""
+
+    bridge_id: str
+
+    @property
+    def lane(self) -> str:
+        return self.bridge_id
+
+
+@dataclass(frozen=True, slots=True)
+class AddToBridge(Command):
+    """Put a channel into a bridge, out of the one it is in."""
+
+    bridge_id: str
+    channel_id: str
+
+    @property
+    def lane(self) -> str:
+        return self.channel_id
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreateMedia(ChannelCommand):
+    """Open the leg's flow and create its external-media channel; the flow is connected to the address in the reply."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMedia(ChannelCommand):
+    """Close the leg's flow and hang up its external-media channel."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink(Command):
+    """Let a leg's audio go to Kallglot, or (`on=False`) not."""
+
+    leg: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hear(Command):
+    """Let `leg` hear `other`'s own voice at `gain_db`, or (None) not."""
+
+    leg: str
+    other: str
+    gain_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Command):
+    """Who hears whose translation: listening leg → speakers it does not hear; absent legs hear none."""
+
+    deaf_to: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+# --- Kallglot --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSession(Command):
+    """Create a session under an idempotency key of ours."""
+
+    key: str
+
+    @property
+    def lane(self) -> str:
+        return "session"
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession(Command):
+    """End it. If Kallglot cannot be reached, the outbox goes on trying; to the call that is done."""
+
+    key: str
+    session_id: str
+    reason: EndReason
+
+    @property
+    def lane(self) -> str:
+        return "session"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream(Command):
+    """Connect the session's stream; its outcome is `StreamUp` or `StreamDown`."""
+
+    session: Session
+
+    @property
+    def lane(self) -> str:
+        return "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStream(Command):
+    """Close it; an attempt to open it that is still under way is given up."""
+
+    session_id: str
+
+    @property
+    def lane(self) -> str:
+        return "stream"
+
+
+# --- the shell -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer(Command):
+    """Send `TimerFired(name)` after `delay` seconds; a timer of that name that runs is replaced."""
+
+    name: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer(Command):
+    """Stop it; not set is harmless."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Command):
+    """Tell whoever listens; also the log."""
+
+    event: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish(Command):
+    """The call is over and nothing of it is left."""
+
+    reason: EndReason
+    status: DialplanStatus
+
+
+RELEASING = (Hangup, RemoveMedia, DestroyBridge, EndSession, CloseStream, ContinueInDialplan)
+"""Commands of a teardown: they count as done when what they name is gone already."""

@@ -1,0 +1,175 @@
+"""What can happen to a call. The shell translates Asterisk, Kallglot, timers and people into these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kallglot_ari.calls.commands import Command
+from kallglot_ari.calls.model import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Root of all events."""
+
+
+# --- Asterisk --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelEntered(Event):
+    """`StasisStart`: for a dialled channel, it answered; for an external-media channel, it may be bridged."""
+
+    channel_id: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelLeft(Event):
+    """`StasisEnd`: hung up, or taken elsewhere by a transfer or redirect."""
+
+    channel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelGone(Event):
+    """`ChannelDestroyed`, or missing from a snapshot; `cause` is the Q.850 cause."""
+
+    channel_id: str
+    cause: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HangupRequested(Event):
+    """`ChannelHangupRequest`: this party hung up."""
+
+    channel_id: str
+    cause: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRinging(Event):
+    """A dialled channel rings."""
+
+    channel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeGone(Event):
+    """A bridge of ours was destroyed by somebody else, or is missing from a snapshot."""
+
+    bridge_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DtmfReceived(Event):
+    """A party pressed a key."""
+
+    channel_id: str
+    digit: str
+    duration_ms: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class HoldChanged(Event):
+    """A party put the call on hold, or took it back."""
+
+    channel_id: str
+    held: bool
+
+
+# --- outcomes of our own commands ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Event):
+    """A command was carried out."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """A command was not carried out. `gone`: because what it names does not exist any more."""
+
+    command: Command
+    error: str
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCreated(Event):
+    """The answer to `CreateSession`."""
+
+    command: Command
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUp(Event):
+    """The stream of this session is ready for audio."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDown(Event):
+    """The stream did not open, or was lost. `final`: trying the same session again is of no use."""
+
+    session_id: str
+    reason: str
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired(Event):
+    """A timer set by `SetTimer` ran out."""
+
+    name: str
+
+
+# --- people and other systems ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HangupAsked(Event):
+    """The call shall end: by the API, by a drain, or because Kallglot said so."""
+
+    by: str = "api"
+
+
+@dataclass(frozen=True, slots=True)
+class TransferAsked(Event):
+    """Replace `speaker`'s party by `endpoint` once that answers; until then, and if it does not, all stays as it is."""
+
+    speaker: str
+    endpoint: str
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DtmfAsked(Event):
+    """Send digits to a party."""
+
+    speaker: str
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartyJoined(Event):
+    """A channel entered Stasis with `join=SESSION`."""
+
+    channel_id: str
+    name: str = ""
+    speaker: str = ""
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartyAsked(Event):
+    """Dial one more party into the call."""
+
+    endpoint: str
+    speaker: str = ""
+    language: str = ""
+    timeout: float = 30.0

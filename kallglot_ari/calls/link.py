@@ -1,0 +1,168 @@
+"""The ladder between a call and Kallglot: create a session, open its stream, open it again, make a new session, give up, heal.
+
+Every session that was created is ended exactly once; one whose creation is still under way is ended as soon as it is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from kallglot_ari.calls.commands import (
+    CancelTimer,
+    CloseStream,
+    Command,
+    CreateSession,
+    EndSession,
+    OpenStream,
+    Publish,
+    SetTimer,
+)
+from kallglot_ari.calls.model import EndReason, Session
+
+RETRY_TIMER = "link.retry"
+HEAL_TIMER = "link.heal"
+STREAM_RETRIES = (0.0, 0.3, 1.0, 2.0, 4.0)
+"""Seconds before each attempt to open a stream again that was up before."""
+SESSION_RETRIES = 1
+"""New sessions in place of one whose stream cannot be had any more, before the parties are connected directly."""
+HEAL_FIRST, HEAL_LAST = 15.0, 300.0
+"""Seconds between attempts to get translation back; doubled each time, since each may cost a credit."""
+
+
+class LinkState(Enum):
+    """Where the ladder stands."""
+
+    IDLE = auto()
+    CREATING = auto()
+    OPENING = auto()
+    OPEN = auto()
+    WAITING = auto()
+    DOWN = auto()
+    CLOSED = auto()
+
+
+@dataclass(slots=True)
+class Link:
+    """One call's sessions and streams."""
+
+    call_id: str
+    state: LinkState = LinkState.IDLE
+    session: Session | None = None
+    ever_open: bool = False
+    problem: str = ""
+    _created: int = 0
+    _creating: CreateSession | None = None
+    _keys: dict[str, str] = field(default_factory=dict)
+    """Sessions that were created and not ended: id → key."""
+    _ending: int = 0
+    _stream_tries: int = 0
+    _session_tries: int = 0
+    _heal_delay: float = HEAL_FIRST
+    _end_reason: EndReason = EndReason.COMPLETED
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is under way and no session is left."""
+        return self._creating is None and not self._keys and self._ending == 0
+
+    def start(self) -> list[Command]:
+        """Create the first session."""
+        return self._create()
+
+    def _create(self) -> list[Command]:
+        self._created += 1
+        self._creating = CreateSession(f"{self.call_id}.s{self._created}")
+        self.state = LinkState.CREATING
+        return [self._creating]
+
+    def created(self, command: Command, session: Session) -> list[Command]:
+        """`CreateSession` succeeded."""
+        if command != self._creating:
+            return []
+        key, self._creating = self._creating.key, None
+        self._keys[session.id] = key
+        if self.state is LinkState.CLOSED:
+            return self._end(session.id, self._end_reason)
+        self.session = session
+        self.state = LinkState.OPENING
+        return [Publish("session.created", {"session_id": session.id}), OpenStream(session)]
+
+    def refused(self, command: Command, error: str) -> list[Command]:
+        """`CreateSession` failed for good."""
+        if command != self._creating:
+            return []
+        self._creating = None
+        return [] if self.state is LinkState.CLOSED else self._down(f"no session: {error}")
+
+    def stream_up(self, session_id: str) -> list[Command]:
+        """The stream is ready."""
+        if self.session is None or self.session.id != session_id or self.state is not LinkState.OPENING:
+            return []
+        self.state = LinkState.OPEN
+        self.ever_open = True
+        self.problem = ""
+        self._stream_tries = 0
+        self._heal_delay = HEAL_FIRST
+        return [Publish("stream.up", {"session_id": session_id}), CancelTimer(HEAL_TIMER)]
+
+    def stream_down(self, session_id: str, reason: str, *, final: bool) -> list[Command]:
+        """The stream did not open, or was lost."""
+        if self.session is None or self.session.id != session_id:
+            return []
+        if self.state not in (LinkState.OPENING, LinkState.OPEN):
+            return []
+        was_open = self.state is LinkState.OPEN
+        told: list[Command] = [Publish("stream.down", {"session_id": session_id, "reason": reason})]
+        if was_open:
+            self._session_tries = 0
+        retries = STREAM_RETRIES if self.ever_open else STREAM_RETRIES[1:2]
+        if not final and self._stream_tries < len(retries):
+            delay = retries[self._stream_tries]
+            self._stream_tries += 1
+            self.state = LinkState.WAITING
+            return [*told, SetTimer(RETRY_TIMER, delay)]
+        self._stream_tries = 0
+        told += self._end(session_id, EndReason.ERROR)
+        if self.ever_open and self._session_tries < SESSION_RETRIES:
+            self._session_tries += 1
+            return told + self._create()
+        return told + self._down(f"no stream: {reason}")
+
+    def retry(self) -> list[Command]:
+        """The retry timer ran out."""
+        if self.state is not LinkState.WAITING or self.session is None:
+            return []
+        self.state = LinkState.OPENING
+        return [OpenStream(self.session)]
+
+    def heal(self) -> list[Command]:
+        """The heal timer ran out."""
+        return self._create() if self.state is LinkState.DOWN else []
+
+    def _down(self, problem: str) -> list[Command]:
+        self.state = LinkState.DOWN
+        self.session = None
+        self.problem = problem
+        delay, self._heal_delay = self._heal_delay, min(self._heal_delay * 2, HEAL_LAST)
+        return [SetTimer(HEAL_TIMER, delay)]
+
+    def _end(self, session_id: str, reason: EndReason) -> list[Command]:
+        key = self._keys.pop(session_id)
+        self._ending += 1
+        if self.session is not None and self.session.id == session_id:
+            self.session = None
+        return [CloseStream(session_id), EndSession(key, session_id, reason)]
+
+    def ended(self) -> None:
+        """`EndSession` was carried out, or handed to the outbox."""
+        self._ending -= 1
+
+    def close(self, reason: EndReason) -> list[Command]:
+        """The call is over: end what there is."""
+        self.state = LinkState.CLOSED
+        self._end_reason = reason
+        commands: list[Command] = [CancelTimer(RETRY_TIMER), CancelTimer(HEAL_TIMER)]
+        for session_id in list(self._keys):
+            commands += self._end(session_id, reason)
+        return commands
