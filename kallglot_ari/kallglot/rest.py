@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -117,6 +118,7 @@ def parse_session(data: Mapping[str, Any], *, base_url: str, streamed: bool) -> 
         raise _bad("stream.url", "a URL", url or None)
     if not isinstance(token, str):
         raise _bad("stream.token", "a string", token)
+    url, token = _token_apart(url, token)
     mode = data.get("mode")
     return Session(
         id=session_id,
@@ -127,6 +129,21 @@ def parse_session(data: Mapping[str, Any], *, base_url: str, streamed: bool) -> 
         created_at=parse_time(data.get("created_at")),
         base_url=base_url,
     )
+
+
+def _token_apart(url: str, token: str) -> tuple[str, str]:
+    """The URL without its token: a session is shown in logs, its token never. `stream.stream_request` puts it back."""
+    base, mark, query = url.partition("?")
+    if not mark:
+        return url, token
+    rest = []
+    for item in query.split("&"):
+        name, _, value = item.partition("=")
+        if name == "token" and (not token or unquote(value) == token):
+            token = unquote(value)
+        else:
+            rest.append(item)
+    return base + ("?" + "&".join(rest) if rest else ""), token
 
 
 def session_id_of(data: Mapping[str, Any]) -> str:

@@ -27,20 +27,20 @@ _WIDTH = {"mulaw": 1, "alaw": 1, "pcm_16": 2, "pcm_8": 1}
 def _mulaw_table() -> NDArray[np.float32]:
     codes = ~np.arange(256, dtype=np.uint8)
     exponent, mantissa = (codes >> 4) & 7, codes & 15
-    return ((((mantissa.astype(np.int32) << 3) + 132) << exponent) - 132).astype(np.float32) / 32768
+    return ((((mantissa.astype(np.int32) << 3) + 132) << exponent) - 132).astype(np.float32) / np.float32(32768)
 
 
 def _alaw_table() -> NDArray[np.float32]:
     codes = np.arange(256, dtype=np.uint8) ^ 0x55
     exponent, mantissa = ((codes >> 4) & 7).astype(np.int32), (codes & 15).astype(np.int32)
     linear = np.where(exponent == 0, (mantissa << 4) + 8, ((mantissa << 4) + 264) << np.maximum(exponent - 1, 0))
-    return linear.astype(np.float32) / 32768
+    return linear.astype(np.float32) / np.float32(32768)
 
 
-_TABLES = {
+_TABLES: dict[str, NDArray[np.float32]] = {
     "mulaw": _mulaw_table(),
     "alaw": _alaw_table(),
-    "pcm_8": np.abs(np.arange(256, dtype=np.float32) - 128) / 128,
+    "pcm_8": (np.abs(np.arange(-128, 128)) / 128).astype(np.float32),
 }
 """Magnitudes of 8-bit codes (ITU-T G.711), full scale = 1."""
 
@@ -48,7 +48,7 @@ _TABLES = {
 def loudest(audio: StreamAudio) -> float:
     """Level of the loudest 20 ms block in dBFS; -120 for digital silence."""
     if audio.encoding == "pcm_16":
-        samples = np.frombuffer(audio.payload, "<i2").astype(np.float32) / 32768
+        samples = np.frombuffer(audio.payload, "<i2").astype(np.float32) / np.float32(32768)
     else:
         samples = _TABLES[audio.encoding][np.frombuffer(audio.payload, np.uint8)]
     if not samples.size:
@@ -95,7 +95,7 @@ class EchoSession:
 
     def __init__(self, mode: str, source_language: str, target_language: str, sink: EngineSink) -> None:
         self._mode = mode
-        self._languages = ("" if source_language == "auto" else source_language, target_language)
+        self._languages = (_known(source_language), _known(target_language))
         self._sink = sink
         self._speakers: dict[str, _Utterance] = {}
 
@@ -149,3 +149,8 @@ class EchoSession:
                 translation=text if final else "",
             )
         )
+
+
+def _known(language: str) -> str:
+    """``und`` (ISO 639-2) where the language is to be detected: an echo does not know it."""
+    return "und" if language == "auto" else language

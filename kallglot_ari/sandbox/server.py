@@ -1,0 +1,376 @@
+"""The embedded Kallglot: a server with Kallglot's REST interface, streams and webhooks, on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from kallglot_ari.calls.model import EndReason, TranscriptTurn
+from kallglot_ari.clock import Clock, SystemClock
+from kallglot_ari.errors import ConfigError
+from kallglot_ari.log import get
+from kallglot_ari.sandbox import hooks
+from kallglot_ari.sandbox.engine import EngineFactory
+from kallglot_ari.sandbox.live import MESSAGE_LIMIT, Live
+from kallglot_ari.sandbox.sessions import IdempotencyKeys, Record, Sessions
+from kallglot_ari.sandbox.validate import Problem, parse_create
+from kallglot_ari.tasks import Tasks
+
+BODY_LIMIT = 256 * 1024
+_SWEEP_EVERY = 30.0
+_WINDOW = 60.0
+_KEY_LIMIT = 255
+
+_log = get("kallglot_ari.sandbox")
+
+_Run = Callable[[web.Request, dict[str, Any]], Awaitable[tuple[int, dict[str, Any]]]]
+
+
+class Sandbox:
+    """A Kallglot-compatible server. Each session follows the contract in which it was asked for (`validate`).
+
+    :param engine_factory: what hears and speaks. :param api_key: the key to accept; None makes one.
+    :param port: 0 = any free one. :param webhook_url: where events go; empty: nowhere.
+    :param credits: sessions that may be created. :param rate_limit: requests a minute.
+    :param latency: every answer comes that many seconds later, to see how a slow API feels.
+    """
+
+    def __init__(
+        self,
+        engine_factory: EngineFactory,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        webhook_url: str = "",
+        webhook_secret: str = "",
+        clock: Clock | None = None,
+        credits: int = 1_000_000,
+        rate_limit: int = 600_000,
+        latency: float = 0.0,
+        webhook_schedule: Sequence[float] = hooks.SCHEDULE,
+    ) -> None:
+        self.api_key = api_key or f"sk_test_{secrets.token_hex(16)}"
+        self.sessions = Sessions()
+        self.clock: Clock = clock or SystemClock()
+        self._factory = engine_factory
+        self._host = host
+        self._port = port
+        self._credits = credits
+        self._spent = 0
+        self._rate_limit = rate_limit
+        self._window = (self.clock.now(), 0)
+        self._latency = latency
+        self._keys = IdempotencyKeys()
+        self._live: dict[str, Live] = {}
+        self._hooks = hooks.Hooks(webhook_url, webhook_secret, self.clock, schedule=webhook_schedule)
+        self._tasks = Tasks("sandbox")
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """:raises ConfigError: when the address cannot be bound."""
+        app = web.Application(middlewares=[self._frame], client_max_size=BODY_LIMIT)
+        app.router.add_post("/v1/sessions", self._keyed(self._create))
+        app.router.add_get("/v1/sessions/{id}", self._get)
+        app.router.add_post("/v1/sessions/{id}/end", self._keyed(self._end))
+        app.router.add_post("/v1/sessions/{id}/dial", self._keyed(self._dial))
+        app.router.add_get("/v1/sessions/{id}/transcript", self._transcript)
+        app.router.add_get("/v1/sessions/{id}/recordings", self._recordings)
+        app.router.add_get("/v1/sessions/{id}/connect", self._connect)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=120, shutdown_timeout=1)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port, backlog=1024).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            self._runner = None
+            raise ConfigError(
+                f"sandbox: cannot listen on {self._host}:{self._port}: {error.strerror or error}"
+            ) from None
+        self._port = self._runner.addresses[0][1]
+        self._tasks.spawn(self._sweep_often(), name="sweep")
+        _log.info("sandbox_started", url=self.url)
+
+    async def stop(self) -> None:
+        """End every session and close. Harmless when not started."""
+        for record in self.sessions.live():
+            await self.end(record, EndReason.ERROR)
+        await self._tasks.close()
+        await self._hooks.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @property
+    def url(self) -> str:
+        """Base URL, ``http://host:port/v1``; the port is known after the start."""
+        return f"http://{self._netloc}/v1"
+
+    @property
+    def _netloc(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104 - compared, not bound
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+
+    async def end(self, record: Record, reason: str) -> None:
+        """End a session, whoever wants it. The second time nothing happens."""
+        if not self.sessions.end(record, reason, now=self.clock.now(), wall=self.clock.wall()):
+            return
+        if (live := self._live.pop(record.id, None)) is not None:
+            await live.end(reason)
+        self._hooks.post("session.ended", self._shown(record))
+        if record.started is not None:
+            if record.wanted.provider:
+                self._hooks.post("session.provider.disconnected", {"session_id": record.id})
+            self._hooks.post("transcript.ready", {"session_id": record.id, "turns": len(record.turns)})
+        if record.wanted.recording:
+            self._hooks.post("recording.failed", {"session_id": record.id, "reason": "the sandbox keeps no audio"})
+
+    async def sweep(self) -> None:
+        """End the sessions in which nothing happened for half an hour."""
+        for record in self.sessions.idle(self.clock.now()):
+            await self.end(record, EndReason.TIMEOUT)
+
+    async def _sweep_often(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            await self.sweep()
+
+    # --- what is around every request ---
+
+    @web.middleware
+    async def _frame(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Rate limit, key, request id, headers, and errors in the API's shape."""
+        request_id = f"req_{secrets.token_hex(8)}"
+        if self._latency:
+            await asyncio.sleep(self._latency)
+        try:
+            self._count()
+            if request.match_info.get("id") is None or not request.path.endswith("/connect"):
+                self._check_key(request)
+            response = await handler(request)
+        except Problem as problem:
+            response = _error(problem, request_id)
+        except web.HTTPException as error:
+            code = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}.get(
+                error.status, "invalid_request"
+            )
+            response = _error(Problem(error.status, code, error.reason), request_id)
+        except Exception:  # noqa: BLE001 - boundary: whatever breaks, the client gets an answer in the API's shape
+            _log.exception("sandbox_request_failed", path=request.path)
+            response = _error(Problem(500, "internal_error", "the sandbox failed", kind="api_error"), request_id)
+        if not response.prepared:
+            response.headers.update(self._headers(request_id))
+        return response
+
+    def _count(self) -> None:
+        started, count = self._window
+        now = self.clock.now()
+        if now - started >= _WINDOW:
+            started, count = now, 0
+        self._window = (started, count + 1)
+        if count >= self._rate_limit:
+            wait = max(1, round(started + _WINDOW - now + 0.5))
+            raise Problem(429, "rate_limit_exceeded", "too many requests", kind="rate_limit_error", retry_after=wait)
+
+    def _headers(self, request_id: str) -> dict[str, str]:
+        started, count = self._window
+        reset = self.clock.wall().timestamp() + started + _WINDOW - self.clock.now()
+        return {
+            "X-Request-ID": request_id,
+            "X-RateLimit-Limit": str(self._rate_limit),
+            "X-RateLimit-Remaining": str(max(0, self._rate_limit - count)),
+            "X-RateLimit-Reset": str(int(reset)),
+            "X-API-Credits-Remaining": str(self._credits),
+            "X-API-Credits-Used": str(self._spent),
+        }
+
+    def _check_key(self, request: web.Request) -> None:
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = request.headers.get("X-API-Key", "")
+        if not hmac.compare_digest(key.strip().encode(errors="replace"), self.api_key.encode()):
+            what = "the API key is not known" if key else "expected Authorization: Bearer or X-API-Key, found neither"
+            raise Problem(401, "invalid_api_key", what, kind="authentication_error")
+
+    def _keyed(self, run: _Run) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """`run` as a handler that reads a JSON body and honours `Idempotency-Key`."""
+
+        async def handler(request: web.Request) -> web.Response:
+            raw = await request.read()
+            key = request.headers.get("Idempotency-Key", "")
+            if len(key) > _KEY_LIMIT:
+                raise Problem(400, "invalid_idempotency_key", f"expected at most {_KEY_LIMIT} characters")
+            if key and (kept := self._keys.begin(request.path, key, raw, self.clock.now())) is not None:
+                return _answer(*kept)
+            try:
+                status, answer = await run(request, _body(raw))
+            except BaseException:
+                if key:
+                    self._keys.failed(request.path, key)
+                raise
+            if key:
+                self._keys.done(request.path, key, 200 if status == 201 else status, answer)
+            return _answer(status, answer)
+
+        return handler
+
+    # --- the endpoints ---
+
+    async def _create(self, request: web.Request, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        wanted = parse_create(body)
+        if self._credits <= 0:
+            raise Problem(
+                402, "insufficient_api_credits", "there are no credits left", kind="insufficient_credits_error"
+            )
+        record = self.sessions.create(wanted, now=self.clock.now(), wall=self.clock.wall())
+        self._credits -= 1
+        self._spent += 1
+        self._hooks.post("session.created", self._shown(record))
+        return 201, self._shown(record) | {"stream": record.stream_json(f"ws://{self._netloc}/v1")}
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return _answer(200, self._shown(self._record(request)))
+
+    async def _end(self, request: web.Request, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        record = self._record(request)
+        reason = body.get("reason", EndReason.COMPLETED.value)
+        if reason not in [item.value for item in EndReason]:
+            expected = ", ".join(item.value for item in EndReason)
+            raise Problem(422, "invalid_parameter", f"expected one of {expected}", param="reason")
+        await self.end(record, str(reason))
+        return 200, self._shown(record)
+
+    async def _dial(self, request: web.Request, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self._record(request)
+        if not isinstance(body.get("to"), str) or not body["to"]:
+            raise Problem(400, "missing_parameter", "to is required", param="to")
+        raise Problem(502, "sip_dial_failed", "the sandbox has no telephony of its own", kind="api_error")
+
+    async def _transcript(self, request: web.Request) -> web.Response:
+        record = self._record(request)
+        return _answer(
+            200,
+            {
+                "id": record.id,
+                "object": "transcript",
+                "status": "in_progress" if record.ended is None else "completed",
+                "turns": list(record.turns),
+                "metadata": record.wanted.metadata,
+            },
+        )
+
+    async def _recordings(self, request: web.Request) -> web.Response:
+        record = self._record(request)
+        found = []
+        if record.wanted.recording and record.ended is not None:
+            # No audio is kept here: the listing says so in the API's own way.
+            found = [{"id": f"rec_{record.id[5:]}", "duration": 0, "format": "wav", "status": "failed"}]
+        return _answer(200, {"object": "list", "data": found})
+
+    async def _connect(self, request: web.Request) -> web.StreamResponse:
+        record = self.sessions.get(request.match_info["id"])
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        token = bearer.strip() if scheme.lower() == "bearer" else request.query.get("token", "")
+        record.check_token(token, self.clock.now())
+        live = self._live.get(record.id)
+        if record.ended is not None or (live is not None and live.over):
+            raise Problem(409, "session_ended", "the session has ended")
+        socket = web.WebSocketResponse(max_msg_size=MESSAGE_LIMIT, compress=False, timeout=2.0)
+        if not socket.can_prepare(request).ok:
+            raise Problem(426, "upgrade_required", "expected a WebSocket handshake")
+        socket.headers.update(self._headers(f"req_{secrets.token_hex(8)}"))
+        await socket.prepare(request)
+        await self._serve(record, socket)
+        return socket
+
+    async def _serve(self, record: Record, socket: web.WebSocketResponse) -> None:
+        live = self._live.get(record.id)
+        record.active = self.clock.now()
+        if live is None:
+            live = Live(record, self._factory, self.clock, lambda turn: self._keep(record, turn))
+            self._live[record.id] = live
+        if record.started is None:
+            record.started = self.clock.now()
+            self._hooks.post("session.started", self._shown(record))
+            if record.wanted.provider:
+                self._hooks.post("session.provider.connected", {"session_id": record.id})
+        await live.serve(socket)
+
+    def _keep(self, record: Record, turn: TranscriptTurn) -> None:
+        entry = record.add_turn(turn, self.clock.wall())
+        self._hooks.post("transcript.segment", {"session_id": record.id, **entry})
+
+    def _record(self, request: web.Request) -> Record:
+        record = self.sessions.get(request.match_info["id"])
+        record.active = self.clock.now()
+        return record
+
+    def _shown(self, record: Record) -> dict[str, Any]:
+        return record.as_json(self.clock.now())
+
+
+def _body(raw: bytes) -> dict[str, Any]:
+    if not raw:
+        return {}
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise Problem(400, "invalid_json", "expected a JSON object") from None
+    if not isinstance(body, dict):
+        raise Problem(400, "invalid_json", "expected a JSON object")
+    return body
+
+
+def _answer(status: int, data: dict[str, Any]) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(data), content_type="application/json")
+
+
+def _error(problem: Problem, request_id: str) -> web.Response:
+    error: dict[str, Any] = {
+        "type": problem.kind,
+        "code": problem.code,
+        "message": problem.message,
+        "request_id": request_id,
+    }
+    if problem.param is not None:
+        error["param"] = problem.param
+    response = _answer(problem.status, {"error": error})
+    if problem.retry_after is not None:
+        error["retry_after"] = problem.retry_after
+        response = _answer(problem.status, {"error": error})
+        response.headers["Retry-After"] = str(problem.retry_after)
+    return response
+
+
+async def run_sandbox(
+    host: str,
+    port: int,
+    engine: EngineFactory,
+    api_key: str | None = None,
+    *,
+    announce: Callable[[str], None] = print,
+    webhook_url: str = "",
+    webhook_secret: str = "",
+) -> None:
+    """Serve until cancelled; `announce` is told the URL and the key, a line each.
+
+    :raises ConfigError: when the address cannot be bound.
+    """
+    sandbox = Sandbox(
+        engine, host=host, port=port, api_key=api_key, webhook_url=webhook_url, webhook_secret=webhook_secret
+    )
+    await sandbox.start()
+    try:
+        announce(f"Kallglot sandbox: {sandbox.url}")
+        announce(f"API key:          {sandbox.api_key}")
+        await asyncio.Event().wait()
+    finally:
+        await sandbox.stop()
