@@ -43,7 +43,7 @@ def inspect(path: Path, now: datetime, busy_timeout: float) -> Rescue | None:
 
 def _damage(path: Path, busy_timeout: float) -> str | None:
     try:
-        connection = sqlite3.connect(path, timeout=busy_timeout)
+        connection = _read_only(path, busy_timeout)
         try:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
@@ -60,10 +60,15 @@ def _damage(path: Path, busy_timeout: float) -> str | None:
     return None
 
 
+def _read_only(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    """Anything else would replay or delete the write-ahead log of a damaged file, which whoever repairs it needs."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=busy_timeout)
+
+
 def _rescue(path: Path) -> dict[str, list[dict[str, object]]]:
     rows: dict[str, list[dict[str, object]]] = {}
     try:
-        connection = sqlite3.connect(path)
+        connection = _read_only(path, 0)
     except sqlite3.Error:
         return rows
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.settings import StoreSettings
 from kallglot_ari.store import Store, open_store
-
-ASYNCPG = "asyncpg"
 
 
 def _programs() -> Path | None:
@@ -54,14 +53,11 @@ class Postgres:
     def start(self) -> None:
         command = [
             self.programs / "postgres", "-D", self.folder / "data", "-p", str(self.port),
-            "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}",
+            "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
             "-c", "max_connections=60", "-c", "shared_buffers=16MB",
         ]  # fmt: skip
         log = (self.folder / "log").open("ab")
-        # A group of its own, so that it can be killed whole.
-        self.process = subprocess.Popen(
-            [*self.user, *map(str, command)], stdout=log, stderr=log, start_new_session=True
-        )
+        self.process = subprocess.Popen([*self.user, *map(str, command)], stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while True:
             assert self.process.poll() is None, (self.folder / "log").read_text()
@@ -73,15 +69,17 @@ class Postgres:
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
 
-    def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: fast shutdown. SIGKILL: every process of it at once, as in a power cut."""
+    def kill(self) -> None:
+        """SIGKILL to every process of it at once, as in a power cut."""
         if self.process is None:
             return
-        if sig is signal.SIGKILL:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        else:
-            main = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
-            os.kill(main, sig)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self.process.pid)
+            every = [started, *started.children(recursive=True)]
+            for process in every:
+                process.suspend()  # first: none may see another die and tidy up
+            for process in every:
+                process.kill()
         self.process.wait(60)
         self.process = None
 
@@ -120,7 +118,7 @@ def missing(what: str) -> None:
 def postgres() -> Iterator[Postgres]:
     server = _make_postgres()
     yield server
-    server.stop()
+    server.kill()
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
@@ -129,7 +127,7 @@ def postgres_to_kill() -> Iterator[Postgres]:
     """One that a test may kill."""
     server = _make_postgres()
     yield server
-    server.stop(signal.SIGKILL)
+    server.kill()
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
