@@ -14,7 +14,7 @@ from kallglot_ari import __version__
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ApiUnavailable, ConfigError
 from kallglot_ari.kallglot import rest
-from kallglot_ari.kallglot.stream import Socket
+from kallglot_ari.kallglot.socket import Socket
 from kallglot_ari.log import redact
 
 BODY_LIMIT = 8 * 1024 * 1024

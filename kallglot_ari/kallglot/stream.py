@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket as sockets
 from collections import deque
-from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import aiohttp
 
@@ -16,104 +13,19 @@ from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import StreamClosed, StreamRefused
 from kallglot_ari.kallglot.protocol import Decoded, Pong, Unused, decoder, encoder
+from kallglot_ari.kallglot.socket import CLOSE_WITHIN, PING_EVERY, Socket
 from kallglot_ari.log import get, redact
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings
 from kallglot_ari.tasks import Tasks
 
-MESSAGE_LIMIT = 2 * 1024 * 1024
-"""The longest message that is taken, in bytes: half a minute of 16-bit PCM at 24 kHz."""
 _QUEUE_MS = 2000
 _BACKLOG_MS = 500
 """Audio that may lie in the transport: what is there can no longer be dropped when it is stale."""
-_PING_EVERY = 4.0
-"""Seconds between pings, and how long an answer may take."""
-_END_WITHIN = 1.0
 _FAIR = 16
 """Messages handled in a row before everybody else has a turn."""
 
 _log = get("kallglot_ari.kallglot.stream")
-
-
-class Socket(aiohttp.ClientWebSocketResponse):
-    """aiohttp's WebSocket, which also says how much of what was sent still waits in the transport."""
-
-    transport: asyncio.Transport | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        response = next(a for a in (*args, *kwargs.values()) if isinstance(a, aiohttp.ClientResponse))
-        transport = response.connection.transport if response.connection else None
-        if isinstance(transport, asyncio.Transport):
-            self.transport = transport
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
-
-    def keep_short(self, size: int) -> None:
-        """Let the kernel take no more than about `size` bytes that the network has not."""
-        raw = self.get_extra_info("socket")
-        if raw is not None:
-            with contextlib.suppress(OSError):
-                raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, size)
-
-
-def stream_request(session: Session, contract: str) -> tuple[str, dict[str, str]]:
-    """URL and headers that open `session`'s stream: the token goes where the contract has it.
-
-    :raises StreamRefused: when the URL is none, or would send the token in clear over a network.
-    """
-    try:
-        parts = urlsplit(session.stream_url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        parts, host = urlsplit(""), ""
-    if parts.scheme not in ("ws", "wss") or not host:
-        raise StreamRefused(
-            f"stream of {session.id}: expected a ws:// or wss:// URL, found {redact(session.stream_url)!r}"
-        )
-    if parts.scheme == "ws" and host != "localhost" and not host.startswith("127.") and host != "::1":
-        raise StreamRefused(f"stream of {session.id}: expected wss:// for anything but loopback, found ws://{host}")
-    headers = {}
-    if session.stream_token:
-        if contract == "provider":
-            headers["Authorization"] = f"Bearer {session.stream_token}"
-        elif "token" not in parse_qs(parts.query):
-            query = "&".join(filter(None, (parts.query, urlencode({"token": session.stream_token}))))
-            parts = parts._replace(query=query)
-    return urlunsplit(parts), headers
-
-
-async def connect(
-    http: aiohttp.ClientSession, session: Session, settings: KallglotSettings, *, timeout: float
-) -> aiohttp.ClientWebSocketResponse:
-    """Open the WebSocket, once.
-
-    :raises StreamRefused: the server does not want it. :raises StreamClosed: it could not be reached, or has trouble.
-    """
-    url, headers = stream_request(session, settings.contract)
-    where = f"stream of {session.id}"
-    try:
-        async with asyncio.timeout(timeout):
-            return await http.ws_connect(
-                url,
-                headers=headers,
-                max_msg_size=MESSAGE_LIMIT,
-                heartbeat=None if settings.contract == "routing" else 2 * _PING_EVERY,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_END_WITHIN),
-            )
-    except aiohttp.WSServerHandshakeError as error:
-        if error.status >= 500 or error.status in (408, 429):
-            raise StreamClosed(f"{where}: the server answered {error.status}") from None
-        raise StreamRefused(f"{where}: expected 101, found {error.status} {redact(error.message)[:100]}") from None
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise StreamRefused(f"{where}: the server's certificate is not accepted: {error.certificate_error}") from None
-    except TimeoutError:
-        raise StreamClosed(f"{where}: expected it to open within {timeout:.1f} s") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise StreamClosed(f"{where}: no connection: {redact(str(error))[:200]}") from None
 
 
 class Stream:
@@ -192,7 +104,7 @@ class Stream:
             self._waiting.set()
             if end and not self._ended:
                 with contextlib.suppress(TimeoutError, ConnectionError, aiohttp.ClientError):
-                    async with asyncio.timeout(_END_WITHIN):
+                    async with asyncio.timeout(CLOSE_WITHIN):
                         await self._socket.send_str(self._encoder.end())
                         await self._over.wait()
             self._finish(StreamEnd(False, "closed"))
@@ -332,12 +244,12 @@ class Stream:
         ping = self._encoder.ping()
         asked_at: float | None = None
         while ping is not None and not self._ended:
-            await asyncio.sleep(_PING_EVERY)
+            await asyncio.sleep(PING_EVERY)
             if asked_at is not None and self._heard_at < asked_at:
                 break
             asked_at = self._clock.now()
             try:
-                async with asyncio.timeout(_PING_EVERY):
+                async with asyncio.timeout(PING_EVERY):
                     await self._socket.send_str(ping)
             except (TimeoutError, ConnectionError, aiohttp.ClientError, RuntimeError):
                 break
@@ -348,7 +260,7 @@ class Stream:
 
     async def _hang_up(self) -> None:
         with contextlib.suppress(TimeoutError, ConnectionError, aiohttp.ClientError, RuntimeError):
-            async with asyncio.timeout(2 * _END_WITHIN):
+            async with asyncio.timeout(2 * CLOSE_WITHIN):
                 await self._socket.close()
 
     async def _abandon(self) -> None:

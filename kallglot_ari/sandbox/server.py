@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from kallglot_ari.calls.model import EndReason, TranscriptTurn
@@ -17,19 +15,16 @@ from kallglot_ari.errors import ConfigError
 from kallglot_ari.log import get
 from kallglot_ari.sandbox import hooks
 from kallglot_ari.sandbox.engine import EngineFactory
+from kallglot_ari.sandbox.frame import Frame, answer, new_request_id
 from kallglot_ari.sandbox.live import MESSAGE_LIMIT, Live
-from kallglot_ari.sandbox.sessions import IdempotencyKeys, Record, Sessions
+from kallglot_ari.sandbox.sessions import Record, Sessions
 from kallglot_ari.sandbox.validate import Problem, parse_create
 from kallglot_ari.tasks import Tasks
 
 BODY_LIMIT = 256 * 1024
 _SWEEP_EVERY = 30.0
-_WINDOW = 60.0
-_KEY_LIMIT = 255
 
 _log = get("kallglot_ari.sandbox")
-
-_Run = Callable[[web.Request, dict[str, Any]], Awaitable[tuple[int, dict[str, Any]]]]
 
 
 class Sandbox:
@@ -62,12 +57,7 @@ class Sandbox:
         self._factory = engine_factory
         self._host = host
         self._port = port
-        self._credits = credits
-        self._spent = 0
-        self._rate_limit = rate_limit
-        self._window = (self.clock.now(), 0)
-        self._latency = latency
-        self._keys = IdempotencyKeys()
+        self._frame = Frame(self.api_key, self.clock, credits=credits, rate_limit=rate_limit, latency=latency)
         self._live: dict[str, Live] = {}
         self._hooks = hooks.Hooks(webhook_url, webhook_secret, self.clock, schedule=webhook_schedule)
         self._tasks = Tasks("sandbox")
@@ -75,11 +65,11 @@ class Sandbox:
 
     async def start(self) -> None:
         """:raises ConfigError: when the address cannot be bound."""
-        app = web.Application(middlewares=[self._frame], client_max_size=BODY_LIMIT)
-        app.router.add_post("/v1/sessions", self._keyed(self._create))
+        app = web.Application(middlewares=[self._frame.middleware], client_max_size=BODY_LIMIT)
+        app.router.add_post("/v1/sessions", self._frame.keyed(self._create))
         app.router.add_get("/v1/sessions/{id}", self._get)
-        app.router.add_post("/v1/sessions/{id}/end", self._keyed(self._end))
-        app.router.add_post("/v1/sessions/{id}/dial", self._keyed(self._dial))
+        app.router.add_post("/v1/sessions/{id}/end", self._frame.keyed(self._end))
+        app.router.add_post("/v1/sessions/{id}/dial", self._frame.keyed(self._dial))
         app.router.add_get("/v1/sessions/{id}/transcript", self._transcript)
         app.router.add_get("/v1/sessions/{id}/recordings", self._recordings)
         app.router.add_get("/v1/sessions/{id}/connect", self._connect)
@@ -141,103 +131,17 @@ class Sandbox:
             await asyncio.sleep(_SWEEP_EVERY)
             await self.sweep()
 
-    # --- what is around every request ---
-
-    @web.middleware
-    async def _frame(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Rate limit, key, request id, headers, and errors in the API's shape."""
-        request_id = f"req_{secrets.token_hex(8)}"
-        if self._latency:
-            await asyncio.sleep(self._latency)
-        try:
-            self._count()
-            if request.match_info.get("id") is None or not request.path.endswith("/connect"):
-                self._check_key(request)
-            response = await handler(request)
-        except Problem as problem:
-            response = _error(problem, request_id)
-        except web.HTTPException as error:
-            code = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}.get(
-                error.status, "invalid_request"
-            )
-            response = _error(Problem(error.status, code, error.reason), request_id)
-        except Exception:  # noqa: BLE001 - boundary: whatever breaks, the client gets an answer in the API's shape
-            _log.exception("sandbox_request_failed", path=request.path)
-            response = _error(Problem(500, "internal_error", "the sandbox failed", kind="api_error"), request_id)
-        if not response.prepared:
-            response.headers.update(self._headers(request_id))
-        return response
-
-    def _count(self) -> None:
-        started, count = self._window
-        now = self.clock.now()
-        if now - started >= _WINDOW:
-            started, count = now, 0
-        self._window = (started, count + 1)
-        if count >= self._rate_limit:
-            wait = max(1, round(started + _WINDOW - now + 0.5))
-            raise Problem(429, "rate_limit_exceeded", "too many requests", kind="rate_limit_error", retry_after=wait)
-
-    def _headers(self, request_id: str) -> dict[str, str]:
-        started, count = self._window
-        reset = self.clock.wall().timestamp() + started + _WINDOW - self.clock.now()
-        return {
-            "X-Request-ID": request_id,
-            "X-RateLimit-Limit": str(self._rate_limit),
-            "X-RateLimit-Remaining": str(max(0, self._rate_limit - count)),
-            "X-RateLimit-Reset": str(int(reset)),
-            "X-API-Credits-Remaining": str(self._credits),
-            "X-API-Credits-Used": str(self._spent),
-        }
-
-    def _check_key(self, request: web.Request) -> None:
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            key = request.headers.get("X-API-Key", "")
-        if not hmac.compare_digest(key.strip().encode(errors="replace"), self.api_key.encode()):
-            what = "the API key is not known" if key else "expected Authorization: Bearer or X-API-Key, found neither"
-            raise Problem(401, "invalid_api_key", what, kind="authentication_error")
-
-    def _keyed(self, run: _Run) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """`run` as a handler that reads a JSON body and honours `Idempotency-Key`."""
-
-        async def handler(request: web.Request) -> web.Response:
-            raw = await request.read()
-            key = request.headers.get("Idempotency-Key", "")
-            if len(key) > _KEY_LIMIT:
-                raise Problem(400, "invalid_idempotency_key", f"expected at most {_KEY_LIMIT} characters")
-            if key and (kept := self._keys.begin(request.path, key, raw, self.clock.now())) is not None:
-                return _answer(*kept)
-            try:
-                status, answer = await run(request, _body(raw))
-            except BaseException:
-                if key:
-                    self._keys.failed(request.path, key)
-                raise
-            if key:
-                self._keys.done(request.path, key, 200 if status == 201 else status, answer)
-            return _answer(status, answer)
-
-        return handler
-
     # --- the endpoints ---
 
     async def _create(self, request: web.Request, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         wanted = parse_create(body)
-        if self._credits <= 0:
-            raise Problem(
-                402, "insufficient_api_credits", "there are no credits left", kind="insufficient_credits_error"
-            )
+        self._frame.spend()
         record = self.sessions.create(wanted, now=self.clock.now(), wall=self.clock.wall())
-        self._credits -= 1
-        self._spent += 1
         self._hooks.post("session.created", self._shown(record))
         return 201, self._shown(record) | {"stream": record.stream_json(f"ws://{self._netloc}/v1")}
 
     async def _get(self, request: web.Request) -> web.Response:
-        return _answer(200, self._shown(self._record(request)))
+        return answer(200, self._shown(self._record(request)))
 
     async def _end(self, request: web.Request, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         record = self._record(request)
@@ -256,7 +160,7 @@ class Sandbox:
 
     async def _transcript(self, request: web.Request) -> web.Response:
         record = self._record(request)
-        return _answer(
+        return answer(
             200,
             {
                 "id": record.id,
@@ -273,7 +177,7 @@ class Sandbox:
         if record.wanted.recording and record.ended is not None:
             # No audio is kept here: the listing says so in the API's own way.
             found = [{"id": f"rec_{record.id[5:]}", "duration": 0, "format": "wav", "status": "failed"}]
-        return _answer(200, {"object": "list", "data": found})
+        return answer(200, {"object": "list", "data": found})
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         record = self.sessions.get(request.match_info["id"])
@@ -286,7 +190,7 @@ class Sandbox:
         socket = web.WebSocketResponse(max_msg_size=MESSAGE_LIMIT, compress=False, timeout=2.0)
         if not socket.can_prepare(request).ok:
             raise Problem(426, "upgrade_required", "expected a WebSocket handshake")
-        socket.headers.update(self._headers(f"req_{secrets.token_hex(8)}"))
+        socket.headers.update(self._frame.headers(new_request_id()))
         await socket.prepare(request)
         await self._serve(record, socket)
         return socket
@@ -315,39 +219,6 @@ class Sandbox:
 
     def _shown(self, record: Record) -> dict[str, Any]:
         return record.as_json(self.clock.now())
-
-
-def _body(raw: bytes) -> dict[str, Any]:
-    if not raw:
-        return {}
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        raise Problem(400, "invalid_json", "expected a JSON object") from None
-    if not isinstance(body, dict):
-        raise Problem(400, "invalid_json", "expected a JSON object")
-    return body
-
-
-def _answer(status: int, data: dict[str, Any]) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(data), content_type="application/json")
-
-
-def _error(problem: Problem, request_id: str) -> web.Response:
-    error: dict[str, Any] = {
-        "type": problem.kind,
-        "code": problem.code,
-        "message": problem.message,
-        "request_id": request_id,
-    }
-    if problem.param is not None:
-        error["param"] = problem.param
-    response = _answer(problem.status, {"error": error})
-    if problem.retry_after is not None:
-        error["retry_after"] = problem.retry_after
-        response = _answer(problem.status, {"error": error})
-        response.headers["Retry-After"] = str(problem.retry_after)
-    return response
 
 
 async def run_sandbox(

@@ -1,0 +1,104 @@
+"""Opening the WebSocket of a session: where the token goes, what counts as refused, and how little may wait unsent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as sockets
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+import aiohttp
+
+from kallglot_ari.calls.model import Session
+from kallglot_ari.errors import StreamClosed, StreamRefused
+from kallglot_ari.log import redact
+from kallglot_ari.settings import KallglotSettings
+
+MESSAGE_LIMIT = 2 * 1024 * 1024
+"""The longest message that is taken, in bytes: half a minute of 16-bit PCM at 24 kHz."""
+PING_EVERY = 4.0
+"""Seconds between pings, and how long an answer may take."""
+CLOSE_WITHIN = 1.0
+"""Seconds that the closing handshake may take."""
+
+
+class Socket(aiohttp.ClientWebSocketResponse):
+    """aiohttp's WebSocket, which also says how much of what was sent still waits in the transport."""
+
+    transport: asyncio.Transport | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        response = next(a for a in (*args, *kwargs.values()) if isinstance(a, aiohttp.ClientResponse))
+        transport = response.connection.transport if response.connection else None
+        if isinstance(transport, asyncio.Transport):
+            self.transport = transport
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def keep_short(self, size: int) -> None:
+        """Let the kernel take no more than about `size` bytes that the network has not."""
+        raw = self.get_extra_info("socket")
+        if raw is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, size)
+
+
+def stream_request(session: Session, contract: str) -> tuple[str, dict[str, str]]:
+    """URL and headers that open `session`'s stream: the token goes where the contract has it.
+
+    :raises StreamRefused: when the URL is none, or would send the token in clear over a network.
+    """
+    try:
+        parts = urlsplit(session.stream_url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if parts.scheme not in ("ws", "wss") or not host:
+        raise StreamRefused(
+            f"stream of {session.id}: expected a ws:// or wss:// URL, found {redact(session.stream_url)!r}"
+        )
+    if parts.scheme == "ws" and host != "localhost" and not host.startswith("127.") and host != "::1":
+        raise StreamRefused(f"stream of {session.id}: expected wss:// for anything but loopback, found ws://{host}")
+    headers = {}
+    if session.stream_token:
+        if contract == "provider":
+            headers["Authorization"] = f"Bearer {session.stream_token}"
+        elif "token" not in parse_qs(parts.query):
+            query = "&".join(filter(None, (parts.query, urlencode({"token": session.stream_token}))))
+            parts = parts._replace(query=query)
+    return urlunsplit(parts), headers
+
+
+async def connect(
+    http: aiohttp.ClientSession, session: Session, settings: KallglotSettings, *, timeout: float
+) -> aiohttp.ClientWebSocketResponse:
+    """Open the WebSocket, once.
+
+    :raises StreamRefused: the server does not want it. :raises StreamClosed: it could not be reached, or has trouble.
+    """
+    url, headers = stream_request(session, settings.contract)
+    where = f"stream of {session.id}"
+    try:
+        async with asyncio.timeout(timeout):
+            return await http.ws_connect(
+                url,
+                headers=headers,
+                max_msg_size=MESSAGE_LIMIT,
+                heartbeat=None if settings.contract == "routing" else 2 * PING_EVERY,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN),
+            )
+    except aiohttp.WSServerHandshakeError as error:
+        if error.status >= 500 or error.status in (408, 429):
+            raise StreamClosed(f"{where}: the server answered {error.status}") from None
+        raise StreamRefused(f"{where}: expected 101, found {error.status} {redact(error.message)[:100]}") from None
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise StreamRefused(f"{where}: the server's certificate is not accepted: {error.certificate_error}") from None
+    except TimeoutError:
+        raise StreamClosed(f"{where}: expected it to open within {timeout:.1f} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise StreamClosed(f"{where}: no connection: {redact(str(error))[:200]}") from None
