@@ -44,8 +44,8 @@ class Flow(Protocol):
         """Asterisk's `UNICASTRTP_LOCAL_*`: where to send, and the only source to accept from. Sending starts at once."""
         ...
 
-    def play(self, source: str, audio: StreamAudio) -> None:
-        """Queue speech of `source` for this leg to hear; several sources are mixed."""
+    def play(self, source: str, audio: StreamAudio, *, received_at: float | None = None) -> None:
+        """Queue speech of `source` for this leg to hear; several sources are mixed. `received_at`: when it came in, monotonic."""
         ...
 
     def flush(self, source: str | None = None) -> None:

@@ -1,0 +1,7 @@
+"""`python -m kallglot_ari` is `kallglot-ari`."""
+
+import sys
+
+from kallglot_ari.cli import main
+
+sys.exit(main())

@@ -1,0 +1,246 @@
+"""The only place that builds the service: every part gets what it needs here, starts in order and stops in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+from kallglot_ari import log
+from kallglot_ari.ari.client import AriClient
+from kallglot_ari.calls.events import HangupAsked
+from kallglot_ari.calls.hub import Hub
+from kallglot_ari.calls.model import CallView
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.errors import ApiError, KallglotAriError, StoreError
+from kallglot_ari.kallglot.client import KallglotClient
+from kallglot_ari.kallglot.webhooks import verify
+from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.outbox import Outbox
+from kallglot_ari.modes.stasis import StasisMode
+from kallglot_ari.settings import Settings
+from kallglot_ari.sandbox.embedded import Embedded
+from kallglot_ari.store.store import open_store
+from kallglot_ari.tasks import Tasks
+from kallglot_ari.web.server import WebServer
+
+_log = log.get(__name__)
+
+PROBE_SECONDS = 15.0
+
+
+def instance_name(settings: Settings) -> str:
+    """Part of every id this service makes; stable over restarts, so that a later run finds what is its own."""
+    name = settings.service.instance or re.sub(r"[^A-Za-z0-9]", "", socket.gethostname().partition(".")[0])[:16]
+    return (name or "main").lower()
+
+
+class Service:
+    """All of it. `start` raises nothing for an Asterisk or an API that is down: it goes on trying, and `/readyz` says so.
+
+    :raises KallglotAriError: from `start`, when a port is taken, the store cannot be opened, or a setting cannot work.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        log.hide(settings.secrets())
+        self.settings = settings
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.hub = Hub(self.clock, on_dropped=self.metrics.events_dropped.inc)
+        self.store = open_store(settings.store, self.clock)
+        self.embedded = Embedded(settings, self.metrics, self.clock) if settings.kallglot.embedded else None
+        self.ari = AriClient(settings.ari, self.metrics, self.clock)
+        self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._tasks = Tasks("app")
+        self._api_problem = "not asked yet"
+        self.web_url = ""
+
+    async def start(self) -> None:
+        """Start every part in order; when one cannot, those before it are stopped again."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(drain=False)
+            raise
+
+    async def _start(self) -> None:
+        s = self.settings
+        await self.store.start()
+        self._on_stop("store", self.store.close)
+        urls: tuple[str, ...] | None = None
+        api_key: str | None = None
+        if self.embedded is not None:
+            await self.embedded.start()
+            self._on_stop("embedded Kallglot", self.embedded.stop)
+            urls, api_key = (self.embedded.url,), self.embedded.api_key
+            log.hide([api_key])
+        self.translator = KallglotClient(s.kallglot, s.trunk, self.metrics, self.clock, urls=urls, api_key=api_key)
+        await self.translator.start()
+        self._on_stop("Kallglot client", self.translator.close)
+        self.media = MediaEngine(
+            s.media,
+            encoding=s.kallglot.encoding,
+            sample_rate=s.kallglot.sample_rate,
+            chunk_ms=s.kallglot.chunk_ms,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        await self.media.start()
+        self._on_stop("media", self.media.stop)
+        prefix = f"kg-{instance_name(s)}"
+        self.outbox = Outbox(self.translator, self.store, self.metrics, self.clock, prefix=prefix)
+        await self.outbox.start()
+        self._on_stop("outbox", self.outbox.stop)
+        plant = Plant(
+            self.ari,
+            s.ari.app,
+            self.media,
+            self.translator,
+            self.outbox,
+            self.store,
+            self.hub,
+            self.metrics,
+            self.clock,
+        )
+        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, prefix)
+        await self.ari.start(self.stasis.on_event)
+        self._on_stop("ARI", self.ari.close)
+        self._on_stop("calls", self.stasis.close)
+        self._tasks.spawn(self._probe(), name="probe")
+        self._on_stop("tasks", self._tasks.close)
+        secret = s.web.webhook_secret.get_secret_value()
+        self.web = WebServer(
+            s.web,
+            control=self,
+            store=self.store,
+            hub=self.hub,
+            metrics=self.metrics,
+            health=self,
+            clock=self.clock,
+            verify_webhook=(lambda body, headers, now: verify(secret, body, headers, now)) if secret else None,
+            on_session_ended=self._session_ended,
+            languages=(s.kallglot.source_language, s.kallglot.target_language),
+        )
+        await self.web.start()
+        self._on_stop("web", self.web.stop)
+        self.web_url = self.web.url
+        _log.info(
+            "started",
+            web=self.web_url,
+            ari=s.ari.url,
+            app=s.ari.app,
+            kallglot="embedded" if self.embedded else ",".join(s.kallglot.urls),
+            rtp=":".join(map(str, self.media.address)),
+            instance=prefix,
+        )
+
+    def _on_stop(self, name: str, stop: Callable[[], Awaitable[None]]) -> None:
+        self._stops.append((name, stop))
+
+    async def stop(self, *, drain: bool = True) -> None:
+        """Drain, then stop every part in reverse; one that fails to does not keep the others."""
+        if drain and hasattr(self, "stasis"):
+            _log.info("draining", calls=len(self.stasis.calls), seconds=self.settings.service.drain_seconds)
+            await self.stasis.drain(self.settings.service.drain_seconds)
+        while self._stops:
+            name, stop = self._stops.pop()
+            try:
+                async with asyncio.timeout(15):
+                    await stop()
+            except (TimeoutError, KallglotAriError, OSError) as error:
+                _log.error("part_not_stopped", part=name, error=str(error) or type(error).__name__)
+        self.hub.close()
+
+    # --- health ------------------------------------------------------------------------------------------------------
+
+    async def _probe(self) -> None:
+        while True:
+            try:
+                await self.translator.probe()
+                self._api_problem = ""
+            except ApiError as error:
+                self._api_problem = str(error)
+            await asyncio.sleep(PROBE_SECONDS if not self._api_problem else 2.0)
+
+    async def live(self) -> list[str]:
+        """Reasons why this process should be restarted."""
+        return []
+
+    async def ready(self) -> list[str]:
+        """Reasons why a call could not be translated now."""
+        reasons = []
+        if not self.ari.connected:
+            reasons.append(f"ARI: {self.ari.problem or 'not connected'}")
+        if self._api_problem:
+            reasons.append(f"Kallglot API: {self._api_problem}")
+        try:
+            await self.store.check()
+        except StoreError as error:
+            reasons.append(f"store: {error}")
+        if self.stasis.full:
+            reasons.append("draining, or at max_calls")
+        return reasons
+
+    def _session_ended(self, session_id: str) -> None:
+        runner = self.stasis.calls.of_session(session_id)
+        if runner is not None:
+            runner.post(HangupAsked("kallglot"))
+
+    # --- CallControl -------------------------------------------------------------------------------------------------
+
+    def calls(self) -> list[CallView]:
+        return self.stasis.calls.views()
+
+    def call(self, call_id: str) -> CallView | None:
+        return self.stasis.calls.view(call_id)
+
+    async def originate(
+        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+    ) -> CallView:
+        return await self.stasis.originate(
+            customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout
+        )
+
+    async def hangup(self, call_id: str) -> None:
+        await self.stasis.hangup(call_id)
+
+    async def transfer(self, call_id: str, *, party: str, target: str) -> None:
+        await self.stasis.transfer(call_id, party=party, target=target)
+
+    async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
+        await self.stasis.dtmf(call_id, party=party, digits=digits)
+
+    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
+        return await self.stasis.add_leg(call_id, endpoint=endpoint, language=language, speaker=speaker)
+
+
+async def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the first drains, a second stops at once."""
+    service = Service(settings)
+    stop = asyncio.Event()
+    at_once = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (at_once if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+    tasks = Tasks("serve")
+    await service.start()
+    try:
+        await stop.wait()
+        draining = tasks.spawn(service.stop(), name="drain")
+        second = tasks.spawn(at_once.wait(), name="second-signal")
+        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            _log.warning("stopping_at_once")
+            draining.cancel()
+            await service.stop(drain=False)
+    finally:
+        await tasks.close()
+    return 0

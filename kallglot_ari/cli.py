@@ -1,0 +1,171 @@
+"""The command line: one function a command, each returns its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from kallglot_ari import __version__, log, settings
+from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
+
+USAGE_ERROR = 2
+FAILURE = 1
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop
+    except ImportError:  # pragma: no cover - platforms without uvloop
+        return asyncio.run(main)
+    return int(uvloop.run(main))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from kallglot_ari.app import serve
+
+    config = settings.load(args.config)
+    log.configure(config.log.level, config.log.format)
+    return _run(serve(config))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from kallglot_ari.lab.demo import run_demo
+
+    return _run(run_demo(source=args.source, target=args.target, engine=args.engine, out=Path(args.out)))
+
+
+def _sandbox(args: argparse.Namespace) -> int:
+    from kallglot_ari.sandbox.alone import run_sandbox
+
+    log.configure("info", "auto")
+    return _run(run_sandbox(args.host, args.port, args.engine, args.api_key or None))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from kallglot_ari.doctor import run_doctor
+
+    log.configure("error", "auto")
+    return _run(run_doctor(args.config, as_json=args.json))
+
+
+def _config(args: argparse.Namespace) -> int:
+    from kallglot_ari.pbx import run_config
+
+    return run_config(args.kind, settings.load(args.config), Path(args.out) if args.out else None)
+
+
+def _calls(args: argparse.Namespace) -> int:
+    from kallglot_ari.web.client import run_calls
+
+    return run_calls(settings.load(args.config), watch=args.watch, as_json=args.json)
+
+
+def _hangup(args: argparse.Namespace) -> int:
+    from kallglot_ari.web.client import run_hangup
+
+    return run_hangup(settings.load(args.config), args.call)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from kallglot_ari.web.client import run_transfer
+
+    return run_transfer(settings.load(args.config), args.call, args.target, party=args.party)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from kallglot_ari.lab.bench import run_bench
+
+    return run_bench(args.rest)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from kallglot_ari.interpreter.models import run_models
+
+    return run_models(args.rest)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="kallglot-ari", description="Connects Asterisk to Kallglot: calls translated live."
+    )
+    parser.add_argument("--version", action="version", version=f"kallglot-ari {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], about: str, *, config: bool = False
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(run=run)
+        if config:
+            sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
+        return sub
+
+    add("serve", _serve, "run the service", config=True)
+    demo = add("demo", _demo, "one translated conversation on this machine: a real Asterisk, two real phones")
+    demo.add_argument("--source", default="de", help="the customer's language (de)")
+    demo.add_argument("--target", default="en", help="the agent's language (en)")
+    demo.add_argument("--engine", choices=("offline", "echo"), default="offline", help="the embedded Kallglot's engine")
+    demo.add_argument("--out", default="demo-out", metavar="DIR", help="folder for recordings and report (demo-out)")
+    sandbox = add("sandbox", _sandbox, "the embedded Kallglot-compatible server on its own")
+    sandbox.add_argument("--host", default="127.0.0.1")
+    sandbox.add_argument("--port", type=_port, default=8095)
+    sandbox.add_argument("--engine", choices=("offline", "echo"), default="offline")
+    sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
+    doctor = add("doctor", _doctor, "check everything a call needs", config=True)
+    doctor.add_argument("--json", action="store_true", help="the result as JSON")
+    config = add("config", _config, "write the PBX side for this configuration", config=True)
+    config.add_argument("kind", choices=("asterisk", "freeswitch", "cucm"))
+    config.add_argument("--out", metavar="DIR", help="folder to write to; otherwise print")
+    calls = add("calls", _calls, "the calls of the running service", config=True)
+    calls.add_argument("--watch", action="store_true", help="go on showing what changes")
+    calls.add_argument("--json", action="store_true")
+    hangup = add("hangup", _hangup, "end a call of the running service", config=True)
+    hangup.add_argument("call", metavar="CALL")
+    transfer = add("transfer", _transfer, "transfer a party of a call", config=True)
+    transfer.add_argument("call", metavar="CALL")
+    transfer.add_argument("target", metavar="TARGET")
+    transfer.add_argument("--party", choices=("customer", "agent"), default="agent")
+    for name, run, about in (
+        ("bench", _bench, "load benchmarks"),
+        ("models", _models, "the offline interpreter's models"),
+    ):
+        add(name, run, about).add_argument("rest", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, found {value}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Bad input is one line on stderr: exit status 2 for usage, 1 for failure."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["bench"], ["models"]):
+        # Their own parsers read the rest, options included.
+        args = argparse.Namespace(run=_bench if argv[0] == "bench" else _models, rest=argv[1:])
+    else:
+        args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (UsageError, ConfigError) as error:
+        print(f"kallglot-ari: {log.redact(str(error))}", file=sys.stderr)
+        return USAGE_ERROR
+    except KallglotAriError as error:
+        print(f"kallglot-ari: {log.redact(str(error))}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""Where a call's commands meet Asterisk, the media engine and Kallglot."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+
+from kallglot_ari.ari.client import AriClient
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.interfaces import (
+    CallStore,
+    Flow,
+    Hub,
+    Media,
+    Stream,
+    StreamEnd,
+    StreamEvent,
+    StreamProblem,
+    StreamReady,
+    StreamSpeech,
+    StreamTranscript,
+    Translator,
+)
+from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
+from kallglot_ari.calls.runner import CallRunner
+from kallglot_ari.clock import Clock
+from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable, StoreError
+from kallglot_ari.log import get
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.latency import TurnLatency
+from kallglot_ari.modes.outbox import Outbox
+
+TURNS_WAITING = 200
+"""Final transcripts of a call that may wait for the store; beyond it the oldest is lost to the store, not to the listeners."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """What all calls share."""
+
+    ari: AriClient
+    app: str
+    media: Media
+    translator: Translator
+    outbox: Outbox
+    store: CallStore
+    hub: Hub
+    metrics: Metrics
+    clock: Clock
+
+
+class CallActions:
+    """One call's flows, its stream and its routes."""
+
+    def __init__(self, plant: Plant, runner: CallRunner, request: SessionRequest) -> None:
+        self._plant = plant
+        self._runner = runner
+        self._request = request
+        self._flows: dict[str, Flow] = {}
+        self._quality: dict[str, LegQuality] = {}
+        self._stream: Stream | None = None
+        self._stream_of = ""
+        self._deaf_to: dict[str, tuple[str, ...]] = {}
+        self._speakers: dict[str, str] = {}
+        self._turns: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
+        self._writing = False
+        self._latency = TurnLatency(plant.metrics.translation_latency)
+        self._log = get(__name__).bind(call=runner.id)
+
+    # --- at once -----------------------------------------------------------------------------------------------------
+
+    def apply(self, command: c.Command) -> None:
+        match command:
+            case c.Route():
+                self._deaf_to = dict(command.deaf_to)
+            case c.Uplink() if flow := self._flows.get(command.leg):
+                if command.on:
+                    flow.resume()
+                else:
+                    flow.pause()
+            case c.Hear() if flow := self._flows.get(command.leg):
+                if other := self._flows.get(command.other):
+                    flow.hear(other.id, command.gain_db)
+            case c.Publish():
+                self._publish(command)
+            case _:
+                pass
+
+    def _publish(self, command: c.Publish) -> None:
+        self._log.info(command.event, **{k: v for k, v in command.data.items() if k != "event"})
+        self._plant.hub.publish(command.event, self._runner.id, command.data)
+        if command.event == "call.active":
+            self._plant.metrics.call_setup.observe(command.data["setup_seconds"])
+        if command.event in ("call.created", "session.created", "call.answered", "call.active", "call.ending"):
+            self._runner.tasks.spawn(self.save(), name="save")
+
+    async def save(self) -> None:
+        """Write the call as it is now; a store that fails does not hurt the call."""
+        try:
+            await self._plant.store.save_call(self.view())
+        except StoreError as error:
+            self._log.error("call_not_saved", error=str(error))
+
+    def view(self) -> CallView:
+        """The call with its media's figures."""
+        view = self._runner.machine.view()
+        for leg, shown in zip(self._runner.machine.legs.values(), view.legs, strict=True):
+            flow = self._flows.get(leg.id)
+            shown.quality = flow.quality() if flow else self._quality.get(leg.id, LegQuality())
+        return view
+
+    # --- what takes time ---------------------------------------------------------------------------------------------
+
+    async def execute(self, command: c.Command) -> e.Event | None:
+        channels, bridges = self._plant.ari.channels, self._plant.ari.bridges
+        match command:
+            case c.AddToBridge():
+                await bridges.add_channel(command.bridge_id, channel=command.channel_id)
+            case c.CreateBridge():
+                await bridges.create_with_id(command.bridge_id, type="mixing,proxy_media", name=command.bridge_id)
+            case c.DestroyBridge():
+                await bridges.destroy(command.bridge_id)
+            case c.CreateMedia():
+                await self._create_media(command)
+            case c.RemoveMedia():
+                await self._remove_media(command)
+            case c.Dial():
+                await self._dial(command)
+            case c.Answer():
+                await channels.answer(command.channel_id)
+            case c.Ring():
+                await (channels.ring if command.on else channels.ring_stop)(command.channel_id)
+            case c.Hangup():
+                await self._hangup(command.channel_id)
+            case c.ContinueInDialplan():
+                await channels.continue_in_dialplan(command.channel_id)
+            case c.SetVariable():
+                await channels.set_channel_var(command.channel_id, variable=command.name, value=command.value)
+            case c.SendDtmf():
+                await channels.send_dtmf(command.channel_id, dtmf=command.digits)
+            case c.MusicOnHold():
+                await (channels.start_moh if command.on else channels.stop_moh)(command.channel_id)
+            case _:
+                return await self._kallglot(command)
+        return None
+
+    async def _kallglot(self, command: c.Command) -> e.Event | None:
+        match command:
+            case c.CreateSession():
+                session = await self._plant.outbox.create(command.key, self._runner.id, self._request)
+                return e.SessionCreated(command, session)
+            case c.EndSession():
+                await self._plant.outbox.end(command.key, command.session_id, command.reason.value)
+                self._plant.hub.publish(
+                    "session.ended", self._runner.id, {"session_id": command.session_id, "reason": command.reason.value}
+                )
+            case c.OpenStream():
+                session_id = command.session.id
+                stream = await self._plant.translator.open_stream(
+                    command.session, lambda event: self._heard(session_id, event)
+                )
+                if self._stream is not None:
+                    self._plant.metrics.stream_reconnects.inc()
+                    await self._stream.close()
+                self._stream, self._stream_of = stream, session_id
+                return e.StreamUp(session_id)
+            case c.CloseStream():
+                if self._stream is not None and self._stream_of == command.session_id:
+                    stream, self._stream = self._stream, None
+                    await stream.close()
+            case _:
+                raise TypeError(f"no way to carry out {type(command).__name__}")
+        return None
+
+    async def _dial(self, command: c.Dial) -> None:
+        await self._plant.ari.channels.originate_with_id(
+            command.channel_id,
+            endpoint=command.endpoint,
+            app=self._plant.app,
+            app_args="dialled",
+            timeout=max(1, round(command.timeout)),
+            originator=command.originator or None,
+            caller_id=command.caller_id or None,
+        )
+
+    async def _hangup(self, channel_id: str) -> None:
+        try:
+            await self._plant.ari.channels.hangup(channel_id)
+        except AriUnavailable:
+            await asyncio.sleep(0.5)
+            await self._plant.ari.channels.hangup(channel_id)
+
+    async def _create_media(self, command: c.CreateMedia) -> None:
+        leg = self._runner.machine.legs.get(command.leg)
+        if leg is None:
+            raise AriNotFound(f"leg {command.leg} is gone")
+        speaker = leg.speaker
+        if old := self._flows.pop(command.leg, None):
+            old.close()
+        flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(speaker, chunk))
+        self._flows[command.leg] = flow
+        host, port = self._plant.media.address
+        try:
+            channel = await self._plant.ari.channels.external_media(
+                app=self._plant.app,
+                channel_id=command.channel_id,
+                external_host=f"{host}:{port}",
+                format=self._plant.media.format.asterisk,
+            )
+        except BaseException:
+            self._close_flow(command.leg, flow)
+            raise
+        variables = channel.channelvars or {}
+        try:
+            address = (variables["UNICASTRTP_LOCAL_ADDRESS"], int(variables["UNICASTRTP_LOCAL_PORT"]))
+        except (KeyError, ValueError):
+            self._close_flow(command.leg, flow)
+            raise AriConflict(f"the reply of externalMedia has no UNICASTRTP_LOCAL_* of {command.channel_id}") from None
+        flow.connect(address)
+
+    async def _remove_media(self, command: c.RemoveMedia) -> None:
+        flow = self._flows.get(command.leg)
+        if flow is not None and flow.id == command.channel_id:
+            self._close_flow(command.leg, flow)
+        await self._hangup(command.channel_id)
+
+    def _close_flow(self, leg: str, flow: Flow) -> None:
+        if self._flows.get(leg) is flow:
+            del self._flows[leg]
+        quality = self._quality[leg] = flow.close()
+        if quality.packets_received:
+            self._plant.metrics.rtp_jitter.observe(quality.jitter_ms / 1000)
+            self._plant.metrics.mos.observe(quality.mos)
+
+    # --- audio -------------------------------------------------------------------------------------------------------
+
+    def _spoke(self, speaker: str, chunk: UplinkChunk) -> None:
+        if self._stream is not None:
+            self._stream.send(speaker, chunk)
+            self._latency.spoke(speaker, chunk.audio, self._plant.clock.now())
+
+    def _heard(self, session_id: str, event: StreamEvent) -> None:
+        match event:
+            case StreamSpeech():
+                if session_id != self._stream_of:
+                    return
+                self._latency.translated(event.speaker, event.received_at)
+                for leg, deaf_to in self._deaf_to.items():
+                    flow = self._flows.get(leg)
+                    if flow is not None and event.speaker not in deaf_to:
+                        flow.play(event.speaker, event.audio, received_at=event.received_at)
+            case StreamTranscript():
+                self._transcript(event.turn)
+            case StreamProblem():
+                self._log.warning("stream_problem", code=event.code, message=event.message)
+                self._plant.hub.publish(
+                    "stream.problem", self._runner.id, {"code": event.code, "message": event.message}
+                )
+            case StreamEnd():
+                if session_id == self._stream_of:
+                    self._stream = None
+                    self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
+            case StreamReady():
+                pass
+
+    def _transcript(self, turn: TranscriptTurn) -> None:
+        data = {
+            "id": turn.id, "speaker": turn.speaker, "language": turn.language, "text": turn.text,
+            "translation": {"language": turn.translation_language, "text": turn.translation} if turn.translation else None,
+        }  # fmt: skip
+        self._plant.hub.publish("transcript.final" if turn.final else "transcript.partial", self._runner.id, data)
+        if not turn.final:
+            return
+        if self._turns.full():
+            self._turns.get_nowait()
+            self._log.warning("transcript_not_kept", turn=turn.id)
+        self._turns.put_nowait((turn, self._plant.clock.wall().timestamp()))
+        if not self._writing:
+            self._writing = True
+            self._runner.tasks.spawn(self._write_turns(), name="transcript")
+
+    async def _write_turns(self) -> None:
+        try:
+            while not self._turns.empty():
+                turn, at = self._turns.get_nowait()
+                await self._plant.store.add_turn(self._runner.id, turn, at)
+        except StoreError as error:
+            self._log.error("transcript_not_saved", error=str(error))
+        finally:
+            self._writing = False
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Let go of what the machine may have left: used when the service stops with calls up."""
+        for leg, flow in list(self._flows.items()):
+            self._close_flow(leg, flow)
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await stream.close()
+
+    def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
+        """The one line of a finished call."""
+        view = self._runner.machine.view()
+        line: dict[str, object] = {
+            "session": view.session_id,
+            "end_reason": finish.reason.value,
+            "status": finish.status.value,
+            "seconds": round((ended - view.started_at).total_seconds(), 2),
+            "talked": round((ended - view.answered_at).total_seconds(), 2) if view.answered_at else 0.0,
+            "mode": view.mode,
+            "languages": f"{view.source_language}>{view.target_language}",
+        }
+        for leg_id, q in self._quality.items():
+            line[f"{leg_id}_packets"] = q.packets_received
+            line[f"{leg_id}_lost"] = q.packets_lost
+            line[f"{leg_id}_mos"] = round(q.mos, 2)
+        return line

@@ -1,0 +1,178 @@
+"""The arguments of `Stasis(kallglot,…)`: parsed, bounded, and safe to hand to Asterisk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from kallglot_ari.errors import UsageError
+from kallglot_ari.settings import LANGUAGE_PATTERN, MODES
+
+MAX_AGENTS = 16
+MAX_TIMEOUT = 600.0
+MAX_METADATA = 32
+
+DIAL_STRING = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}/[A-Za-z0-9_.+*#@:;=/\-\[\]]{1,200}")
+"""Technology and address. No space, comma, quote, `&`, `$`, `{`, `(`, `<` or line end: none can end a dial string, call a dialplan
+function or begin a SIP header."""
+SPEAKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
+SESSION = re.compile(r"[A-Za-z0-9_\-]{1,128}")
+EXTENSION = re.compile(r"[A-Za-z0-9_.+*#\-]{1,80}")
+METADATA_KEY = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+DTMF = re.compile(r"[0-9A-Da-d*#wW]{1,64}")
+_LANGUAGE = re.compile(LANGUAGE_PATTERN)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class StasisArguments:
+    """What the dialplan asked for; None or empty where it is silent."""
+
+    source: str = ""
+    target: str = ""
+    mode: str = ""
+    agents: tuple[str, ...] = ()
+    timeout: float = 30.0
+    answer: str = ""
+    join: str = ""
+    speaker: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def parse(arguments: tuple[str, ...]) -> StasisArguments:
+    """Read ``key=value`` arguments.
+
+    :raises UsageError: names the argument, what was expected and what was found.
+    """
+    given: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    for argument in arguments:
+        if not argument.strip():
+            continue
+        key, equals, value = argument.partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals:
+            raise UsageError(f"Stasis argument {_show(argument)}: expected key=value")
+        if _CONTROL.search(value):
+            raise UsageError(f"Stasis argument {_show(key)}: expected no control characters")
+        if key.startswith("metadata."):
+            _add_metadata(metadata, key.removeprefix("metadata."), value)
+        elif key not in READERS:
+            raise UsageError(
+                f"unknown Stasis argument {_show(key)}; expected one of {', '.join(READERS)}, metadata.KEY"
+            )
+        elif key in given:
+            raise UsageError(f"Stasis argument {key}: given twice")
+        else:
+            given[key] = value
+    read = {READERS[key][0]: READERS[key][1](key, value) for key, value in given.items() if value}
+    parsed = StasisArguments(**read, metadata=metadata)  # type: ignore[arg-type]
+    if parsed.join and parsed.agents:
+        raise UsageError("Stasis arguments join and agent: expected one of them, found both")
+    if parsed.answer == "agent" and not parsed.agents:
+        raise UsageError("Stasis argument answer=agent: expected an agent argument with it")
+    return parsed
+
+
+def _show(text: str) -> str:
+    return repr(text[:40])
+
+
+def _add_metadata(metadata: dict[str, str], key: str, value: str) -> None:
+    if not METADATA_KEY.fullmatch(key):
+        raise UsageError(f"Stasis argument metadata.{_show(key)}: expected letters, digits, '_', '.' or '-' as the key")
+    if len(metadata) >= MAX_METADATA:
+        raise UsageError(f"Stasis arguments metadata.*: expected at most {MAX_METADATA}")
+    if len(value) > 512:
+        raise UsageError(f"Stasis argument metadata.{key}: expected at most 512 characters, found {len(value)}")
+    metadata[key] = value
+
+
+def language(key: str, value: str) -> str:
+    """A BCP 47 language tag or ``auto``."""
+    if not _LANGUAGE.fullmatch(value):
+        raise UsageError(f"{key}: expected a language such as de or pt-BR, or auto, found {_show(value)}")
+    return value
+
+
+def _mode(key: str, value: str) -> str:
+    if value not in MODES:
+        raise UsageError(f"{key}: expected one of {', '.join(MODES)}, found {_show(value)}")
+    return value
+
+
+def dial_string(key: str, value: str) -> str:
+    """One dial string such as ``PJSIP/1001``."""
+    if not DIAL_STRING.fullmatch(value):
+        raise UsageError(f"{key}: expected a dial string such as PJSIP/1001, found {_show(value)}")
+    return value
+
+
+def dial_strings(key: str, value: str) -> tuple[str, ...]:
+    """Dial strings joined with ``&``, each once."""
+    parts = tuple(dict.fromkeys(part.strip() for part in value.split("&") if part.strip()))
+    if not parts or len(parts) > MAX_AGENTS:
+        raise UsageError(f"{key}: expected 1 to {MAX_AGENTS} dial strings joined with &, found {len(parts)}")
+    return tuple(dial_string(key, part) for part in parts)
+
+
+def _timeout(key: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= MAX_TIMEOUT:
+        raise UsageError(f"{key}: expected 1 to {MAX_TIMEOUT:.0f} seconds, found {_show(value)}")
+    return seconds
+
+
+def _answer(key: str, value: str) -> str:
+    if value not in ("agent", "now"):
+        raise UsageError(f"{key}: expected agent or now, found {_show(value)}")
+    return value
+
+
+def session_id(key: str, value: str) -> str:
+    """A session's id."""
+    if not SESSION.fullmatch(value):
+        raise UsageError(f"{key}: expected a session id, found {_show(value)}")
+    return value
+
+
+def speaker(key: str, value: str) -> str:
+    """A speaker label."""
+    if not SPEAKER.fullmatch(value):
+        raise UsageError(f"{key}: expected a label of letters, digits, '_', '.' or '-', found {_show(value)}")
+    return value
+
+
+def digits(key: str, value: str) -> str:
+    """DTMF digits; w waits half a second, W a second."""
+    if not DTMF.fullmatch(value):
+        raise UsageError(f"{key}: expected 1 to 64 of 0-9 A-D * # w W, found {_show(value)}")
+    return value
+
+
+def target(key: str, value: str, context: str) -> str:
+    """A transfer's target: a dial string, or an extension of the dialplan (``300`` or ``300@context``)."""
+    if "/" in value:
+        return dial_string(key, value)
+    extension, at, where = value.partition("@")
+    where = where if at else context
+    if not EXTENSION.fullmatch(extension) or not re.fullmatch(r"[A-Za-z0-9_\-]{1,80}", where):
+        raise UsageError(
+            f"{key}: expected a dial string such as PJSIP/1001 or an extension such as 300, found {_show(value)}"
+        )
+    return f"Local/{extension}@{where}/n"
+
+
+READERS = {
+    "source": ("source", language),
+    "target": ("target", language),
+    "mode": ("mode", _mode),
+    "agent": ("agents", dial_strings),
+    "timeout": ("timeout", _timeout),
+    "answer": ("answer", _answer),
+    "join": ("join", session_id),
+    "speaker": ("speaker", speaker),
+}

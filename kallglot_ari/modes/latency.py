@@ -1,0 +1,43 @@
+"""How long a listener waits: from the end of somebody's speech to the first audio of its translation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kallglot_ari.audio.codecs.registry import stream_to_pcm
+from kallglot_ari.audio.level import dbfs
+from kallglot_ari.calls.model import StreamAudio
+
+VOICE_DBFS = -45.0
+"""A chunk louder than this is speech, for this figure's purposes."""
+TURN_GAP = 0.5
+"""Translated audio after a pause of this many seconds begins a new turn."""
+LONGEST = 30.0
+
+
+class Observes(Protocol):
+    """A histogram."""
+
+    def observe(self, amount: float) -> None: ...
+
+
+class TurnLatency:
+    """Watches one call; times are monotonic seconds."""
+
+    def __init__(self, histogram: Observes) -> None:
+        self._histogram = histogram
+        self._voice: dict[str, float] = {}
+        self._translated: dict[str, float] = {}
+
+    def spoke(self, speaker: str, audio: StreamAudio, now: float) -> None:
+        """A chunk of `speaker` went up."""
+        if dbfs(stream_to_pcm(audio.encoding, audio.payload)) > VOICE_DBFS:
+            self._voice[speaker] = now
+
+    def translated(self, speaker: str, now: float) -> None:
+        """Translated audio of `speaker` came down."""
+        before = self._translated.get(speaker)
+        self._translated[speaker] = now
+        spoken = self._voice.get(speaker)
+        if spoken is not None and (before is None or now - before > TURN_GAP) and now - spoken < LONGEST:
+            self._histogram.observe(max(0.0, now - spoken))

@@ -1,0 +1,111 @@
+"""The calls that are up, found by their ids and by whatever belongs to them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kallglot_ari.calls.commands import Finish
+
+from kallglot_ari.calls.machine import CallMachine, CallPlan
+from kallglot_ari.calls.model import CallView, EndReason
+from kallglot_ari.calls.runner import CallRunner
+from kallglot_ari.log import get
+from kallglot_ari.modes.actions import CallActions, Plant
+
+_log = get(__name__)
+
+
+class Registry:
+    """Starts calls, and lets go of them when nothing of them is left."""
+
+    def __init__(self, plant: Plant) -> None:
+        self._plant = plant
+        self._runners: dict[str, CallRunner] = {}
+        self._actions: dict[str, CallActions] = {}
+        self._callers: dict[str, str] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._runners)
+
+    def runners(self) -> list[CallRunner]:
+        return list(self._runners.values())
+
+    def get(self, call_id: str) -> CallRunner:
+        """:raises LookupError: for a call that is not, or no longer, up."""
+        runner = self._runners.get(call_id)
+        if runner is None:
+            raise LookupError(f"no call {call_id!r} is up")
+        return runner
+
+    def views(self) -> list[CallView]:
+        """All calls, as the API shows them."""
+        return [actions.view() for actions in self._actions.values()]
+
+    def view(self, call_id: str) -> CallView | None:
+        actions = self._actions.get(call_id)
+        return actions.view() if actions else None
+
+    def owner(self, thing: str) -> CallRunner | None:
+        """The call that a channel or bridge belongs to: ours carry the call's id, callers are known by theirs."""
+        return self._runners.get(thing.partition(".")[0]) or self._runners.get(self._callers.get(thing, ""))
+
+    def of_session(self, session_id: str) -> CallRunner | None:
+        for runner in self._runners.values():
+            session = runner.machine.link.session
+            if session is not None and session.id == session_id:
+                return runner
+        return None
+
+    def adopt(self, channel_id: str, runner: CallRunner) -> None:
+        """A caller's channel belongs to this call."""
+        self._callers[channel_id] = runner.id
+
+    def start(self, plan: CallPlan) -> CallRunner:
+        """A new call."""
+        clock = self._plant.clock
+        runner = CallRunner(CallMachine(plan, clock.now(), clock.wall()), clock, self._finished)
+        actions = CallActions(self._plant, runner, plan.request)
+        self._runners[runner.id], self._actions[runner.id] = runner, actions
+        if plan.customer_channel:
+            self.adopt(plan.customer_channel, runner)
+        self._empty.clear()
+        self._plant.metrics.calls_active.set(len(self._runners))
+        runner.start(actions)
+        return runner
+
+    def _finished(self, runner: CallRunner) -> None:
+        actions = self._actions.pop(runner.id)
+        del self._runners[runner.id]
+        for channel in [c for c, owner in self._callers.items() if owner == runner.id]:
+            del self._callers[channel]
+        machine = runner.machine
+        reason = machine.reason or EndReason.ERROR
+        assert machine.status is not None
+        self._plant.metrics.calls_active.set(len(self._runners))
+        self._plant.metrics.calls.labels(end_reason=reason.value).inc()
+        summary = actions.summary(Finish(reason, machine.status), self._plant.clock.wall())
+        _log.info("call_finished", call=runner.id, **summary)
+        self._plant.hub.publish("call.ended", runner.id, {"end_reason": reason.value, "status": machine.status.value})
+        runner.tasks.spawn(actions.save(), name="last-save")
+        if not self._runners:
+            self._empty.set()
+
+    async def wait_empty(self, seconds: float) -> bool:
+        """Wait until no call is up; False when some still are."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Let go of all calls at once; Asterisk's side is swept by the next run."""
+        for runner in self.runners():
+            await runner.close()
+        for actions in list(self._actions.values()):
+            await actions.close()
+        self._runners.clear()
+        self._actions.clear()

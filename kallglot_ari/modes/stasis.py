@@ -1,0 +1,293 @@
+"""Media mode: calls that the dialplan hands over with `Stasis(kallglot,…)`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable
+
+from kallglot_ari.ari import models as m
+from kallglot_ari.ari.socket import Connected, Disconnected, SocketEvent
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.machine import CallPlan
+from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
+from kallglot_ari.errors import AriError, UsageError
+from kallglot_ari.log import get
+from kallglot_ari.modes import dialplan
+from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.registry import Registry
+from kallglot_ari.settings import KallglotSettings, MediaSettings, ServiceSettings
+from kallglot_ari.tasks import Tasks
+
+_log = get(__name__)
+
+Q850_DEFAULT = 16
+
+
+class StasisMode:
+    """Turns ARI's events into those of calls, and callers into calls."""
+
+    def __init__(
+        self, plant: Plant, service: ServiceSettings, kallglot: KallglotSettings, media: MediaSettings, prefix: str
+    ) -> None:
+        self._plant = plant
+        self._service = service
+        self._kallglot = kallglot
+        self._media = media
+        self._prefix = prefix
+        self.calls = Registry(plant)
+        self._contexts: dict[str, str] = {}
+        self._tasks = Tasks("stasis")
+        self._draining = False
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def refuse_new(self) -> None:
+        """From now on every caller goes back to the dialplan."""
+        self._draining = True
+
+    async def drain(self, seconds: float) -> None:
+        """Let calls end by themselves for `seconds`, then hang them up and wait until they are gone."""
+        self.refuse_new()
+        if not await self.calls.wait_empty(seconds):
+            _log.warning("drain_over", calls=len(self.calls))
+            for runner in self.calls.runners():
+                runner.post(e.HangupAsked("drain"))
+            await self.calls.wait_empty(15)
+
+    async def close(self) -> None:
+        await self.calls.close()
+        await self._tasks.close()
+
+    # --- Asterisk's events -------------------------------------------------------------------------------------------
+
+    def on_event(self, event: SocketEvent) -> None:
+        """The sink of the event socket: in order, never waits."""
+        match event:
+            case m.StasisStart():
+                self._entered(event)
+            case m.StasisEnd():
+                self._post(event.channel.id, e.ChannelLeft(event.channel.id))
+            case m.ChannelDestroyed():
+                self._post(event.channel.id, e.ChannelGone(event.channel.id, event.cause))
+                self._contexts.pop(event.channel.id, None)
+            case m.ChannelHangupRequest():
+                self._post(event.channel.id, e.HangupRequested(event.channel.id, event.cause or Q850_DEFAULT))
+            case m.ChannelStateChange() if event.channel.state == "Ringing":
+                self._post(event.channel.id, e.ChannelRinging(event.channel.id))
+            case m.Dial() if event.dialstatus in ("RINGING", "PROGRESS"):
+                self._post(event.peer.id, e.ChannelRinging(event.peer.id))
+            case m.ChannelDtmfReceived():
+                self._post(event.channel.id, e.DtmfReceived(event.channel.id, event.digit, event.duration_ms))
+            case m.ChannelHold():
+                self._post(event.channel.id, e.HoldChanged(event.channel.id, True))
+            case m.ChannelUnhold():
+                self._post(event.channel.id, e.HoldChanged(event.channel.id, False))
+            case m.BridgeDestroyed():
+                self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
+            case Connected():
+                self._reconcile(event)
+            case Disconnected():
+                _log.warning("ari_disconnected", reason=event.reason, calls=len(self.calls))
+            case _:
+                pass
+
+    def _post(self, thing: str, event: e.Event) -> None:
+        if runner := self.calls.owner(thing):
+            runner.post(event)
+
+    def _entered(self, event: m.StasisStart) -> None:
+        channel = event.channel
+        runner = self.calls.owner(channel.id)
+        if runner is not None:
+            runner.post(e.ChannelEntered(channel.id, channel.name))
+        elif channel.id.startswith("kg-"):
+            self._tasks.spawn(self._remove_channel(channel.id), name="remove")
+        else:
+            self._new_caller(event)
+
+    # --- new calls ---------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """An id for a call: our instance's prefix, so that a later run finds what is ours."""
+        return f"{self._prefix}-{secrets.token_hex(5)}"
+
+    def _new_caller(self, event: m.StasisStart) -> None:
+        channel = event.channel
+        try:
+            asked = dialplan.parse(event.args)
+        except UsageError as error:
+            _log.error("stasis_arguments_refused", channel=channel.name, error=str(error))
+            self._send_back(channel.id, DialplanStatus.FAILED, "arguments")
+            return
+        if asked.join:
+            self._join(channel, asked)
+            return
+        if self.full:
+            _log.warning("call_refused", channel=channel.name, reason="draining" if self._draining else "max_calls")
+            self._send_back(channel.id, DialplanStatus.BUSY, "draining" if self._draining else "max_calls")
+            return
+        if channel.dialplan is not None:
+            self._contexts[channel.id] = channel.dialplan.context
+        caller = channel.caller.number if channel.caller else ""
+        request = self._request(asked, caller, channel)
+        self.calls.start(
+            CallPlan(
+                call_id=self.new_id(),
+                customer_channel=channel.id,
+                customer_name=channel.name,
+                caller=caller,
+                request=request,
+                agents=asked.agents,
+                timeout=asked.timeout,
+                answer_now=asked.answer == "now" or not asked.agents,
+                answered=channel.state == "Up",
+                speaker=asked.speaker or CUSTOMER,
+                on_unavailable=self._service.on_unavailable,
+                original_gain_db=self._media.original_gain_db,
+            )
+        )
+
+    @property
+    def full(self) -> bool:
+        limit = self._service.max_calls
+        return self._draining or (limit > 0 and len(self.calls) >= limit)
+
+    def _request(self, asked: dialplan.StasisArguments, caller: str, channel: m.Channel) -> SessionRequest:
+        metadata = {"caller_id": caller, "channel": channel.name, "linkedid": channel.id, **asked.metadata}
+        return SessionRequest(
+            mode=asked.mode or self._kallglot.mode,
+            source_language=asked.source or self._kallglot.source_language,
+            target_language=asked.target or self._kallglot.target_language,
+            metadata={k: v for k, v in metadata.items() if v},
+            from_uri=f"tel:{caller}" if caller.lstrip("+").isdigit() else "",
+        )
+
+    def _join(self, channel: m.Channel, asked: dialplan.StasisArguments) -> None:
+        runner = self.calls.of_session(asked.join)
+        if runner is None:
+            _log.error("join_refused", channel=channel.name, error=f"join: no call with session {asked.join}")
+            self._send_back(channel.id, DialplanStatus.FAILED, "join")
+            return
+        self.calls.adopt(channel.id, runner)
+        runner.post(e.PartyJoined(channel.id, channel.name, asked.speaker, asked.source))
+
+    def _send_back(self, channel_id: str, status: DialplanStatus, reason: str) -> None:
+        self._plant.metrics.calls_refused.labels(reason=reason).inc()
+        self._tasks.spawn(self._give_back(channel_id, status), name="send-back")
+
+    async def _give_back(self, channel_id: str, status: DialplanStatus) -> None:
+        channels = self._plant.ari.channels
+        await self._settled(channels.set_channel_var(channel_id, variable="KALLGLOT_STATUS", value=status.value))
+        await self._settled(channels.continue_in_dialplan(channel_id))
+
+    async def _remove_channel(self, channel_id: str) -> None:
+        await self._settled(self._plant.ari.channels.hangup(channel_id))
+
+    async def _settled(self, asking: Awaitable[None]) -> None:
+        try:
+            await asking
+        except AriError as error:
+            _log.debug("too_late", error=str(error))
+
+    # --- after a connect ---------------------------------------------------------------------------------------------
+
+    def _reconcile(self, event: Connected) -> None:
+        """What happened while nobody listened: end what is gone, sweep what nobody owns."""
+        there = {channel.id for channel in event.channels}
+        bridges = {bridge.id for bridge in event.bridges}
+        for runner in self.calls.runners():
+            machine = runner.machine
+            for leg in list(machine.legs.values()):
+                for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
+                    if expected and channel_id not in there:
+                        runner.post(e.ChannelGone(channel_id))
+                if leg.bridge_id not in bridges:
+                    runner.post(e.BridgeGone(leg.bridge_id))
+            for candidate in list(machine.candidates):
+                if candidate not in there:
+                    runner.post(e.ChannelGone(candidate, 19))
+        self._tasks.spawn(self._sweep(event), name="sweep")
+
+    async def _sweep(self, event: Connected) -> None:
+        ours = f"{self._prefix}-"
+        in_app = set(event.application.channel_ids) if event.application else set()
+        swept = 0
+        for bridge in event.bridges:
+            if bridge.id.startswith(ours) and self.calls.owner(bridge.id) is None:
+                swept += 1
+                await self._settled(self._plant.ari.bridges.destroy(bridge.id))
+        for channel in event.channels:
+            if self.calls.owner(channel.id) is not None:
+                continue
+            if channel.id.startswith(ours):
+                swept += 1
+                await self._remove_channel(channel.id)
+            elif channel.id in in_app and not channel.id.startswith("kg-"):
+                swept += 1
+                await self._give_back(channel.id, DialplanStatus.FAILED)
+        if swept:
+            _log.warning("left_by_an_earlier_run_or_while_disconnected", removed=swept)
+
+    # --- what people ask ---------------------------------------------------------------------------------------------
+
+    async def originate(
+        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+    ) -> CallView:
+        """Dial the customer, then the agents, and translate. :raises UsageError:"""
+        plan = CallPlan(
+            call_id=self.new_id(),
+            customer_channel="",
+            request=SessionRequest(
+                mode=self._kallglot.mode,
+                source_language=dialplan.language("source", source or self._kallglot.source_language),
+                target_language=dialplan.language("target", target or self._kallglot.target_language),
+                direction="outbound",
+            ),
+            dial_customer=dialplan.dial_string("customer", customer),
+            agents=dialplan.dial_strings("agent", agent) if agent else (),
+            timeout=timeout,
+            on_unavailable=self._service.on_unavailable,
+            original_gain_db=self._media.original_gain_db,
+            caller_id=caller_id,
+        )
+        if self.full:
+            raise UsageError("this service takes no more calls at the moment")
+        return self.calls.start(plan).machine.view()
+
+    async def transfer(self, call_id: str, *, party: str, target: str) -> None:
+        """Replace a party by `target` once that answers. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        leg = runner.machine.leg_named(party)
+        if leg is None or not leg.up:
+            raise UsageError(f"party: expected a party that is up, found {party!r}")
+        customer = runner.machine.legs.get("customer")
+        context = self._contexts.get(customer.channel_id, "default") if customer else "default"
+        runner.post(e.TransferAsked(leg.speaker, dialplan.target("target", target, context)))
+
+    async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
+        """Send digits to a party. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        leg = runner.machine.leg_named(party)
+        if leg is None or not leg.up:
+            raise UsageError(f"party: expected a party that is up, found {party!r}")
+        runner.post(e.DtmfAsked(leg.speaker, dialplan.digits("digits", digits)))
+
+    async def hangup(self, call_id: str) -> None:
+        """End a call. :raises LookupError:"""
+        self.calls.get(call_id).post(e.HangupAsked("api"))
+        await asyncio.sleep(0)
+
+    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
+        """Dial one more party into a call. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        if len(runner.machine.legs) >= runner.machine.plan.max_parties:
+            raise UsageError(f"endpoint: the call has {len(runner.machine.legs)} parties already, which is the most")
+        runner.post(
+            e.PartyAsked(
+                dialplan.dial_string("endpoint", endpoint),
+                dialplan.speaker("speaker", speaker) if speaker else "",
+                dialplan.language("language", language) if language else "",
+            )
+        )
+        return runner.machine.view()
