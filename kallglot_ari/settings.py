@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 from urllib.parse import urlsplit
 
 import orjson
@@ -285,7 +286,8 @@ class WebSettings(Section):
 class StoreSettings(Section):
     """Where calls and the sessions still to end are kept."""
 
-    url: str = "sqlite:///kallglot-ari.db"
+    url: str = Field("sqlite:///kallglot-ari.db", repr=False)
+    """`sqlite:///FILE` or `postgresql://…`; a password in it is a secret."""
 
     @field_validator("url")
     @classmethod
@@ -363,7 +365,8 @@ class Settings(Section):
                 for v in vars(section).values()
                 if isinstance(v, SecretStr) and v.get_secret_value()
             ]
-        return found
+        password = urlsplit(self.store.url).password
+        return [*found, password] if password else found
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -392,7 +395,9 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
             data[section][key] = _env_value(section, key, raw, name)
             origin[section, key] = name
     if environ.get("KALLGLOT_API_KEY") and f"{ENV_PREFIX}KALLGLOT__API_KEY" not in environ:
-        data.setdefault("kallglot", {})["api_key"] = environ["KALLGLOT_API_KEY"]
+        if not isinstance(data.setdefault("kallglot", {}), dict):
+            raise ConfigError(f"{file}: kallglot: expected a section [kallglot]")
+        data["kallglot"]["api_key"] = environ["KALLGLOT_API_KEY"]
     _read_secret_files(data)
     try:
         return Settings.model_validate(data)
@@ -441,6 +446,8 @@ def _env_target(name: str) -> tuple[str, str]:
 def _env_value(section: str, key: str, raw: str, name: str) -> Any:
     """Lists and tables are JSON (or, for plain lists, separated by commas); everything else is taken as it stands."""
     field = SECTIONS[section].model_fields.get(key)
+    if field is not None and get_origin(field.annotation) is Literal and raw.isdecimal():
+        return int(raw)
     if field is None or "tuple" not in str(field.annotation):
         return raw
     if raw.lstrip().startswith(("[", "{")):
@@ -461,6 +468,8 @@ def _read_secret_files(data: dict[str, Any]) -> None:
             file = values.pop(f"{key}_file", None) if isinstance(field.default, SecretStr) else None
             if file is None:
                 continue
+            if not isinstance(file, str) or not file:
+                raise ConfigError(f"{section}.{key}_file: expected the name of a file, found {file!r}")
             if values.get(key):
                 raise ConfigError(f"{section}.{key}: set both here and by {key}_file; expected one of them")
             try:
@@ -476,7 +485,7 @@ def _explain(
     loc = [
         str(part)
         for part in first["loc"]
-        if not str(part).startswith(("function-", "tuple", "str", "float", "constrained"))
+        if part not in ("str", "float") and not str(part).startswith(("function-", "tuple[", "constrained-"))
     ]
     where = ".".join(loc)
     source = origin.get((loc[0], loc[1])) if len(loc) > 1 else (str(file) if file else None)
@@ -495,4 +504,8 @@ def _explain(
         and isinstance(SECTIONS[loc[0]].model_fields.get(loc[1], Field()).default, SecretStr)
     )
     shown = "" if found is None or secret or isinstance(found, Mapping) or "found" in message else f", found {found!r}"
-    return f"{where + ': ' if where else ''}{message}{shown}{source}"
+    return _without_credentials(f"{where + ': ' if where else ''}{message}{shown}{source}")
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"://[^/\s'\"]*@", "://[hidden]@", text)
