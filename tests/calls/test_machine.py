@@ -1,0 +1,477 @@
+"""Every way a call can go, as scripts."""
+
+from __future__ import annotations
+
+import pytest
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.link import HEAL_TIMER, RETRY_TIMER
+from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
+from tests.calls.script import CALLER, Script, plan
+
+
+def test_session_media_and_dialling_begin_at_once() -> None:
+    s = Script()
+    kinds = [type(x) for x in s.all]
+    for kind in (c.CreateSession, c.Dial, c.CreateMedia, c.CreateBridge, c.Ring):
+        assert kind in kinds
+    assert len(s.asked(c.CreateMedia)) == 2
+    assert s.asked(c.Answer) == []
+    assert s.one(c.Dial).originator == CALLER
+
+
+def test_a_call_from_answer_to_hangup_by_the_customer() -> None:
+    s = Script()
+    agent = s.talking()
+    assert s.variable("KALLGLOT_SESSION_ID") == "sess_1"
+    assert s.one(c.Answer).channel_id == CALLER
+    placed = {(x.bridge_id, x.channel_id) for x in s.asked(c.AddToBridge)}
+    assert ("kg-t-1.customer.b", CALLER) in placed
+    assert ("kg-t-1.agent.b", agent) in placed
+    assert len(placed) == 4
+    assert s.asked(c.Route)[-1].deaf_to == (("customer", ("customer",)), ("agent", ("agent",)))
+    s.feed(e.HangupRequested(CALLER))
+    s.feed(e.ChannelLeft(CALLER))
+    s.feed(e.ChannelGone(CALLER))
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
+    assert s.one(c.EndSession).reason is EndReason.CUSTOMER_HANGUP
+    assert s.asked(c.Hangup, lambda x: x.channel_id == agent)
+
+
+def test_the_agent_hangs_up() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.HangupRequested(agent))
+    s.feed(e.ChannelLeft(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+    assert s.variable("KALLGLOT_STATUS") == "COMPLETED"
+    assert s.caller_hung_up
+
+
+def test_a_party_that_leaves_by_a_redirect_completes_the_call() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.ChannelLeft(agent))
+    s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
+
+
+def test_status_is_set_as_soon_as_the_call_is_up_for_an_h_extension() -> None:
+    s = Script()
+    s.talking()
+    assert s.variable("KALLGLOT_STATUS") == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("cause", "ringing", "reason", "status"),
+    [
+        (17, False, EndReason.AGENT_HANGUP, DialplanStatus.AGENTBUSY),
+        (21, True, EndReason.AGENT_HANGUP, DialplanStatus.AGENTBUSY),
+        (19, True, EndReason.TIMEOUT, DialplanStatus.NOANSWER),
+        (18, False, EndReason.TIMEOUT, DialplanStatus.NOANSWER),
+        (20, False, EndReason.ERROR, DialplanStatus.UNAVAILABLE),
+        (3, False, EndReason.ERROR, DialplanStatus.UNAVAILABLE),
+    ],
+)
+def test_the_agent_cannot_be_had(cause: int, ringing: bool, reason: EndReason, status: DialplanStatus) -> None:
+    s = Script()
+    s.done()
+    s.kallglot_up()
+    dial = s.one(c.Dial)
+    s.open.remove(dial)
+    s.feed(e.Done(dial))
+    if ringing:
+        s.feed(e.ChannelRinging(dial.channel_id))
+        s.feed(e.ChannelRinging(dial.channel_id))
+    s.feed(e.ChannelGone(dial.channel_id, cause))
+    s.over(reason, status)
+    assert s.variable("KALLGLOT_STATUS") == status.value
+    assert s.back_in_dialplan
+    assert not s.caller_hung_up
+
+
+def test_nobody_answers_in_time() -> None:
+    s = Script()
+    s.done()
+    s.kallglot_up()
+    s.feed(e.TimerFired("ring"), after=30)
+    s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
+    assert s.back_in_dialplan
+
+
+def test_the_first_of_several_agents_wins() -> None:
+    s = Script(plan(agents=("PJSIP/a", "PJSIP/b", "PJSIP/c")))
+    s.done()
+    s.kallglot_up()
+    first, second, third = s.asked(c.Dial)
+    s.feed(e.ChannelGone(first.channel_id, 17))
+    assert s.machine.active
+    winner = s.agent_answers(1)
+    s.done()
+    assert s.machine.state == "active"
+    assert s.one(c.Hangup).channel_id == third.channel_id
+    # the loser answers at the same moment: it must not become a party
+    s.feed(e.ChannelEntered(third.channel_id))
+    leg = s.machine.legs["agent"]
+    assert leg.channel_id == winner == second.channel_id
+
+
+def test_one_busy_agent_outweighs_one_that_is_away() -> None:
+    s = Script(plan(agents=("PJSIP/a", "PJSIP/b")))
+    s.done()
+    for dial, cause in zip(s.asked(c.Dial), (20, 17), strict=True):
+        s.feed(e.ChannelGone(dial.channel_id, cause))
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    s.feed(e.Failed(create, "late"))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.AGENTBUSY)
+
+
+def test_the_caller_hangs_up_while_it_rings() -> None:
+    s = Script()
+    s.done()
+    s.kallglot_up()
+    dial = s.one(c.Dial)
+    s.feed(e.HangupRequested(CALLER))
+    s.feed(e.ChannelLeft(CALLER))
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
+    assert s.asked(c.Hangup, lambda x: x.channel_id == dial.channel_id)
+
+
+def test_a_session_that_is_created_after_the_end_is_ended() -> None:
+    s = Script()
+    s.feed(e.ChannelGone(CALLER))
+    s.done()
+    assert not s.machine.finished
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    from tests.calls.script import session
+
+    s.feed(e.SessionCreated(create, session()))
+    assert s.asked(c.OpenStream) == []
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
+    assert s.one(c.EndSession).session_id == "sess_1"
+
+
+@pytest.mark.parametrize("policy", ["continue", "passthrough", "hangup"])
+def test_no_session_before_the_agent_answers(policy: str) -> None:
+    s = Script(plan(on_unavailable=policy))
+    s.done()
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    s.feed(e.Failed(create, "402 insufficient_api_credits"))
+    if policy == "passthrough":
+        agent = s.agent_answers()
+        s.done()
+        assert s.machine.state == "active"
+        assert s.machine.view().degraded
+        bridges = {x.bridge_id for x in s.asked(c.AddToBridge, lambda x: x.channel_id in (CALLER, agent))}
+        assert bridges == {"kg-t-1.customer.b"}
+        s.feed(e.ChannelGone(CALLER))
+        s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
+        return
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+    assert s.back_in_dialplan == (policy == "continue")
+    assert s.caller_hung_up == (policy == "hangup")
+
+
+def test_no_session_after_the_agent_answered_connects_them_directly_and_heals() -> None:
+    s = Script()
+    s.done()
+    agent = s.agent_answers()
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    s.feed(e.Failed(create, "503"))
+    s.done()
+    assert s.machine.state == "active"
+    assert s.machine.legs["agent"].in_bridge == "kg-t-1.customer.b"
+    assert not s.machine.legs["agent"].uplink_on
+    s.feed(e.TimerFired(HEAL_TIMER), after=15)
+    s.kallglot_up()
+    s.done()
+    assert s.machine.view().degraded == ""
+    assert s.machine.legs["agent"].in_bridge == "kg-t-1.agent.b"
+    assert s.machine.legs["agent"].uplink_on
+    s.feed(e.HangupRequested(agent))
+    s.feed(e.ChannelLeft(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_a_stream_that_is_refused_ends_its_session_with_error() -> None:
+    s = Script()
+    s.done()
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    from tests.calls.script import session
+
+    s.feed(e.SessionCreated(create, session()))
+    s.open.remove(s.one(c.OpenStream))
+    s.feed(e.StreamDown("sess_1", "403", final=True))
+    assert s.one(c.EndSession).reason is EndReason.ERROR
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+    assert s.back_in_dialplan
+
+
+def test_kallglot_is_slow_after_the_answer() -> None:
+    s = Script()
+    s.done()
+    s.agent_answers()
+    s.done()
+    assert s.machine.state == "ringing"
+    s.feed(e.TimerFired("ready"), after=5)
+    s.done()
+    assert s.machine.state == "active"
+    assert s.machine.direct
+    s.kallglot_up()
+    s.done()
+    assert not s.machine.direct
+
+
+def test_the_ladder_when_the_stream_is_lost() -> None:
+    s = Script()
+    agent = s.talking()
+    for _ in range(5):
+        s.feed(e.StreamDown("sess_1", "reset"))
+        assert s.machine.active
+        s.feed(e.TimerFired(RETRY_TIMER), after=1)
+        s.open.remove(next(x for x in s.open if isinstance(x, c.OpenStream)))
+    s.feed(e.StreamDown("sess_1", "reset"))
+    assert s.one(c.EndSession).reason is EndReason.ERROR
+    assert len(s.asked(c.CreateSession)) == 2
+    s.kallglot_up(2)
+    assert not s.machine.direct
+    s.feed(e.StreamDown("sess_2", "session ended", final=True))
+    create = s.asked(c.CreateSession)[-1]
+    s.open.remove(create)
+    s.feed(e.Failed(create, "503"))
+    assert s.machine.direct
+    s.done()
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_answer_now_answers_before_the_agent_and_rings() -> None:
+    s = Script(plan(answer_now=True))
+    assert [type(x) for x in s.all if isinstance(x, c.Answer | c.Ring)] == [c.Answer, c.Ring]
+    s.talking()
+    assert len(s.asked(c.Answer)) == 1
+
+
+def test_alone_with_the_session() -> None:
+    s = Script(plan(agents=(), answer_now=True, request=SessionRequest(mode="ai_agent")))
+    s.done()
+    s.kallglot_up()
+    s.done()
+    assert s.machine.state == "active"
+    assert s.asked(c.Route)[-1].deaf_to == (("customer", ()),)
+    s.feed(e.HangupAsked())
+    s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
+
+
+def test_alone_without_a_session_goes_back() -> None:
+    s = Script(plan(agents=(), answer_now=True))
+    s.done()
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    s.feed(e.Failed(create, "503"))
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+    assert s.back_in_dialplan
+
+
+def test_assistive_translation_lets_the_agent_hear_the_original() -> None:
+    s = Script(plan(request=SessionRequest(mode="assistive_translation")))
+    s.talking()
+    assert s.asked(c.Route)[-1].deaf_to == (("customer", ("customer",)),)
+    assert c.Hear("agent", "customer", 0.0) in s.all
+    assert not s.asked(c.Hear, lambda x: x.leg == "customer")
+
+
+def test_original_voice_under_the_translation() -> None:
+    s = Script(plan(original_gain_db=-20.0))
+    s.talking()
+    assert c.Hear("agent", "customer", -20.0) in s.all
+    assert c.Hear("customer", "agent", -20.0) in s.all
+
+
+def test_hold_pauses_both_uplinks_and_plays_music_to_who_waits() -> None:
+    s = Script()
+    agent = s.talking()
+    commands = s.feed(e.HoldChanged(agent, True))
+    assert set(x for x in commands if isinstance(x, c.Uplink)) == {c.Uplink("customer", False), c.Uplink("agent", False)}
+    assert c.MusicOnHold(CALLER, True) in commands
+    assert s.feed(e.HoldChanged(agent, True)) == []
+    commands = s.feed(e.HoldChanged(agent, False))
+    assert set(x for x in commands if isinstance(x, c.Uplink)) == {c.Uplink("customer", True), c.Uplink("agent", True)}
+    assert c.MusicOnHold(CALLER, False) in commands
+
+
+def test_dtmf_is_kept_told_and_passed_on() -> None:
+    s = Script()
+    agent = s.talking()
+    commands = s.feed(e.DtmfReceived(CALLER, "5"))
+    assert c.SendDtmf(agent, "5") in commands
+    assert s.machine.view().dtmf[0]["digit"] == "5"
+    assert s.feed(e.DtmfAsked("customer", "12#"))[0] == c.SendDtmf(CALLER, "12#")
+    assert s.feed(e.DtmfAsked("nobody", "1")) == []
+
+
+def test_a_third_party_joins_and_the_opener_leaves() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.PartyJoined("1700000000.9", "PJSIP/x-1"))
+    s.done()
+    third = s.machine.leg_named("party-3")
+    assert third is not None
+    assert third.connected
+    assert ("agent", ("agent",)) in s.asked(c.Route)[-1].deaf_to
+    s.feed(e.ChannelGone(CALLER))
+    s.done()
+    assert s.machine.state == "active"
+    assert set(s.machine.legs) == {"agent", third.id}
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_a_sixth_party_is_refused() -> None:
+    s = Script()
+    s.talking()
+    for n in range(4):
+        s.feed(e.PartyJoined(f"1700000001.{n}"))
+        s.done()
+    refused = s.feed(e.PartyJoined("1700000002.1"))
+    if len(s.machine.legs) == 5:
+        assert c.SetVariable("1700000001.3", "KALLGLOT_STATUS", "BUSY") in s.all
+    assert c.SetVariable("1700000002.1", "KALLGLOT_STATUS", "BUSY") in refused
+
+
+def test_cold_transfer_replaces_the_agent() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    new = s.agent_answers(1)
+    assert c.Hangup(agent) in s.all
+    s.feed(e.ChannelLeft(agent))
+    s.feed(e.ChannelGone(agent))
+    s.done()
+    assert s.machine.state == "active"
+    assert s.machine.legs["agent"].channel_id == new
+    assert s.machine.legs["agent"].connected
+    s.feed(e.ChannelGone(new))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+@pytest.mark.parametrize("how", ["busy", "timer", "refused"])
+def test_a_transfer_that_fails_changes_nothing(how: str) -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    dial = s.asked(c.Dial)[-1]
+    if how == "busy":
+        s.feed(e.ChannelGone(dial.channel_id, 17))
+    elif how == "timer":
+        s.feed(e.TimerFired(f"candidate.{dial.channel_id}"))
+        assert c.Hangup(dial.channel_id) in s.all
+    else:
+        s.feed(e.Failed(dial, "400"))
+    assert s.machine.state == "active"
+    assert s.machine.legs["agent"].channel_id == agent
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_a_lost_media_channel_is_made_again_and_then_given_up() -> None:
+    s = Script()
+    agent = s.talking()
+    for n in range(2, 4):
+        media = s.machine.legs["agent"].media_id
+        s.feed(e.ChannelGone(media))
+        s.done()
+        assert s.machine.legs["agent"].media_id.endswith(f"m{n}")
+        assert s.machine.legs["agent"].connected
+    s.feed(e.ChannelLeft(s.machine.legs["agent"].media_id))
+    s.done()
+    assert s.machine.direct
+    assert s.machine.legs["agent"].in_bridge == "kg-t-1.customer.b"
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_a_lost_bridge_is_made_again() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.BridgeGone("kg-t-1.agent.b"))
+    s.done()
+    leg = s.machine.legs["agent"]
+    assert leg.connected
+    assert leg.bridge_id != "kg-t-1.agent.b"
+
+
+def test_a_bridge_that_cannot_be_made_gives_the_caller_back() -> None:
+    s = Script()
+    create = s.asked(c.CreateBridge)[0]
+    s.feed(e.Failed(create, "500"))
+    kallglot = s.one(c.CreateSession)
+    s.open.remove(kallglot)
+    s.feed(e.Failed(kallglot, "late"))
+    s.done()
+    assert s.variable("KALLGLOT_STATUS") == "FAILED"
+    assert s.back_in_dialplan
+
+
+def test_outbound_dials_the_customer_first() -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer", caller_id="+4930"))
+    assert [d.endpoint for d in s.asked(c.Dial)] == ["PJSIP/customer"]
+    s.done()
+    s.kallglot_up()
+    s.agent_answers(0)
+    s.done()
+    assert [d.endpoint for d in s.asked(c.Dial)] == ["PJSIP/customer", "PJSIP/agent"]
+    agent = s.agent_answers(1)
+    s.done()
+    assert s.machine.state == "active"
+    s.feed(e.HangupAsked())
+    s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
+    assert c.Hangup(agent) in s.all
+
+
+def test_outbound_customer_does_not_answer() -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer"))
+    s.done()
+    s.kallglot_up()
+    s.feed(e.ChannelGone(s.one(c.Dial).channel_id, 19))
+    s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
+
+
+def test_events_that_come_late_or_twice_mean_nothing() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+    before = len(s.all)
+    for event in (
+        e.ChannelGone(agent), e.ChannelLeft(agent), e.HangupRequested(agent), e.ChannelEntered(agent),
+        e.DtmfReceived(agent, "1"), e.HoldChanged("x", True), e.BridgeGone("kg-t-1.agent.b"), e.HangupAsked(),
+        e.TimerFired("ring"), e.TimerFired("ready"), e.TimerFired(RETRY_TIMER), e.TimerFired("nonsense"),
+        e.StreamUp("sess_1"), e.StreamDown("sess_1", "x"), e.TransferAsked("agent", "PJSIP/3"), e.PartyAsked("PJSIP/4"),
+        e.ChannelRinging("x"),
+    ):  # fmt: skip
+        s.feed(event)
+    assert s.all[before:] == []
+    late = s.feed(e.PartyJoined("1700000003.1"))
+    assert c.ContinueInDialplan("1700000003.1") in late
+
+
+def test_a_party_is_dialled_in_and_one_that_does_not_come_leaves_nothing() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "expert", "fr"))
+    assert s.machine.leg_named("expert") is not None
+    s.agent_answers(1)
+    s.done()
+    leg = s.machine.leg_named("expert")
+    assert leg is not None
+    assert leg.connected
+    s.feed(e.PartyAsked("PJSIP/4"))
+    s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 17))
+    s.done()
+    assert len(s.machine.legs) == 3
