@@ -1,1 +1,1 @@
-""""""
+"""RTP as numbers: packets, order, timing and quality. Pure: time is an argument."""

@@ -1,0 +1,266 @@
+"""The media engine: opens flows, passes commands to the tick, and brings its chunks and figures to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+
+from kallglot_ari.calls.interfaces import FlowFormat, UplinkSink
+from kallglot_ari.calls.model import StreamAudio, UplinkChunk
+from kallglot_ari.clock import Clock
+from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.media import formats
+from kallglot_ari.media.flow import MediaFlow
+from kallglot_ari.media.legs import STATS
+from kallglot_ari.media.plane import Plane, Report
+from kallglot_ari.media.udp import family_of, open_socket, pack_address
+from kallglot_ari.media.worker import Worker
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.settings import MediaSettings
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""Chunks delivered before the event loop gets its turn."""
+_PENDING_MAX = 4096
+"""Chunks that wait for the event loop at most; beyond, the oldest go."""
+
+
+class MediaEngine:
+    """Implements `calls.interfaces.Media`. Construct it anywhere, `start` it and call the rest on the event loop.
+
+    `encoding`, `sample_rate` and `chunk_ms` are the stream's. `batched` forces the kind of socket; None takes the best there is.
+
+    :raises ConfigError: when the format cannot work in both directions on this machine.
+    """
+
+    def __init__(
+        self,
+        settings: MediaSettings,
+        *,
+        encoding: str,
+        sample_rate: int,
+        chunk_ms: int,
+        metrics: Metrics,
+        clock: Clock,
+        batched: bool | None = None,
+    ) -> None:
+        if settings.transport != "rtp":
+            raise ConfigError(f"[media] transport: this engine carries rtp, found {settings.transport}")
+        if chunk_ms < 20 or chunk_ms % 20:
+            raise ConfigError(f"[kallglot] chunk_ms: expected a multiple of 20, found {chunk_ms}")
+        self._settings = settings
+        self._encoding = encoding
+        self._sample_rate = sample_rate
+        self._chunk_ms = chunk_ms
+        self._metrics = metrics
+        self._clock = clock
+        self._batched = batched
+        self._format = formats.choose(settings, encoding)
+        self._family = family_of(settings.bind)
+        self._flows: dict[str, MediaFlow] = {}
+        self._by_row: dict[int, MediaFlow] = {}
+        self._addresses: dict[bytes, MediaFlow] = {}
+        self._wanted: dict[tuple[str, str], float] = {}
+        self._free: list[int] = []
+        self._rows = 0
+        self._generation = 0
+        self._pending: deque[Report] = deque()
+        self._pending_chunks = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._worker: Worker | None = None
+        self._socket_port = 0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port for `external_host`. :raises MediaError: before the start."""
+        if self._worker is None:
+            raise MediaError("media engine: expected it started, found it stopped")
+        return self._settings.advertise or self._settings.bind, self._socket_port
+
+    @property
+    def format(self) -> FlowFormat:
+        return self._format
+
+    async def start(self) -> None:
+        """Bind the socket and start the tick. :raises ConfigError: when the address cannot be had."""
+        self._loop = asyncio.get_running_loop()
+        sock = open_socket(self._settings.bind, self._settings.port, batched=self._batched)
+        self._socket_port = sock.port
+        plane = Plane(
+            sock, self._format, self._settings,
+            encoding=self._encoding, sample_rate=self._sample_rate, chunk_ms=self._chunk_ms,
+        )  # fmt: skip
+        self._socket = sock
+        self._worker = Worker(plane, self._clock, self._post)
+        self._worker.start()
+        log.info(
+            "media_started", extra={"bind": self._settings.bind, "port": sock.port, "format": self._format.asterisk}
+        )
+
+    async def stop(self) -> None:
+        """Close every flow, end the tick, free the port. Harmless when stopped already."""
+        worker = self._worker
+        if worker is None:
+            return
+        for flow in list(self._flows.values()):
+            flow.close()
+        await asyncio.to_thread(worker.stop)
+        self._worker = None
+        self._socket.close()
+        self._deliver()
+
+    def open(
+        self, flow_id: str, sink: UplinkSink, *, sequence: int | None = None, timestamp: int | None = None
+    ) -> MediaFlow:
+        """A new flow; its first sequence number and timestamp are random unless given.
+
+        :raises MediaError: when the engine does not run, or has a flow of this id.
+        """
+        if self._worker is None:
+            raise MediaError("media engine: expected it started, found it stopped")
+        if flow_id in self._flows:
+            raise MediaError(f"flow: expected a new id, found {flow_id!r} open already")
+        row = self._free.pop() if self._free else self._rows
+        self._rows = max(self._rows, row + 1)
+        self._generation += 1
+        flow = MediaFlow(self, flow_id, row, self._generation, sink)
+        self._flows[flow_id] = self._by_row[row] = flow
+        self.command(
+            "open", row, flow.generation, random.getrandbits(32),
+            random.getrandbits(16) if sequence is None else sequence,
+            random.getrandbits(32) if timestamp is None else timestamp,
+        )  # fmt: skip
+        for (listener, other), gain in self._wanted.items():
+            if other == flow_id and listener in self._flows:
+                self.hear(self._flows[listener], other, gain)
+        return flow
+
+    # --- for flows --------------------------------------------------------------------------------------------------
+
+    def command(self, name: str, *args: object) -> None:
+        if self._worker is not None:
+            self._worker.command(name, args)
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes:
+        """`address` packed, and taken by `flow` from now on."""
+        try:
+            name = pack_address(self._family, *address)
+        except ConfigError as error:
+            raise MediaError(str(error)) from None
+        other = self._addresses.get(name)
+        if other is not None and other is not flow:
+            raise MediaError(
+                f"flow: expected an address of its own, found {address[0]}:{address[1]} in use by {other.id}"
+            )
+        self._release_address(flow)
+        self._addresses[name] = flow
+        return name
+
+    def figures(self, row: int) -> tuple[float, ...]:
+        """The last figures the tick published of a row."""
+        stats = self._worker.plane.stats if self._worker is not None else None
+        if stats is None or row >= len(stats):
+            return (0.0,) * len(STATS)
+        return tuple(stats[row].tolist())
+
+    def hear(self, flow: MediaFlow, other: str, gain: float) -> None:
+        """Now, or when `other` opens."""
+        if gain:
+            self._wanted[flow.id, other] = gain
+        else:
+            self._wanted.pop((flow.id, other), None)
+        heard = self._flows.get(other)
+        if heard is not None:
+            self.command("hear", flow.row, flow.generation, heard.row, gain)
+
+    def closed(self, flow: MediaFlow) -> None:
+        """`flow` is closed: nothing of it is delivered any more."""
+        del self._flows[flow.id]
+        self._release_address(flow)
+        for listener, other in [pair for pair in self._wanted if flow.id in pair]:
+            gain = self._wanted.pop((listener, other))
+            if other == flow.id and listener in self._flows:
+                self.command("hear", self._flows[listener].row, self._flows[listener].generation, flow.row, 0.0)
+                self._wanted[listener, other] = gain
+
+    def _release_address(self, flow: MediaFlow) -> None:
+        for name in [name for name, owner in self._addresses.items() if owner is flow]:
+            del self._addresses[name]
+
+    # --- from the tick ----------------------------------------------------------------------------------------------
+
+    def _post(self, report: Report) -> None:
+        """Called on the tick's thread."""
+        assert self._loop is not None
+        self._pending.append(report)
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: the service is going down
+            log.debug("media_report_after_close")
+
+    def _deliver(self) -> None:
+        """Bring what the tick reported to sinks and metrics, oldest first, a bounded share at a time."""
+        done = 0
+        while self._pending and done < _AT_ONCE:
+            report = self._pending[0]
+            chunks = report.chunks[:_AT_ONCE]
+            del report.chunks[:_AT_ONCE]
+            done += len(chunks)
+            for chunk in chunks:
+                flow = self._by_row.get(chunk.row)
+                if flow is None or flow.generation != chunk.generation or flow.is_closed:
+                    continue
+                audio = StreamAudio(self._encoding, self._sample_rate, chunk.payload)  # type: ignore[arg-type]
+                self._hand_up(flow, UplinkChunk(audio, chunk.timestamp_ms, chunk.received_at))
+            if not report.chunks:
+                self._pending.popleft()
+                self._observe(report)
+        if self._pending and self._loop is not None:
+            self._drop_old()
+            self._loop.call_soon(self._deliver)
+
+    def _hand_up(self, flow: MediaFlow, chunk: UplinkChunk) -> None:
+        """The boundary to whoever listens: a sink that fails must not silence the other legs."""
+        try:
+            flow.sink(chunk)
+        except Exception:
+            log.exception("uplink_sink_failed", extra={"flow": flow.id})
+            self._metrics.stream_dropped.inc()
+
+    def _drop_old(self) -> None:
+        waiting = sum(len(report.chunks) for report in self._pending)
+        while waiting > _PENDING_MAX and self._pending:
+            oldest = self._pending.popleft()
+            waiting -= len(oldest.chunks)
+            self._metrics.stream_dropped.inc(len(oldest.chunks))
+            self._observe(oldest)
+
+    def _observe(self, report: Report) -> None:
+        metrics = self._metrics
+        if report.packets_in:
+            metrics.rtp_packets.labels(direction="in").inc(report.packets_in)
+        if report.packets_out:
+            metrics.rtp_packets.labels(direction="out").inc(report.packets_out)
+        for reason, count in report.discarded.items():
+            metrics.rtp_discarded.labels(reason=reason).inc(count)
+        for seconds in report.lateness:
+            metrics.tick_lateness.observe(seconds)
+        for seconds in report.downlink:
+            metrics.downlink_latency.observe(seconds)
+        for row, generation, figures in report.closed:
+            flow = self._by_row.get(row)
+            if flow is None or flow.generation != generation:
+                continue
+            del self._by_row[row]
+            self._free.append(row)
+            quality = flow.finished(figures)
+            if quality.packets_received:
+                metrics.rtp_lost.inc(quality.packets_lost + quality.packets_late)
+                metrics.rtp_jitter.observe(quality.jitter_ms / 1000)
+                metrics.mos.observe(quality.mos)

@@ -1,0 +1,126 @@
+"""One leg as the rest of the service holds it: commands go to the tick, figures come from where the tick publishes them."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from kallglot_ari.audio.level import gain as factor
+from kallglot_ari.calls.interfaces import UplinkSink
+from kallglot_ari.calls.model import LegQuality, StreamAudio
+from kallglot_ari.errors import MediaError
+from kallglot_ari.media.legs import STATS
+from kallglot_ari.rtp import quality
+
+_GAIN_LIMIT_DB = 12.0
+_OWN_DELAY_MS = 20.0
+"""Packet time, which every leg adds before anything else."""
+
+
+class Owner(Protocol):
+    """What a flow needs of its engine."""
+
+    def command(self, name: str, *args: object) -> None: ...
+    def now(self) -> float: ...
+    def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes: ...
+    def figures(self, row: int) -> tuple[float, ...]: ...
+    def hear(self, flow: MediaFlow, other: str, gain: float) -> None: ...
+    def closed(self, flow: MediaFlow) -> None: ...
+
+
+def leg_quality(figures: tuple[float, ...]) -> LegQuality:
+    """The figures of `legs.STATS`, with R and MOS by the E-model (ITU-T G.107) for the received direction."""
+    f = dict(zip(STATS, figures, strict=True))
+    expected = f["received"] + f["lost"]
+    loss = 100.0 * (f["lost"] + f["late"]) / expected if expected else 0.0
+    r, mos = quality.rate(min(100.0, loss), _OWN_DELAY_MS + f["buffer"] * 1000)
+    return LegQuality(
+        packets_received=int(f["received"]),
+        packets_sent=int(f["sent"]),
+        packets_lost=int(f["lost"]),
+        packets_late=int(f["late"]),
+        packets_reordered=int(f["reordered"]),
+        jitter_ms=f["jitter"] * 1000,
+        buffer_ms=f["buffer"] * 1000,
+        concealed_ms=f["concealed"] * 1000,
+        drift_ppm=f["drift"],
+        level_dbfs=f["level"],
+        r_factor=r,
+        mos=mos,
+        backlog_ms=f["backlog"] * 1000,
+    )
+
+
+class MediaFlow:
+    """Implements `calls.interfaces.Flow`. Every method after `close` is harmless and does nothing."""
+
+    def __init__(self, owner: Owner, flow_id: str, row: int, generation: int, sink: UplinkSink) -> None:
+        self._owner = owner
+        self._id = flow_id
+        self.row = row
+        self.generation = generation
+        self.sink = sink
+        self._last: LegQuality | None = None
+
+    def __repr__(self) -> str:
+        return f"<MediaFlow {self._id} row {self.row}>"
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def is_closed(self) -> bool:
+        return self._last is not None
+
+    def connect(self, address: tuple[str, int]) -> None:
+        """Send to `address` from the next tick on, and take packets from nowhere else.
+
+        :raises MediaError: when it is no address, or another flow's.
+        """
+        if self._last is None:
+            self._command("connect", self._owner.address_of(self, address))
+
+    def play(self, source: str, audio: StreamAudio, received_at: float | None = None) -> None:
+        """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
+        at = self._owner.now() if received_at is None else received_at
+        self._command("play", source, audio.encoding, audio.sample_rate, audio.payload, at)
+
+    def flush(self, source: str | None = None) -> None:
+        self._command("flush", source)
+
+    def pause(self) -> None:
+        self._command("pause")
+
+    def resume(self) -> None:
+        self._command("resume")
+
+    def hear(self, other: str, gain_db: float | None) -> None:
+        """Hear flow `other`, now or as soon as it is there. :raises MediaError: for a gain past 12 dB, or for oneself."""
+        if other == self._id:
+            raise MediaError(f"hear: expected another flow, found the leg's own {other!r}")
+        if gain_db is not None and not (math.isfinite(gain_db) and gain_db <= _GAIN_LIMIT_DB):
+            raise MediaError(f"hear: expected a gain of at most {_GAIN_LIMIT_DB} dB, found {gain_db}")
+        if self._last is None:
+            self._owner.hear(self, other, 0.0 if gain_db is None else factor(gain_db))
+
+    def quality(self) -> LegQuality:
+        if self._last is not None:
+            return self._last
+        return leg_quality(self._owner.figures(self.row))
+
+    def close(self) -> LegQuality:
+        if self._last is None:
+            self._last = leg_quality(self._owner.figures(self.row))
+            self._command("close")
+            self._owner.closed(self)
+        return self._last
+
+    def finished(self, figures: tuple[float, ...]) -> LegQuality:
+        """The tick is through with this leg: its last figures."""
+        self._last = leg_quality(figures)
+        return self._last
+
+    def _command(self, name: str, *args: object) -> None:
+        if self._last is None or name == "close":
+            self._owner.command(name, self.row, self.generation, *args)

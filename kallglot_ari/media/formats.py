@@ -1,0 +1,33 @@
+"""Which format each leg's audio has between Asterisk and us, decided once, at the start."""
+
+from __future__ import annotations
+
+from kallglot_ari.audio.codecs import opus, registry
+from kallglot_ari.calls.interfaces import FlowFormat
+from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.settings import MediaSettings
+
+_FALLBACK = "g722"
+"""What wideband is answered with: a static payload type, which Asterisk takes on every channel."""
+
+
+def choose(settings: MediaSettings, encoding: str) -> FlowFormat:
+    """The format for a stream of `encoding`.
+
+    Asterisk drops every dynamic payload type on its way in (slin16, opus), so those are answered with G.722.
+
+    :raises ConfigError: when the format cannot work on this machine; says why and what to do.
+    """
+    name = settings.format
+    if name == "auto":
+        name = {"mulaw": "ulaw", "alaw": "alaw"}.get(encoding, "slin16")  # type: ignore[assignment]
+    if name == "opus" and not opus.available():
+        raise ConfigError(
+            "[media] format: opus needs the system's libopus, found none; install it (Debian: libopus0) or use slin16"
+        )
+    try:
+        codec = registry.get(name)
+        registry.stream_sample_bytes(encoding)
+    except MediaError as error:
+        raise ConfigError(f"[media] format: {error}") from error
+    return FlowFormat(asterisk=name, receive=name, send=name if codec.send_type is not None else _FALLBACK)

@@ -1,0 +1,384 @@
+"""From Asterisk to the stream: a block of datagrams in, chunks of `chunk_ms` out.
+
+The fast path takes every packet that comes in its turn, for all legs in one go. Whatever is not in its turn (the first packet, reordering, loss,
+silence, a new source, odd sizes, codecs with memory) goes through a `JitterBuffer` and an `UplinkVoice` of its leg, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.audio.frame import FRAME_MS, Pcm
+from kallglot_ari.errors import MediaError
+from kallglot_ari.media.legs import RTP_HEADER, Legs
+from kallglot_ari.media.udp import Block
+from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
+from kallglot_ari.rtp.jitter import CREEP, FORGET, Heard, JitterBuffer
+from kallglot_ari.rtp.packet import RtpPacket
+from kallglot_ari.rtp.sequence import signed_distance
+
+_HISTORY_MS = 60
+_WINDOW = 5.0
+"""Seconds over which the least delay is taken, for the drift."""
+_PATH_CHANGE = 0.010
+"""A least delay that moves by more than this between two windows is another path, not another clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Sound of one leg for the stream: leg row and generation, start in ms, when its first packet came, stream bytes."""
+
+    row: int
+    generation: int
+    timestamp_ms: int
+    received_at: float
+    payload: bytes
+
+
+class Listen:
+    """The uplink of all legs."""
+
+    def __init__(
+        self, codec: Codec, encoding: str, rate: int, chunk_ms: int, *, jitter_min_ms: int, jitter_max_ms: int
+    ) -> None:
+        self._codec = codec
+        self._encoding = encoding
+        self._rate = rate
+        self._frame_in = codec.frame_bytes
+        self._step = codec.timestamp_step
+        self._frame = self.frame_bytes = stream_frame_bytes(encoding, rate)
+        self._second = self._frame * 1000 // FRAME_MS
+        self._chunk = self._frame * (chunk_ms // FRAME_MS)
+        self._convert = block_converter(codec, encoding, rate)
+        self._silence = silence_byte(encoding)
+        self._bounds = (jitter_min_ms, jitter_max_ms)
+        chunks = max(1, -(-_HISTORY_MS // chunk_ms))
+        self.uplink_bytes = self._chunk * chunks
+        """Bytes a row of `Legs.uplink` needs."""
+        self._buffers: dict[int, JitterBuffer] = {}
+        self._voices: dict[int, UplinkVoice] = {}
+        self._candidates: dict[int, tuple[int, int]] = {}
+        self._waiting: set[int] = set()
+        """Legs whose buffer holds packets back."""
+        self.taps: dict[int, list[Callable[[Pcm], None]]] = {}
+        """Who hears a leg's own voice."""
+        self.discarded: Counter[str] = Counter()
+        self.chunks: list[Chunk] = []
+        """Complete since the caller last took them."""
+
+    # --- a block of datagrams ---------------------------------------------------------------------------------------
+
+    def block(self, legs: Legs, block: Block, count: int, now: float) -> None:
+        """Take `count` rows of `block`."""
+        rows_of = legs.lookup(block.name[:count])
+        self._count_if("address", int(np.count_nonzero(rows_of < 0)))
+        length = block.length[:count]
+        header = np.ascontiguousarray(block.data[:count, :RTP_HEADER])
+        words = header.view(">u4").astype(np.int64)
+        sequence = words[:, 0] & 0xFFFF
+        timestamp, ssrc = words[:, 1], words[:, 2]
+        plain = (
+            (header[:, 0] == 0x80)
+            & ((header[:, 1] & 0x7F) == self._codec.receive_type)
+            & (length == RTP_HEADER + self._frame_in)
+        )
+        pending = np.flatnonzero(rows_of >= 0)
+        while pending.size:
+            # the first datagram of each leg; a leg's further ones wait for the next round, so that order is kept
+            legs_here, first = np.unique(rows_of[pending], return_index=True)
+            these = pending[first]
+            in_turn = (
+                plain[these]
+                & legs.smooth[legs_here]
+                & (ssrc[these] == legs.ssrc[legs_here])
+                & (sequence[these] == legs.next_sequence[legs_here])
+                & (timestamp[these] == legs.next_timestamp[legs_here])
+            )
+            if in_turn.any():
+                chosen = these[in_turn]
+                payload = block.data[chosen, RTP_HEADER : RTP_HEADER + self._frame_in]
+                self._in_turn(legs, legs_here[in_turn], payload, block.arrival[chosen])
+            for row, at in zip(legs_here[~in_turn].tolist(), these[~in_turn].tolist(), strict=True):
+                data = block.data[at, : length[at]].tobytes()
+                self.datagram(legs, row, data, float(block.arrival[at]), now)
+            if these.size == pending.size:
+                break
+            pending = np.setdiff1d(pending, these, assume_unique=True)
+
+    def _in_turn(
+        self, legs: Legs, rows: NDArray[np.int64], payload: NDArray[np.uint8], arrival: NDArray[np.float64]
+    ) -> None:
+        assert self._convert is not None
+        rate = self._codec.clock_rate
+        position = legs.next_position[rows]
+        elapsed = np.maximum(arrival - legs.seen[rows], 0.0)
+        at = position / rate
+        base = np.minimum(legs.base[rows] + CREEP * elapsed, arrival - at)
+        legs.base[rows] = base
+        forgotten = legs.spread[rows] * (1.0 - np.minimum(1.0, elapsed / FORGET))
+        legs.spread[rows] = np.maximum(arrival - base - at, forgotten)
+        legs.seen[rows] = np.maximum(legs.seen[rows], arrival)
+        transit = arrival - at
+        moved = np.nan_to_num(np.abs(transit - legs.transit[rows]))  # not a number: the first one
+        legs.jitter[rows] += (moved - legs.jitter[rows]) / 16.0
+        legs.transit[rows] = transit
+        legs.window_min[rows] = np.minimum(legs.window_min[rows], transit)
+        legs.next_sequence[rows] = (legs.next_sequence[rows] + 1) & 0xFFFF
+        legs.next_timestamp[rows] = (legs.next_timestamp[rows] + self._step) & 0xFFFFFFFF
+        legs.next_position[rows] = position + self._step
+        legs.emitted[rows] += self._step
+        legs.received[rows] += 1
+        legs.expected[rows] += 1
+        self._append_block(legs, rows, self._convert(payload), arrival)
+        if self.taps and legs.tapped[rows].any():
+            for row, data in zip(rows.tolist(), payload, strict=True):
+                if legs.tapped[row]:
+                    self._tap(row, self._codec.decoder().decode(data.tobytes()))
+
+    def _append_block(
+        self, legs: Legs, rows: NDArray[np.int64], data: NDArray[np.uint8], arrival: NDArray[np.float64]
+    ) -> None:
+        paused = legs.paused[rows]
+        if paused.any():
+            legs.clock[rows[paused]] += self._frame
+            rows, data, arrival = rows[~paused], data[~paused], arrival[~paused]
+        fill = legs.fill[rows]
+        fresh = fill % self._chunk == 0
+        begun = rows[fresh]
+        legs.chunk_start[begun] = legs.clock[begun]
+        legs.chunk_at[begun] = arrival[fresh]
+        frames = legs.uplink.reshape(legs.capacity, -1, self._frame)
+        frames[rows, fill // self._frame] = data
+        fill += self._frame
+        legs.clock[rows] += self._frame
+        full = fill % self._chunk == 0
+        if full.any():
+            done, end = rows[full], fill[full]
+            chunks = legs.uplink.reshape(legs.capacity, -1, self._chunk)[done, end // self._chunk - 1]
+            for row, payload in zip(done.tolist(), chunks, strict=True):
+                self._emit(legs, row, payload.tobytes())
+        legs.fill[rows] = fill % self.uplink_bytes
+
+    # --- one at a time ----------------------------------------------------------------------------------------------
+
+    def datagram(self, legs: Legs, row: int, data: bytes, at: float, now: float) -> None:
+        """One datagram of the leg in `row`, whatever it is."""
+        if not data:
+            self.discarded["truncated"] += 1
+            return
+        try:
+            packet = RtpPacket.parse(data)
+        except MediaError:
+            self.discarded["malformed"] += 1
+            return
+        if packet.payload_type != self._codec.receive_type or not packet.payload:
+            self.discarded["payload_type" if packet.payload else "empty"] += 1
+            return
+        if packet.ssrc != legs.ssrc[row] and not self._adopt(legs, row, packet):
+            return
+        buffer = self._load(legs, row)
+        self._account(legs, row, packet, at, buffer)
+        ticks = self._codec.ticks(len(packet.payload))
+        verdict = buffer.push(packet, at, ticks)
+        if verdict == "late":
+            legs.late[row] += 1
+        if verdict:
+            self.discarded[verdict] += 1
+        self._drain(legs, row, buffer, now)
+
+    def _adopt(self, legs: Legs, row: int, packet: RtpPacket) -> bool:
+        """Whether a packet of a source not known here begins a new one: the very first at once, later ones when two agree."""
+        if packet.ssrc == legs.barred[row]:
+            self.discarded["previous_call"] += 1
+            return False
+        if legs.ssrc[row] >= 0:
+            before = self._candidates.get(row)
+            self._candidates[row] = (packet.ssrc, packet.sequence)
+            if before != (packet.ssrc, (packet.sequence - 1) & 0xFFFF):
+                self.discarded["ssrc"] += 1
+                return False
+            del self._candidates[row]
+        buffer = self._buffers.get(row)
+        if buffer is not None:
+            buffer.restart()
+        legs.started[row] = legs.smooth[row] = False
+        legs.transit[row] = np.nan
+        legs.ssrc[row] = packet.ssrc
+        return True
+
+    def _account(self, legs: Legs, row: int, packet: RtpPacket, at: float, buffer: JitterBuffer) -> None:
+        """Loss, order and jitter of a packet that may be out of turn (RFC 3550 §6.4.1, Appendix A)."""
+        legs.received[row] += 1
+        if not buffer.started:
+            legs.expected[row] += 1
+            return
+        t = buffer.timing
+        position = t.next_position + signed_distance(packet.timestamp, t.next_timestamp, 32)
+        transit = at - position / self._codec.clock_rate
+        if not np.isnan(legs.transit[row]):
+            legs.jitter[row] += (abs(transit - legs.transit[row]) - legs.jitter[row]) / 16.0
+        legs.transit[row] = transit
+        ahead = signed_distance(packet.sequence, t.next_sequence, 16)
+        if ahead < 0 or ahead < buffer.furthest:
+            legs.reordered[row] += 1
+
+    def _load(self, legs: Legs, row: int) -> JitterBuffer:
+        buffer = self._buffers.get(row)
+        if buffer is None:
+            low, high = self._bounds
+            buffer = self._buffers[row] = JitterBuffer(self._codec.clock_rate, self._step, low, high)
+        t = buffer.timing
+        t.next_sequence = int(legs.next_sequence[row])
+        t.next_timestamp = int(legs.next_timestamp[row])
+        t.next_position = int(legs.next_position[row])
+        t.emitted = int(legs.emitted[row])
+        t.base, t.spread, t.seen = float(legs.base[row]), float(legs.spread[row]), float(legs.seen[row])
+        buffer.started = bool(legs.started[row])
+        return buffer
+
+    def _store(self, legs: Legs, row: int, buffer: JitterBuffer) -> None:
+        t = buffer.timing
+        legs.next_sequence[row], legs.next_timestamp[row] = t.next_sequence, t.next_timestamp
+        legs.next_position[row], legs.emitted[row] = t.next_position, t.emitted
+        legs.base[row], legs.spread[row], legs.seen[row] = t.base, t.spread, t.seen
+        legs.started[row] = buffer.started
+        voice = self._voices.get(row)
+        legs.smooth[row] = (
+            self._convert is not None
+            and buffer.started
+            and not buffer.held
+            and not (voice is not None and voice.concealing)
+            and t.emitted >= t.next_position
+            and legs.fill[row] % self._frame == 0
+        )
+        if legs.smooth[row]:
+            self._voices.pop(row, None)
+        if buffer.held:
+            self._waiting.add(row)
+        else:
+            self._waiting.discard(row)
+
+    def _drain(self, legs: Legs, row: int, buffer: JitterBuffer, now: float) -> None:
+        """Take out of the buffer what its time has come."""
+        sequence = buffer.timing.next_sequence
+        while (item := buffer.pop(now)) is not None:
+            voice = self._voice(legs, row)
+            if isinstance(item, Heard):
+                try:
+                    sound = voice.heard(item.packet.payload)
+                except MediaError:
+                    self.discarded["malformed"] += 1
+                    sound = voice.lost(self._step)
+                self._append(legs, row, sound, item.at)
+            elif item.kind == "lost":
+                legs.concealed[row] += item.ticks / self._codec.clock_rate
+                self._append(legs, row, voice.lost(item.ticks, buffer.following()), now)
+            else:
+                self._append(legs, row, voice.nothing(item.ticks), now)
+            if self.taps and legs.tapped[row]:
+                self._tap(row, voice.pcm)
+        if buffer.expired:
+            legs.late[row] += buffer.expired
+            self.discarded["late"] += buffer.expired
+            buffer.expired = 0
+        passed = (buffer.timing.next_sequence - sequence) & 0xFFFF
+        if buffer.restarts:
+            buffer.restarts = 0
+            legs.expected[row] += 1
+        elif legs.started[row]:
+            legs.expected[row] += passed
+        self._store(legs, row, buffer)
+
+    def _voice(self, legs: Legs, row: int) -> UplinkVoice:
+        voice = self._voices.get(row)
+        if voice is None:
+            voice = self._voices[row] = UplinkVoice(self._codec, self._encoding, self._rate)
+            if self._convert is not None and legs.clock[row]:
+                fill = int(legs.fill[row])
+                voice.remember(np.roll(legs.uplink[row], -fill).tobytes())
+        return voice
+
+    def overdue(self, legs: Legs, now: float) -> None:
+        """Let time go on for legs from which nothing has come: call once a tick."""
+        low, high = self._bounds
+        rows = np.flatnonzero(legs.started & legs.connected)
+        target = np.minimum(np.maximum(legs.spread[rows], low / 1000), high / 1000)
+        behind = (now - legs.base[rows] - target) * self._codec.clock_rate - legs.emitted[rows]
+        late = rows[behind >= self._step].tolist()
+        for row in self._waiting.union(late) if self._waiting else late:
+            self._drain(legs, row, self._load(legs, row), now)
+
+    def _append(self, legs: Legs, row: int, sound: bytes, at: float) -> None:
+        """Add stream bytes to a leg's chunk."""
+        if legs.paused[row]:
+            legs.clock[row] += len(sound)
+            return
+        data = np.frombuffer(sound, dtype=np.uint8)
+        done = 0
+        while done < data.size:
+            fill = int(legs.fill[row])
+            if fill % self._chunk == 0:
+                legs.chunk_start[row] = legs.clock[row]
+                legs.chunk_at[row] = at
+            take = min(data.size - done, self._chunk - fill % self._chunk)
+            legs.uplink[row, fill : fill + take] = data[done : done + take]
+            done += take
+            fill += take
+            legs.clock[row] += take
+            if fill % self._chunk == 0:
+                self._emit(legs, row, legs.uplink[row, fill - self._chunk : fill].tobytes())
+            legs.fill[row] = fill % self.uplink_bytes
+
+    def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
+        start_ms = int(legs.chunk_start[row]) * 1000 // self._second
+        self.chunks.append(Chunk(row, int(legs.generation[row]), start_ms, float(legs.chunk_at[row]), payload))
+
+    # --- control ----------------------------------------------------------------------------------------------------
+
+    def pause(self, legs: Legs, row: int, now: float) -> None:
+        """Hold: what is begun goes up, filled with silence; what is said from now on does not."""
+        fill = int(legs.fill[row]) % self._chunk
+        if fill and not legs.paused[row]:
+            self._append(legs, row, bytes([self._silence]) * (self._chunk - fill), now)
+            legs.clock[row] -= self._chunk - fill
+        legs.paused[row] = True
+
+    def close(self, row: int) -> None:
+        """Forget a leg."""
+        self._buffers.pop(row, None)
+        self._voices.pop(row, None)
+        self._candidates.pop(row, None)
+        self._waiting.discard(row)
+        self.taps.pop(row, None)
+
+    def _tap(self, row: int, pcm: Pcm) -> None:
+        for listener in self.taps.get(row, ()):
+            listener(pcm)
+
+    def _count_if(self, reason: str, count: int) -> None:
+        if count:
+            self.discarded[reason] += count
+
+    def drift(self, legs: Legs, now: float) -> None:
+        """Compare least delays a window apart: by how much the sender's clock and ours go differently (parts per million)."""
+        rows = np.flatnonzero(legs.started & (legs.window_end <= now))
+        if not rows.size:
+            return
+        least = legs.window_min[rows]
+        valid = np.isfinite(least)
+        since, origin = legs.drift_since[rows], legs.drift_from[rows]
+        expected = origin + legs.drift[rows] * 1e-6 * (now - since)
+        fresh = valid & (np.isnan(origin) | (np.abs(least - expected) > _PATH_CHANGE))
+        legs.drift_from[rows[fresh]] = least[fresh]
+        legs.drift_since[rows[fresh]] = now
+        going = valid & ~fresh & (now - since >= _WINDOW)
+        # a sender whose clock is fast arrives earlier and earlier against its own timestamps
+        legs.drift[rows[going]] = -(least[going] - origin[going]) / (now - since[going]) * 1e6
+        legs.window_min[rows] = np.inf
+        legs.window_end[rows] = now + _WINDOW

@@ -1,0 +1,260 @@
+"""The tick: every 10 ms what has come is taken in for all legs, and half of them are sent their packet. Owned by one thread or process."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs import registry
+from kallglot_ari.audio.level import FLOOR_DBFS
+from kallglot_ari.calls.interfaces import FlowFormat
+from kallglot_ari.errors import MediaError
+from kallglot_ari.media.legs import STATS, Legs
+from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.speak import Speak
+from kallglot_ari.media.udp import Block, Socket
+from kallglot_ari.settings import MediaSettings
+
+log = logging.getLogger(__name__)
+
+TICK = 0.010
+"""Seconds between two ticks."""
+PHASES = 2
+"""Ticks in a packet time: each leg is sent its packet on one of them, so that the load is even and nobody waits long."""
+_PUBLISH = 10
+"""Ticks between two publications of the figures."""
+_RETIRED = 10.0
+"""Seconds for which packets of a closed leg's source are still known to be the last call's."""
+
+Command: TypeAlias = tuple[str, tuple[object, ...]]
+"""Name of a method of `Plane`, and its arguments."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What happened in a tick, for the event loop."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    discarded: Counter[str] = field(default_factory=Counter)
+    packets_in: int = 0
+    packets_out: int = 0
+    downlink: list[float] = field(default_factory=list)
+    """Latencies of talkspurts that began, in seconds."""
+    lateness: list[float] = field(default_factory=list)
+    """How late the ticks were, in seconds."""
+    closed: list[tuple[int, int, tuple[float, ...]]] = field(default_factory=list)
+    """Legs that ended: row, generation, last figures."""
+
+
+class Plane:
+    """All legs, one socket. Every method runs on the owner's thread."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        form: FlowFormat,
+        settings: MediaSettings,
+        *,
+        encoding: str,
+        sample_rate: int,
+        chunk_ms: int,
+    ) -> None:
+        receive, send = registry.get(form.receive), registry.get(form.send)
+        assert send.send_type is not None
+        self._socket = socket
+        self._block = Block()
+        self._listen = Listen(
+            receive, encoding, sample_rate, chunk_ms,
+            jitter_min_ms=settings.jitter_min_ms, jitter_max_ms=settings.jitter_max_ms,
+        )  # fmt: skip
+        self._speak = Speak(send, settings.backlog_max_ms)
+        self.legs = Legs(
+            uplink_bytes=self._listen.uplink_bytes,
+            frame_bytes=send.frame_bytes,
+            silence=self._speak.silence,
+            payload_type=send.send_type,
+        )
+        self._encoding = encoding
+        self._retired: dict[bytes, tuple[int, float]] = {}
+        self._due: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * PHASES
+        self._beat = 0
+        self._now = 0.0
+        self._dropped = 0
+        self.report = Report()
+        self.stats: NDArray[np.float64] = np.zeros((self.legs.capacity, len(STATS)))
+        """Figures of every row, columns as in `legs.STATS`; replaced when more rows are needed."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no leg at all."""
+        return not self._speak.speech
+
+    # --- the tick ---------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, *, skipped: int = 0) -> None:
+        """One beat: receive, let time go on, send. `skipped` beats before this one were given up after a stall."""
+        self._now = now
+        self.receive(now)
+        self._listen.overdue(self.legs, now)
+        for beat in range(self._beat, self._beat + skipped):
+            self._speak.skip(self.legs, self._due[beat % PHASES], 1)
+        self._beat += skipped
+        self.report.packets_out += self._speak.send(self.legs, self._socket, self._due[self._beat % PHASES], now)
+        self._beat += 1
+        if self._beat % _PUBLISH == 0:
+            self._listen.drift(self.legs, now)
+            self.publish()
+
+    def receive(self, now: float) -> None:
+        """Take in everything that has come."""
+        for _ in range(64):  # a flood must not keep the rest waiting
+            count = self._socket.receive(self._block, now)
+            if count:
+                self.report.packets_in += count
+                self._listen.block(self.legs, self._block, count, now)
+            if count < len(self._block.length):
+                break
+        if self._socket.dropped != self._dropped:
+            self.report.discarded["socket_full"] += (self._socket.dropped - self._dropped) & 0xFFFFFFFF
+            self._dropped = self._socket.dropped
+
+    def take(self) -> Report | None:
+        """What happened since the last call, or None if nothing did."""
+        report = self.report
+        report.chunks, self._listen.chunks = self._listen.chunks, []
+        if self._listen.discarded:
+            report.discarded.update(self._listen.discarded)
+            self._listen.discarded.clear()
+        if self._speak.latencies:
+            report.downlink, self._speak.latencies = self._speak.latencies, []
+        if not (report.chunks or report.closed or report.downlink or self._beat % _PUBLISH == 0):
+            return None
+        self.report = Report()
+        return report
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def execute(self, name: str, args: tuple[object, ...], now: float) -> None:
+        """Run a command; one that makes no sense any more (its leg is gone) is dropped."""
+        self._now = now
+        if name != "open" and not self._is_current(args):
+            return
+        getattr(self, f"do_{name}")(*args)
+
+    def _is_current(self, args: tuple[object, ...]) -> bool:
+        row, generation = args[0], args[1]
+        assert isinstance(row, int)
+        return row < self.legs.capacity and bool(self.legs.used[row]) and self.legs.generation[row] == generation
+
+    def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
+        counts = [rows.size for rows in self._due]
+        self.legs.open(
+            row, generation, ssrc=ssrc, sequence=sequence, timestamp=timestamp, phase=counts.index(min(counts))
+        )
+        self._speak.open(row)
+        if len(self.stats) < self.legs.capacity:
+            grown = np.zeros((self.legs.capacity, len(STATS)))
+            grown[: len(self.stats)] = self.stats
+            self.stats = grown
+        self.stats[row] = 0.0
+        self._schedule()
+
+    def do_connect(self, row: int, generation: int, name: bytes) -> None:
+        retired = self._retired.pop(name, None)
+        if retired is not None and retired[1] > self._now:
+            self.legs.barred[row] = retired[0]
+        self.legs.connect(row, name)
+        self._schedule()
+
+    def do_play(
+        self, row: int, generation: int, source: str, encoding: str, rate: int, payload: bytes, received_at: float
+    ) -> None:
+        try:
+            dropped = self._speak.play(self.legs, row, source, encoding, rate, payload, self._now, received_at)
+        except (MediaError, ValueError):
+            self.report.discarded["speech_unusable"] += 1
+            return
+        if dropped:
+            self.report.discarded["speech_backlog"] += dropped
+
+    def do_flush(self, row: int, generation: int, source: str | None) -> None:
+        self._speak.flush(self.legs, row, source)
+
+    def do_pause(self, row: int, generation: int) -> None:
+        self._listen.pause(self.legs, row, self._now)
+
+    def do_resume(self, row: int, generation: int) -> None:
+        self.legs.paused[row] = False
+
+    def do_hear(self, row: int, generation: int, other: int, gain: float) -> None:
+        """`other` is a row; `gain` a factor, 0 for no longer."""
+        before = self._speak.speech[row].voices.get(other)
+        self._speak.hear(self.legs, row, other, gain)
+        voice = self._speak.speech[row].voices.get(other)
+        if voice is not None and voice is not before:
+            self._listen.taps.setdefault(other, []).append(voice.put)
+            self.legs.tapped[other] = True
+
+    def do_close(self, row: int, generation: int) -> None:
+        legs = self.legs
+        if legs.connected[row]:
+            ssrc = int(legs.ssrc[row])
+            if ssrc >= 0:
+                self._retired[legs.name_of(row)] = (ssrc, self._now + _RETIRED)
+        self._retired = {name: kept for name, kept in self._retired.items() if kept[1] > self._now}
+        self.publish()
+        figures = tuple(self.stats[row].tolist())
+        self._listen.close(row)
+        self._speak.close(row)
+        legs.close(row)
+        self._schedule()
+        self.report.closed.append((row, generation, figures))
+
+    def _schedule(self) -> None:
+        legs = self.legs
+        self._due = [np.flatnonzero(legs.connected & (legs.phase == phase)) for phase in range(PHASES)]
+
+    # --- figures ----------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Write the figures of every leg to `stats`."""
+        legs = self.legs
+        rows = np.flatnonzero(legs.used)
+        if not rows.size:
+            return
+        stats = self.stats
+        target = np.maximum(legs.spread[rows], 0.0)
+        columns: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {
+            "received": legs.received[rows],
+            "sent": legs.sent[rows],
+            "lost": np.maximum(legs.expected[rows] - legs.received[rows], 0),
+            "late": legs.late[rows],
+            "reordered": legs.reordered[rows],
+            "jitter": legs.jitter[rows],
+            "buffer": target,
+            "concealed": legs.concealed[rows],
+            "drift": legs.drift[rows],
+            "level": self._levels(rows),
+        }
+        for name, values in columns.items():
+            stats[rows, STATS.index(name)] = values
+        stats[:, STATS.index("backlog")] = 0.0
+        for row in rows[legs.talk[rows]].tolist():
+            stats[row, STATS.index("backlog")] = self._speak.backlog(legs, row) * TICK * PHASES
+
+    def _levels(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The level of each leg's last 20 ms in dBFS."""
+        legs = self.legs
+        step = self._listen.frame_bytes
+        frames = legs.uplink.reshape(legs.capacity, -1, step)
+        last = frames[rows, (legs.fill[rows] // step - 1) % frames.shape[1]]
+        pcm = registry.stream_to_pcm(self._encoding, last.tobytes()).astype(np.float32).reshape(rows.size, -1)
+        power = np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1] / 32768.0**2
+        legs.power[rows] += (power - legs.power[rows]) * 0.3
+        levels: NDArray[np.float64] = np.maximum(FLOOR_DBFS, 10 * np.log10(np.maximum(legs.power[rows], 1e-12)))
+        return levels

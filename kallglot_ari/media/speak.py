@@ -1,0 +1,130 @@
+"""From the stream to Asterisk: one packet for every connected leg every 20 ms, for ever, speech where there is some."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs
+from kallglot_ari.media.speech import Speech, silent_payload
+from kallglot_ari.media.udp import Socket
+from kallglot_ari.rtp.playout import Prebuffer
+
+
+class Speak:
+    """The downlink of all legs."""
+
+    def __init__(self, codec: Codec, backlog_max_ms: int) -> None:
+        self._codec = codec
+        self._step = codec.timestamp_step
+        self._backlog_max_ms = backlog_max_ms
+        self.silence = silent_payload(codec)
+        self._silence = np.frombuffer(self.silence, dtype=np.uint8)
+        self._prebuffer = Prebuffer()
+        self.speech: dict[int, Speech] = {}
+        self.latencies: list[float] = []
+        """Seconds from a talkspurt's arrival to its first packet, since the caller last took them."""
+        self.underruns = 0
+
+    def open(self, row: int) -> None:
+        self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms)
+
+    def close(self, row: int) -> None:
+        self.speech.pop(row, None)
+
+    def play(self, legs: Legs, row: int, source: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:  # fmt: skip
+        """Queue speech; the frames dropped. Raises as `Speech.play` does."""
+        speech = self.speech[row]
+        alone = speech.alone
+        dropped = speech.play(source, encoding, rate, payload, now, received_at)
+        if alone and not speech.alone:
+            self._unstage(legs, row, speech)
+        legs.talk[row] = True
+        return dropped
+
+    def flush(self, legs: Legs, row: int, source: str | None) -> None:
+        speech = self.speech[row]
+        self._unstage(legs, row, speech)
+        speech.flush(source)
+
+    def hear(self, legs: Legs, row: int, other: int, gain: float) -> None:
+        """Let `row` hear `other`'s own voice. The caller connects the voice to the other leg's sound."""
+        speech = self.speech[row]
+        self._unstage(legs, row, speech)
+        speech.hear(other, gain)
+        legs.talk[row] = legs.talk[row] or speech.active
+
+    def _unstage(self, legs: Legs, row: int, speech: Speech) -> None:
+        """Take back what lies ready but is not sent. Only plain frames are ever staged ahead, so they are the source's own bytes."""
+        count = int(legs.count[row])
+        if count:
+            at = (int(legs.head[row]) + np.arange(count)) % STAGED
+            speech.put_back(legs.staged[row, at].tobytes())
+            legs.count[row] = 0
+
+    def send(self, legs: Legs, socket: Socket, rows: NDArray[np.int64], now: float) -> int:
+        """Send one frame for each of `rows`; the packets the kernel took."""
+        if not rows.size:
+            return 0
+        for row in rows[legs.talk[rows] & (legs.count[rows] == 0)].tolist():
+            self._refill(legs, row, now)
+        has = legs.count[rows] > 0
+        data = legs.outbox.data
+        if has.any():
+            talking = rows[has]
+            head = legs.head[talking]
+            data[talking, RTP_HEADER:] = legs.staged[talking, head]
+            legs.head[talking] = (head + 1) % STAGED
+            legs.count[talking] -= 1
+            legs.silent[talking] = False
+        quiet = rows[~has]
+        hush = quiet[~legs.silent[quiet]]
+        if hush.size:
+            data[hush, RTP_HEADER:] = self._silence
+            legs.silent[hush] = True
+        marker = has & ~legs.speaking[rows]
+        legs.speaking[rows] = has
+        self._number(legs, rows, marker)
+        sent = socket.send(legs.outbox, rows)
+        legs.sent[rows] += 1
+        return sent
+
+    def _number(self, legs: Legs, rows: NDArray[np.int64], marker: NDArray[np.bool_]) -> None:
+        """Write marker, sequence number and timestamp, and move them on (RFC 3550 §5.1)."""
+        data = legs.outbox.data
+        sequence, timestamp = legs.sequence[rows], legs.timestamp[rows]
+        assert self._codec.send_type is not None
+        data[rows, 1] = self._codec.send_type | (marker.astype(np.uint8) << 7)
+        figures = np.empty((rows.size, 6), dtype=np.uint8)
+        figures[:, :2] = sequence.astype(">u2").view(np.uint8).reshape(-1, 2)
+        figures[:, 2:] = timestamp.astype(">u4").view(np.uint8).reshape(-1, 4)
+        data[rows, 2:8] = figures
+        legs.sequence[rows] = (sequence + 1) & 0xFFFF
+        legs.timestamp[rows] = (timestamp + self._step) & 0xFFFFFFFF
+
+    def _refill(self, legs: Legs, row: int, now: float) -> None:
+        speech = self.speech[row]
+        frames = speech.plain(now, STAGED)
+        if not frames:
+            frame = speech.next(now)
+            if frame is None:
+                legs.talk[row] = speech.active
+                return
+            frames = [frame]
+        head = int(legs.head[row])
+        for i, frame in enumerate(frames):
+            legs.staged[row, (head + i) % STAGED] = np.frombuffer(frame, dtype=np.uint8)
+        legs.count[row] = len(frames)
+        if speech.started_at:
+            self.latencies.extend(now - at for at in speech.started_at)
+            speech.started_at.clear()
+
+    def skip(self, legs: Legs, rows: NDArray[np.int64], frames: int) -> None:
+        """Time that passed unsent after a stall: the timestamps move on."""
+        legs.timestamp[rows] = (legs.timestamp[rows] + frames * self._step) & 0xFFFFFFFF
+
+    def backlog(self, legs: Legs, row: int) -> float:
+        """Frames that wait to be played by a leg."""
+        speech = self.speech.get(row)
+        return (speech.queued_frames if speech else 0.0) + float(legs.count[row])

@@ -1,0 +1,366 @@
+"""What one leg is to hear: translated speech that comes in bursts, and other parties' own voices, as frames of 20 ms.
+
+Speech waits here, deep and bounded; what goes out is one frame at a time. A talkspurt begins after a short wait (see `rtp.playout`), is carried over
+a gap by repeating its last pitch periods, and ends when nothing has come for two frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from kallglot_ari.audio.codecs import g711, registry
+from kallglot_ari.audio.codecs.base import Codec, Encoder
+from kallglot_ari.audio.conceal import Concealer
+from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence, to_pcm
+from kallglot_ari.audio.mix import Mixer, ramp
+from kallglot_ari.audio.resample import Resampler
+from kallglot_ari.rtp.playout import Prebuffer
+
+_BURST_MS = 200
+"""With so much of it there a talkspurt begins at once: it did not come at the pace of speech."""
+_CARRY_FRAMES = 2
+"""Frames of repetition before a talkspurt is over."""
+_FADE_MS = 10
+_SETTLE_FRAMES = 10
+"""Frames an encoder with memory is fed silence after speech, before one fixed silent frame is sent for it."""
+_HEARD_TARGET, _HEARD_MOST = 2, 5
+"""Frames of another leg's own voice: how many to wait for, and how many at most."""
+
+_MAX_RATE = 192000
+
+
+class Source:
+    """The queue of one speaker. Unit: the bytes of a frame as `Speech` stores them, G.711 or 16-bit samples."""
+
+    def __init__(self, codec: Codec, unit: int) -> None:
+        self._codec = codec
+        self._law = unit == codec.frame_bytes and codec.name in ("ulaw", "alaw")
+        self._unit = unit
+        self._parts: deque[bytes] = deque()
+        self._offset = 0
+        self.size = 0
+        self.started = False
+        self.first_at = 0.0
+        """When the talkspurt's first piece came."""
+        self.received_at = 0.0
+        self.queued = 0
+        """Bytes that came in this talkspurt."""
+        self._recent: deque[bytes] = deque(maxlen=3)
+        self._concealer: Concealer | None = None
+        self._carried = 0
+        self._resampler: Resampler | None = None
+        self._ending = False
+        """Flushed: what is left is the last of this talkspurt."""
+
+    def convert(self, encoding: str, rate: int, payload: bytes) -> bytes:
+        """Stream bytes as stored bytes. :raises MediaError: when they are none. :raises ValueError: for an impossible rate."""
+        same = {"ulaw": "mulaw", "alaw": "alaw"}.get(self._codec.name)
+        if self._law and rate == 8000 and encoding == same:
+            return payload
+        if self._law and rate == 8000 and encoding in ("mulaw", "alaw"):
+            table = g711.ULAW_TO_ALAW if encoding == "mulaw" else g711.ALAW_TO_ULAW
+            return table[np.frombuffer(payload, dtype=np.uint8)].tobytes()
+        pcm = registry.stream_to_pcm(encoding, payload)
+        if rate != self._codec.sample_rate:
+            if self._resampler is None or self._resampler.source_rate != rate:
+                self._resampler = Resampler(rate, self._codec.sample_rate)
+            pcm = self._resampler.process(pcm)
+        return self.store(pcm)
+
+    def store(self, pcm: Pcm) -> bytes:
+        """Samples as stored bytes."""
+        return self._codec.encoder().encode(pcm) if self._law else pcm.tobytes()
+
+    def pcm(self, data: bytes) -> Pcm:
+        """Stored bytes as samples."""
+        return self._codec.decoder().decode(data) if self._law else np.frombuffer(data, dtype=np.int16)
+
+    def put(self, data: bytes) -> None:
+        if data:
+            self._parts.append(data)
+            self.size += len(data)
+            self.queued += len(data)
+            self._ending = False
+
+    def put_back(self, data: bytes) -> None:
+        """Return what was taken last; it is next again."""
+        if self._offset:
+            self._parts[0] = self._parts[0][self._offset :]
+            self._offset = 0
+        if data:
+            self._parts.appendleft(data)
+            self.size += len(data)
+
+    def take(self, size: int) -> bytes:
+        """Up to `size` stored bytes."""
+        parts = []
+        wanted = min(size, self.size)
+        self.size -= wanted
+        while wanted:
+            part = self._parts[0]
+            piece = part[self._offset : self._offset + wanted]
+            parts.append(piece)
+            wanted -= len(piece)
+            self._offset += len(piece)
+            if self._offset >= len(part):
+                self._parts.popleft()
+                self._offset = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def drop_oldest(self, size: int) -> None:
+        self.take(size)
+
+    def plain(self, frames: int) -> list[bytes]:
+        """Up to `frames` whole frames as they are; none while a gap is being joined."""
+        if self._concealer is not None:
+            return []
+        whole = min(frames, self.size // self._unit)
+        data = self.take(whole * self._unit)
+        taken = [data[i * self._unit : (i + 1) * self._unit] for i in range(whole)]
+        self._recent.extend(taken[-3:])
+        return taken
+
+    def next(self) -> bytes | None:
+        """One frame of stored bytes, with gaps carried over; None when the talkspurt is over."""
+        data = self.take(self._unit)
+        if len(data) == self._unit and self._concealer is None:
+            self._carried = 0
+            self._recent.append(data)
+            return data
+        concealer = self._concealer
+        if concealer is None:
+            concealer = self._concealer = Concealer(self._codec.sample_rate)
+            concealer.heard(self.pcm(b"".join(self._recent)))
+        pcm = concealer.heard(self.pcm(data))
+        missing = self._codec.frame_samples - pcm.size
+        if missing:
+            if not data:
+                self._carried += 1
+                if self._ending or self._carried > _CARRY_FRAMES:
+                    self.stop()
+                    return None
+            invented = concealer.lost(missing)
+            if self._carried == _CARRY_FRAMES:
+                invented = ramp(invented, 1.0, 0.0)
+            pcm = np.concatenate([pcm, invented])
+        elif not concealer.concealing:
+            self._concealer = None
+            self._carried = 0
+        stored = self.store(pcm)
+        self._recent.append(stored)
+        return stored
+
+    def stop(self) -> None:
+        """The talkspurt is over."""
+        self.started = False
+        self.queued = 0
+        self._carried = 0
+        self._ending = False
+        self._concealer = None
+        self._recent.clear()
+        if self._resampler is not None:
+            self._resampler.reset()
+
+    def fade_out(self, sample_rate: int) -> None:
+        """Keep the next 10 ms, faded to nothing, and drop the rest."""
+        width = self._unit // self._codec.frame_samples
+        data = self.take(sample_rate * _FADE_MS // 1000 * width)
+        self._parts.clear()
+        self._offset = self.size = 0
+        if not (self.started and data):
+            self.stop()
+            return
+        tail = np.concatenate([ramp(self.pcm(data), 1.0, 0.0), silence(self._codec.frame_samples)])
+        self.put(self.store(tail)[: self._unit])
+        self._ending = True
+
+
+class HeardVoice:
+    """Another leg's own voice, played at a gain. Clocks that differ are made good by overlapping or repeating a frame, never by a cut."""
+
+    def __init__(self, sample_rate: int, gain: float) -> None:
+        self._frame = sample_rate * FRAME_MS // 1000
+        self._frames: deque[Pcm] = deque()
+        self._rest: Pcm = silence(0)
+        self._gain = 0.0
+        self._concealer = Concealer(sample_rate)
+        self._primed = False
+        self.target_gain = gain
+
+    @property
+    def gone(self) -> bool:
+        """Faded out for good."""
+        return self.target_gain == 0.0 and self._gain == 0.0
+
+    def put(self, pcm: Pcm) -> None:
+        """Samples as they came in, of any length."""
+        self._rest = np.concatenate([self._rest, pcm]) if self._rest.size else pcm
+        while self._rest.size >= self._frame:
+            self._frames.append(self._rest[: self._frame])
+            self._rest = self._rest[self._frame :]
+        while len(self._frames) > _HEARD_MOST:
+            first, second = self._frames.popleft(), self._frames.popleft()
+            weight = np.linspace(0.0, 1.0, self._frame, dtype=np.float32)
+            self._frames.appendleft(to_pcm(first * (1.0 - weight) + second * weight))
+
+    def next(self) -> Pcm | None:
+        """The next frame at its gain; None when there is nothing to hear."""
+        if not self._primed:
+            if len(self._frames) < _HEARD_TARGET:
+                return None
+            self._primed = True
+        if self._frames:
+            pcm = self._concealer.heard(self._frames.popleft())
+        else:
+            pcm = self._concealer.lost(self._frame)
+            self._primed = bool(pcm.any())
+        start, self._gain = self._gain, self.target_gain
+        return ramp(pcm, start, self._gain)
+
+
+class Speech:
+    """All that one leg hears."""
+
+    def __init__(self, codec: Codec, prebuffer: Prebuffer, backlog_max_ms: int) -> None:
+        self._codec = codec
+        self._law = codec.name in ("ulaw", "alaw")
+        self._unit = codec.frame_bytes if self._law else codec.frame_samples * 2
+        self._prebuffer = prebuffer
+        self._most = self._unit * (backlog_max_ms // FRAME_MS)
+        self._encoder: Encoder = codec.encoder()
+        self._mixer = Mixer(codec.sample_rate)
+        self._sources: dict[str, Source] = {}
+        self.voices: dict[int, HeardVoice] = {}
+        """Other legs' own voices, by their row."""
+        self._settling = 0
+        self.started_at: list[float] = []
+        """`received_at` of talkspurts that began since the caller last took them."""
+
+    @property
+    def active(self) -> bool:
+        """Whether `next` may have something to say, now or soon."""
+        return bool(self.voices) or self._settling > 0 or any(s.size or s.started for s in self._sources.values())
+
+    @property
+    def queued_frames(self) -> float:
+        """Frames of speech that wait."""
+        return sum(s.size for s in self._sources.values()) / self._unit
+
+    @property
+    def alone(self) -> bool:
+        """Whether frames go out as they lie here: G.711, one speaker, nobody's own voice."""
+        return self._law and not self.voices and sum(1 for s in self._sources.values() if s.size or s.started) == 1
+
+    def play(self, name: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:
+        """Queue a piece of speech; the number of 20 ms frames dropped because too much waits already, the oldest.
+
+        :raises MediaError: when it is no sound of that encoding. :raises ValueError: for an impossible rate.
+        """
+        source = self._sources.get(name)
+        if source is None:
+            source = self._sources[name] = Source(self._codec, self._unit)
+        data = source.convert(encoding, rate, payload)
+        if not data:
+            return 0
+        if not source.size and not source.started:
+            source.first_at, source.received_at, source.queued = now, received_at, 0
+        elif source.queued:
+            per_second = self._unit * 1000 // FRAME_MS
+            self._prebuffer.arrived(now - source.first_at - source.queued / per_second)
+        source.put(data)
+        excess = source.size - self._most
+        if excess <= 0:
+            return 0
+        frames = -(-excess // self._unit)
+        source.drop_oldest(frames * self._unit)
+        return frames
+
+    def plain(self, now: float, frames: int) -> list[bytes]:
+        """Up to `frames` payloads that need no mixing, or none: ask `next` then."""
+        if not self.alone or self._mixer.gain != 1.0:
+            return []
+        for source in self._sources.values():
+            if self._ready(source, now):
+                return source.plain(frames)
+        return []
+
+    def next(self, now: float) -> bytes | None:
+        """One payload, or None for silence."""
+        stored = []
+        sounds: list[Pcm] = []
+        for name, source in list(self._sources.items()):
+            if not self._ready(source, now):
+                continue
+            data = source.next()
+            if data is not None:
+                stored.append((source, data))
+            elif len(self._sources) > 16:
+                del self._sources[name]
+        for row, voice in list(self.voices.items()):
+            pcm = voice.next()
+            if pcm is not None:
+                sounds.append(pcm)
+            if voice.gone:
+                del self.voices[row]
+        if self._law and len(stored) == 1 and not sounds and self._mixer.gain == 1.0:
+            return stored[0][1]
+        sounds.extend(source.pcm(data) for source, data in stored)
+        if sounds:
+            self._settling = 0 if self._law else _SETTLE_FRAMES
+            return self._encoder.encode(self._mixer.mix(sounds))
+        if self._settling:
+            self._settling -= 1
+            return self._encoder.encode(silence(self._codec.frame_samples))
+        return None
+
+    def _ready(self, source: Source, now: float) -> bool:
+        if source.started:
+            return True
+        if not source.size:
+            return False
+        burst = source.size >= self._unit * (_BURST_MS // FRAME_MS)
+        if not burst and now < source.first_at + self._prebuffer.delay:
+            return False
+        source.started = True
+        self.started_at.append(source.received_at)
+        return True
+
+    def put_back(self, data: bytes) -> None:
+        """Payloads that were taken by `plain` and not sent after all."""
+        for source in self._sources.values():
+            if source.started:
+                source.put_back(data)
+                return
+
+    def flush(self, name: str | None) -> None:
+        """Drop what waits, of one speaker or all, fading out over 10 ms."""
+        for key, source in self._sources.items():
+            if name is None or key == name:
+                source.fade_out(self._codec.sample_rate)
+
+    def hear(self, row: int, gain: float) -> HeardVoice | None:
+        """Play leg `row`'s own voice at a factor `gain`; 0 fades it out. The voice, if it is a new one."""
+        voice = self.voices.get(row)
+        if voice is not None:
+            voice.target_gain = gain
+            return None
+        if gain == 0.0:
+            return None
+        voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain)
+        return voice
+
+
+def silent_payload(codec: Codec) -> bytes:
+    """20 ms of silence as `codec` sends it."""
+    encoder = codec.encoder()
+    payload = b""
+    for _ in range(_SETTLE_FRAMES):
+        payload = encoder.encode(silence(codec.frame_samples))
+    return payload
+
+
+def rate_is_usable(rate: int) -> bool:
+    """Whether speech of that sample rate can be played."""
+    return 4000 <= rate <= _MAX_RATE

@@ -1,0 +1,226 @@
+"""The jitter buffer: order restored, gaps told, and nothing held longer than it helps.
+
+What comes out goes to a recogniser or another party, sample after sample in the sender's own time; no loudspeaker asks for it at a beat.
+So a packet in its turn is given out at once, and the buffer waits only where one is missing: until the sender's clock says when it should
+have come, plus a target that follows the measured spread of the delay. When that has passed, the gap is told: `lost` where the numbers jump or
+nothing comes, `silence` where the sender itself left time out (DTX: the numbers go on, the timestamp jumps).
+
+A packet that comes in its turn after its gap was filled is still given out, as long as the output is not more than `max_ms` ahead of the sender:
+speech is worth more than being punctual. What was filled too much is made good at the next silence, which is then shorter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kallglot_ari.rtp.packet import RtpPacket
+from kallglot_ari.rtp.sequence import SEQUENCE_BITS, TIMESTAMP_BITS, signed_distance
+
+CREEP = 0.001
+"""The floor of the delay rises by this share of time until a faster packet pulls it down: it follows clocks up to 1,000 ppm apart."""
+FORGET = 3.0
+"""Seconds in which the spread falls to 1/e."""
+CAPACITY = 128
+"""Packets kept at most."""
+_RESTART = 100
+"""A number further back than this, twice in a row, is a source that started anew (RFC 3550 Appendix A.1)."""
+_JUMP = 3000
+_DRIFT_LIMIT = 2.0
+"""Seconds between timestamp and arrival past which the timestamps are a new series."""
+_TOLD_LOST = 3
+"""Frames that are called lost when nothing comes any more; from then on it is silence."""
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where a stream stands. All positions are in RTP ticks since its first packet."""
+
+    next_sequence: int = 0
+    """16 bits."""
+    next_timestamp: int = 0
+    """32 bits."""
+    next_position: int = 0
+    """Position of `next_timestamp`."""
+    emitted: int = 0
+    """Position up to which sound has been given out, invented sound included."""
+    base: float = 0.0
+    """When a packet of position 0 would arrive with the least delay, in seconds."""
+    spread: float = 0.0
+    """How much later than that packets come, at worst, lately; in seconds."""
+    seen: float = 0.0
+    """When the last packet came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A packet in its turn."""
+
+    packet: RtpPacket
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Time without a packet, in ticks."""
+
+    ticks: int
+    kind: Literal["lost", "silence"]
+
+
+Verdict = Literal["", "late", "duplicate", "overflow", "odd"]
+"""Why a packet was not kept; empty when it was."""
+
+
+@dataclass(slots=True)
+class JitterBuffer:
+    """Packets of one source in, their order and gaps out. `frame` is the usual packet's length in ticks."""
+
+    clock_rate: int
+    frame: int
+    min_ms: int = 20
+    max_ms: int = 200
+    timing: Timing = field(default_factory=Timing)
+    started: bool = False
+    restarts: int = 0
+    """How often numbers or timestamps began anew."""
+    expired: int = 0
+    """Packets dropped in their turn, because the output was more than `max_ms` past them."""
+    _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
+    _odd: int | None = None
+    _unanswered: int = 0
+    """Frames filled since the last packet came."""
+
+    @property
+    def target(self) -> float:
+        """Seconds a missing packet is waited for."""
+        return min(max(self.timing.spread, self.min_ms / 1000), self.max_ms / 1000)
+
+    @property
+    def held(self) -> int:
+        """Packets that wait for an earlier one."""
+        return len(self._held)
+
+    @property
+    def furthest(self) -> int:
+        """How many numbers past the next one the furthest held packet is; 0 when none is held."""
+        return max(((n - self.timing.next_sequence) & 0xFFFF for n in self._held), default=0)
+
+    def following(self) -> bytes | None:
+        """The payload of the packet whose turn it is now, if it is here: it may carry a copy of what was lost before it."""
+        entry = self._held.get(self.timing.next_sequence)
+        return entry[0].payload if entry else None
+
+    def push(self, packet: RtpPacket, now: float, ticks: int | None = None) -> Verdict:
+        """A packet came in at `now`; `ticks` is how long it lasts, if not `frame`."""
+        t = self.timing
+        if not self.started:
+            self._start(packet, now)
+        ahead = signed_distance(packet.sequence, t.next_sequence, SEQUENCE_BITS)
+        position = self._position(packet)
+        strayed = abs(now - (t.base + position / self.clock_rate)) > _DRIFT_LIMIT
+        if ahead < -_RESTART or ahead > _JUMP:
+            if self._odd is None or packet.sequence != (self._odd + 1) & 0xFFFF:
+                self._odd = packet.sequence
+                return "odd"
+            self._restart(packet, now)
+        elif ahead < 0:
+            return "late"
+        elif strayed:
+            self._restart(packet, now)
+        self._odd = None
+        if packet.sequence in self._held:
+            return "duplicate"
+        if len(self._held) >= CAPACITY:
+            return "overflow"
+        self._measure(self._position(packet), now)
+        self._held[packet.sequence] = (packet, now, self.frame if ticks is None else ticks)
+        return ""
+
+    def pop(self, now: float) -> Heard | Missing | None:
+        """The next piece, or None when it is time to wait. Call it until it says None."""
+        if not self.started:
+            return None
+        t = self.timing
+        while self._held:
+            entry = self._held.get(t.next_sequence)
+            if entry is not None:
+                packet, at, length = entry
+                position = self._position(packet)
+                if position > t.emitted:
+                    gap = position - t.emitted
+                    t.emitted = position
+                    return Missing(gap, "silence")
+                del self._held[t.next_sequence]
+                self._unanswered = 0
+                t.next_sequence = (t.next_sequence + 1) & 0xFFFF
+                t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
+                t.next_position = position + length
+                if t.emitted - position > self.max_ms * self.clock_rate // 1000:
+                    self.expired += 1
+                    continue
+                t.emitted += length
+                return Heard(packet, at)
+            if now < t.base + t.next_position / self.clock_rate + self.target and len(self._held) < CAPACITY:
+                return None
+            missing = self._give_up_one()
+            if missing is not None:
+                return missing
+        return self._overdue(now)
+
+    def _overdue(self, now: float) -> Missing | None:
+        """Nothing comes: time goes on all the same, one frame after the other."""
+        t = self.timing
+        if (now - t.base - self.target) * self.clock_rate - t.emitted < self.frame:
+            return None
+        t.emitted += self.frame
+        self._unanswered += 1
+        return Missing(self.frame, "lost" if self._unanswered <= _TOLD_LOST else "silence")
+
+    def _give_up_one(self) -> Missing | None:
+        """The packet whose turn it is will not come."""
+        t = self.timing
+        nearest = min(self._held, key=lambda sequence: (sequence - t.next_sequence) & 0xFFFF)
+        packets = (nearest - t.next_sequence) & 0xFFFF
+        between = self._position(self._held[nearest][0]) - t.next_position
+        length = max(0, min(self.frame, between // packets))
+        t.next_sequence = (t.next_sequence + 1) & 0xFFFF
+        t.next_timestamp = (t.next_timestamp + length) & 0xFFFFFFFF
+        t.next_position += length
+        if t.next_position <= t.emitted:
+            return None  # filled already while nothing came
+        gap = t.next_position - t.emitted
+        t.emitted = t.next_position
+        return Missing(gap, "lost")
+
+    def restart(self) -> None:
+        """Another source: the next packet begins a new series, which goes on where the output stands."""
+        self.started = False
+        self._held.clear()
+
+    def _position(self, packet: RtpPacket) -> int:
+        t = self.timing
+        return t.next_position + signed_distance(packet.timestamp, t.next_timestamp, TIMESTAMP_BITS)
+
+    def _start(self, packet: RtpPacket, now: float) -> None:
+        t = self.timing
+        t.next_sequence, t.next_timestamp = packet.sequence, packet.timestamp
+        if t.seen:  # time that passed meanwhile is silence
+            elapsed = int((now - t.base) * self.clock_rate)
+            t.next_position = max(t.emitted, elapsed - elapsed % self.frame)
+        t.base = now - t.next_position / self.clock_rate
+        t.seen = now
+        self.started = True
+
+    def _restart(self, packet: RtpPacket, now: float) -> None:
+        self.restarts += 1
+        self._held.clear()
+        self._start(packet, now)
+
+    def _measure(self, position: int, now: float) -> None:
+        """Follow the least delay and the spread above it."""
+        t = self.timing
+        elapsed = max(0.0, now - t.seen)
+        t.seen = max(t.seen, now)
+        t.base = min(t.base + CREEP * elapsed, now - position / self.clock_rate)
+        t.spread = max(now - t.base - position / self.clock_rate, t.spread * (1.0 - min(1.0, elapsed / FORGET)))

@@ -1,0 +1,31 @@
+"""How long translated speech waits before it is played, so that it does not run dry when it comes in just as fast as it is spoken."""
+
+from __future__ import annotations
+
+LEAST = 0.004
+MOST = 0.120
+_AT_FIRST = 0.0115
+"""Gives 20 ms until something is known."""
+_FORGET = 0.995
+_BURST = 0.050
+
+
+class Prebuffer:
+    """Learns from how late pieces of a talkspurt come, measured against its first piece and the sound in between."""
+
+    def __init__(self) -> None:
+        self._peak = _AT_FIRST
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait at the start of a talkspurt."""
+        return min(MOST, max(LEAST, 1.5 * self._peak + 0.003))
+
+    def arrived(self, lateness: float) -> None:
+        """A further piece of a talkspurt came `lateness` seconds after the sound before it was over, had that begun to play on arrival.
+
+        A piece that came far too early is part of a burst and says nothing of the timing.
+        """
+        if lateness < -_BURST:
+            return
+        self._peak = max(lateness, self._peak * _FORGET)
