@@ -1,1 +1,1 @@
-""""""
+"""Asterisk's manager interface: `protocol` knows its events (pure), `client` keeps the connection."""

@@ -1,0 +1,248 @@
+"""The trunk calls there are, each found by whatever is known of it, and the one place where they end."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from kallglot_ari import log
+from kallglot_ari.calls.interfaces import CallStore, Hub
+from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, Session
+from kallglot_ari.clock import Clock
+from kallglot_ari.errors import StoreError
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.trunk_call import Opened, TrunkCall, TrunkLeg
+from kallglot_ari.modes.trunk_sessions import Sessions
+from kallglot_ari.tasks import Tasks
+
+T = TypeVar("T")
+
+_log = log.get(__name__)
+
+MAPPING = "trunk"
+_SPLIT = re.compile(r"[/:@;?&]")
+
+Cleaner = Callable[[TrunkCall], Awaitable[None]]
+
+
+class TrunkBook:
+    """All live trunk calls. Durable: what is needed to take a call up again after a restart is in the store."""
+
+    def __init__(
+        self, sessions: Sessions, store: CallStore, hub: Hub, metrics: Metrics, clock: Clock, *, instance: str = ""
+    ) -> None:
+        self.sessions = sessions
+        self._store = store
+        self._hub = hub
+        self._metrics = metrics
+        self.clock = clock
+        self._instance = instance or "local"
+        self._tasks = Tasks("trunk")
+        self._calls: dict[str, TrunkCall] = {}
+        self._by_linkedid: dict[str, TrunkCall] = {}
+        self._by_channel: dict[str, TrunkCall] = {}
+        self._by_session: dict[str, TrunkCall] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self.cleaners: list[Cleaner] = []
+        """Awaited when a call ends, before its session is ended: hang up what is still up."""
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[TrunkCall]:
+        return iter(list(self._calls.values()))
+
+    def new_id(self) -> str:
+        return f"{self._instance}-t-{uuid.uuid4().hex[:16]}"
+
+    def get(self, call_id: str) -> TrunkCall | None:
+        return self._calls.get(call_id)
+
+    def of_session(self, session_id: str) -> TrunkCall | None:
+        """The call that has, or had, this session."""
+        return self._by_session.get(session_id)
+
+    def of_channel(self, uniqueid: str, linkedid: str = "") -> TrunkCall | None:
+        """The call that has this channel, else the one whose Linkedid it has."""
+        found = self._by_channel.get(uniqueid)
+        if found is None:
+            return self._by_linkedid.get(linkedid) if linkedid else None
+        if linkedid and found.linkedid != linkedid:
+            # a bridge or an attended transfer gave the channel another call's Linkedid
+            self._by_linkedid.pop(found.linkedid, None)
+            found.linkedid = linkedid
+            self._by_linkedid.setdefault(linkedid, found)
+        return found
+
+    def of_dial_string(self, dial_string: str) -> TrunkCall | None:
+        """The call whose session is dialled."""
+        parts = _SPLIT.split(dial_string)
+        return next((call for part in parts if (call := self._by_session.get(part)) is not None), None)
+
+    def add(self, call: TrunkCall) -> None:
+        """A new call; it counts from now on."""
+        self._enter(call)
+        self.publish("call.created", call)
+
+    def _enter(self, call: TrunkCall) -> None:
+        self._calls[call.id] = call
+        self._by_linkedid[call.linkedid] = call
+        self._metrics.calls_active.inc()
+        self.index(call)
+
+    def index(self, call: TrunkCall) -> None:
+        """Let the call be found by every channel and session it has by now."""
+        self._by_channel.update(dict.fromkeys((*call.parties, *call.legs), call))
+        self._by_session.update({opened.session.id: call for opened in call.opened})
+
+    def _leave(self, call: TrunkCall) -> None:
+        self._calls.pop(call.id, None)
+        own = (*call.parties, *call.legs)
+        for index, keys in (
+            (self._by_linkedid, (call.linkedid,)),
+            (self._by_channel, own),
+            (self._by_session, tuple(opened.session.id for opened in call.opened)),
+        ):
+            for key in keys:
+                if index.get(key) is call:
+                    del index[key]
+        self._metrics.calls_active.dec()
+
+    def opened(self, call: TrunkCall, opened: Opened) -> None:
+        """The call has its session (or one more)."""
+        call.opened.append(opened)
+        self.index(call)
+        self._wake(call)
+        self.save(call)
+        self.publish("call.updated", call)
+
+    def _wake(self, call: TrunkCall) -> None:
+        if (event := self._changed.pop(call.id, None)) is not None:
+            event.set()
+
+    async def wait_opened(self, call: TrunkCall, timeout: float) -> None:
+        """Return when the call has its session, or is over. :raises TimeoutError:"""
+        if not call.opened and call.reason is None:
+            event = self._changed.setdefault(call.id, asyncio.Event())
+            await asyncio.wait_for(event.wait(), timeout)
+
+    def leg(self, call: TrunkCall, uniqueid: str, channel: str, party: str) -> TrunkLeg:
+        """A channel that dials, or has dialled, the call's session."""
+        leg = call.leg(uniqueid, channel, party)
+        self.index(call)
+        return leg
+
+    def leg_answered(self, call: TrunkCall, uniqueid: str) -> None:
+        """The session's side answered on this leg."""
+        first = call.answered_at is None
+        if call.leg_answered(uniqueid, self.clock.wall()):
+            if first and call.answered_at is not None:
+                self._metrics.call_setup.observe((call.answered_at - call.started_at).total_seconds())
+            self.publish("call.answered" if first else "call.updated", call)
+            self.save(call)
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """A task of this book's."""
+        return self._tasks.spawn(work, name=name)
+
+    def save(self, call: TrunkCall) -> None:
+        """Write the call down, behind the caller's back."""
+        self._tasks.spawn(self._save(call), name=f"save-{call.id}")
+
+    async def _save(self, call: TrunkCall) -> None:
+        try:
+            if call.ended_at is None and call.opened:
+                record = _record(call)
+                if not await self._store.put_mapping(MAPPING, call.id, record):
+                    await self._store.update_mapping(MAPPING, call.id, record)
+            await self._store.save_call(call.view())
+            if call.ended_at is not None:
+                await self._store.delete_mapping(MAPPING, call.id)
+        except StoreError as error:
+            _log.warning("trunk_call_not_saved", call=call.id, error=str(error))
+
+    def publish(self, event: str, call: TrunkCall, **data: Any) -> None:
+        self._hub.publish(event, call.id, data or call.view().as_json())
+
+    def check(self, call: TrunkCall) -> bool:
+        """End the call if it is over; True if it is."""
+        reason = call.over()
+        if reason is not None:
+            self.finish(call, reason)
+        return reason is not None
+
+    def finish(self, call: TrunkCall, reason: EndReason, status: DialplanStatus | None = None) -> None:
+        """Begin to end a call; the first reason counts."""
+        if call.reason is None:
+            call.reason = reason
+            call.status = status or (DialplanStatus.COMPLETED if call.answered_at else DialplanStatus.FAILED)
+            self._wake(call)
+            self._tasks.spawn(self._finish(call), name=f"finish-{call.id}")
+
+    async def _finish(self, call: TrunkCall) -> None:
+        reason = call.reason or EndReason.ERROR
+        for clean in self.cleaners:
+            await clean(call)
+        for opened in call.opened:
+            await self.sessions.close(opened, reason)
+        call.ended_at = self.clock.wall()
+        self._leave(call)
+        self._metrics.calls.labels(reason.value).inc()
+        self.publish("call.ended", call)
+        await self._save(call)
+
+    def views(self) -> list[CallView]:
+        return [call.view() for call in self._calls.values()]
+
+    def live_keys(self) -> set[str]:
+        """Keys of the outbox rows that belong to live calls, and so are none of the sweeper's business."""
+        return {opened.key for call in self._calls.values() for opened in call.opened}
+
+    async def restore(self) -> int:
+        """Take up the calls of the process before this one; how many. Whether they live, AMI will tell."""
+        count = 0
+        for call_id, record in (await self._store.mappings(MAPPING)).items():
+            view = await self._store.get_call(call_id)
+            try:
+                call = _restored(call_id, record, view)
+            except (KeyError, TypeError, ValueError) as error:
+                _log.warning("trunk_mapping_unusable", call=call_id, error=repr(error))
+                continue
+            self._enter(call)
+            count += 1
+        return count
+
+    async def stop(self, grace: float) -> None:
+        await self._tasks.join(grace)
+        await self._tasks.close()
+
+
+def _record(call: TrunkCall) -> dict[str, Any]:
+    return {
+        "uniqueid": call.caller_uniqueid,
+        "linkedid": call.linkedid,
+        "channel": call.caller_channel,
+        "participants": call.participants,
+        "agent_expected": call.agent_expected,
+        "sessions": [{"key": o.key, "id": o.session.id, "base_url": o.session.base_url} for o in call.opened],
+    }
+
+
+def _restored(call_id: str, record: dict[str, Any], view: CallView | None) -> TrunkCall:
+    if view is None:
+        raise ValueError("the call itself is not in the store")
+    opened = [
+        Opened(s["key"], Session(s["id"], view.mode, "", "", None, base_url=s["base_url"])) for s in record["sessions"]
+    ]
+    call = TrunkCall(
+        call_id, view.mode, view.source_language, view.target_language, view.started_at, record["channel"],
+        record["uniqueid"], record["linkedid"], view.caller, view.metadata, int(record["participants"]), opened,
+    )  # fmt: skip
+    call.answered_at = view.answered_at
+    for leg in view.legs:
+        known = call.leg(leg.channel_id, leg.channel_name, "")
+        known.role, known.answered, known.gone = leg.speaker, leg.state in ("up", "held"), leg.state == "gone"
+    return call

@@ -1,0 +1,171 @@
+"""Follows trunk calls over the manager interface, and sets right what was missed while it was away."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+
+from kallglot_ari import log
+from kallglot_ari.ami import protocol as ami
+from kallglot_ari.ami.client import AmiClient, ChannelInfo
+from kallglot_ari.calls.interfaces import Hub
+from kallglot_ari.errors import AmiError
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.trunk_agent import Agents
+from kallglot_ari.modes.trunk_book import TrunkBook
+from kallglot_ari.modes.trunk_call import TrunkCall
+from kallglot_ari.rtp.quality import rate
+from kallglot_ari.settings import AmiSettings
+from kallglot_ari.tasks import Tasks
+
+_log = log.get(__name__)
+
+RECONCILE_SECONDS = 30.0
+YOUNG_SECONDS = 3.0
+"""A call younger than this may have channels that the list does not have yet."""
+MAX_DIGITS = 200
+_TRUNK_CHANNEL = re.compile(r"(PJSIP|SIP)/kallglot(-\d+)?-[0-9a-f]{8}")
+
+
+class Follower:
+    """The manager interface's view of the calls in the book."""
+
+    def __init__(self, book: TrunkBook, settings: AmiSettings, hub: Hub, metrics: Metrics) -> None:
+        self._book = book
+        self._tasks = Tasks("trunk-follow")
+        self._hub = hub
+        self._metrics = metrics
+        self.client = AmiClient(settings, metrics, on_event=self.event, on_connected=self.connected)
+        self.agents = Agents(self.client)
+        self.endpoints: dict[str, ami.EndpointState] = {}
+        """What qualify says of each endpoint named ``kallglot…``."""
+        book.cleaners.append(self.clean)
+
+    async def start(self) -> None:
+        await self.client.start()
+        self._tasks.spawn(self._reconcile_now_and_then(), name="reconcile")
+
+    async def stop(self) -> None:
+        await self._tasks.close()
+        await self.client.stop()
+
+    def event(self, event: ami.Event) -> None:
+        """One event of the manager interface."""
+        if isinstance(event, ami.OriginateDone):
+            self.agents.done(event)
+        elif isinstance(event, ami.EndpointState):
+            self._endpoint(event)
+        elif isinstance(event, ami.DialBegun):
+            if (call := self._book.of_dial_string(event.dial_string)) is not None and call.reason is None:
+                self._book.leg(call, event.dest_uniqueid, event.dest_channel, event.uniqueid)
+                self._book.publish("call.ringing", call)
+        elif (found := self._book.of_channel(event.uniqueid, event.linkedid)) is not None:
+            self._of_call(found, event)
+
+    def _of_call(self, call: TrunkCall, event: ami.ChannelEvent) -> None:
+        speaker = call.role_of(event.uniqueid)
+        match event:
+            case ami.ChannelUp():
+                self._book.leg_answered(call, event.uniqueid)
+            case ami.ChannelGone():
+                if call.channel_gone(event.uniqueid):
+                    self._book.publish("leg.left", call, speaker=speaker, cause=event.cause, text=event.cause_text)
+                    if not self._book.check(call):
+                        self._book.save(call)
+            case ami.HangupAsked():
+                call.asked_by = call.asked_by or event.uniqueid
+            case ami.Digit():
+                if event.uniqueid not in call.legs and len(call.dtmf) < MAX_DIGITS:
+                    at = self._book.clock.wall().isoformat().replace("+00:00", "Z")
+                    call.dtmf.append({"speaker": speaker, "digit": event.digit, "at": at})
+                    self._book.publish("dtmf", call, speaker=speaker, digit=event.digit)
+            case ami.Held():
+                for leg in call.live_legs:
+                    leg.held = event.on if leg.role == speaker or event.uniqueid == leg.uniqueid else leg.held
+                self._book.publish("hold" if event.on else "unhold", call, speaker=speaker)
+            case ami.Transferred():
+                self._transferred(call, event, speaker)
+            case ami.Rtcp():
+                self._rtcp(call, event)
+
+    def _transferred(self, call: TrunkCall, event: ami.Transferred, speaker: str) -> None:
+        if event.success:
+            call.asked_by = ""  # who transfers hangs up too, and does not mean the end
+        self._book.publish(
+            "call.transferred", call, speaker=speaker, kind=event.kind, target=event.target, success=event.success
+        )
+
+    def _rtcp(self, call: TrunkCall, event: ami.Rtcp) -> None:
+        leg = call.legs.get(event.uniqueid)
+        if leg is None:
+            return
+        if event.direction == "received":
+            leg.quality = replace(leg.quality, packets_received=event.packets)
+            return
+        clock = 48 if "opus" in leg.channel else 8
+        r, mos = rate(100 * event.fraction_lost, 1000 * max(event.rtt, 0) / 2)
+        leg.quality = replace(
+            leg.quality, packets_sent=event.packets, packets_lost=max(event.lost, 0),
+            jitter_ms=event.jitter / clock, r_factor=r, mos=mos,
+        )  # fmt: skip
+        self._book.publish("leg.quality", call, speaker=leg.role, mos=round(mos, 2), lost=event.lost)
+
+    def _endpoint(self, event: ami.EndpointState) -> None:
+        if event.name.partition("-")[0] == "kallglot":
+            before = self.endpoints.get(event.name)
+            self.endpoints[event.name] = event
+            if before is None or before.reachable != event.reachable:
+                data = {"endpoint": event.name, "reachable": event.reachable, "detail": event.detail}
+                self._hub.publish("endpoint.state", "", data)
+
+    async def connected(self, channels: list[ChannelInfo]) -> None:
+        """After each log-in: end what ended meanwhile; once more later, for calls that were too young to tell."""
+        self.reconcile(channels)
+        self._tasks.spawn(self._reconcile_after(YOUNG_SECONDS + 0.5), name="reconcile-young")
+
+    def reconcile(self, channels: list[ChannelInfo]) -> int:
+        """Compare with the channels there are: what is not there is gone. How many calls that ended."""
+        live = {channel.uniqueid: channel for channel in channels}
+        ended = 0
+        for call in self._book:
+            if call.reason is not None or self._age(call) < YOUNG_SECONDS:
+                continue
+            for channel in channels:
+                if channel.linkedid == call.linkedid and _TRUNK_CHANNEL.fullmatch(channel.channel):
+                    self._book.leg(call, channel.uniqueid, channel.channel, call.caller_uniqueid)
+            for uniqueid in (*call.parties, *call.legs):
+                if uniqueid not in live:
+                    call.channel_gone(uniqueid)
+                elif live[uniqueid].up:
+                    self._book.leg_answered(call, uniqueid)
+            if self._book.check(call):
+                ended += 1
+                _log.info("trunk_call_found_gone", call=call.id, session=call.session_id)
+        return ended
+
+    def _age(self, call: TrunkCall) -> float:
+        return (self._book.clock.wall() - call.started_at).total_seconds()
+
+    async def _reconcile_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        try:
+            self.reconcile(await self.client.channels())
+        except AmiError as error:
+            _log.debug("trunk_reconcile_postponed", error=str(error))
+
+    async def _reconcile_now_and_then(self) -> None:
+        while True:
+            if len(self._book) and self.client.connected:
+                await self._reconcile_after(RECONCILE_SECONDS)
+            else:
+                await asyncio.sleep(RECONCILE_SECONDS)
+
+    async def clean(self, call: TrunkCall) -> None:
+        """The call ends: hang up the legs that are still up, so that nobody stays alone on a dead session."""
+        for leg in call.live_legs:
+            try:
+                await self.client.hangup(leg.uniqueid)
+            except AmiError as error:
+                _log.warning("trunk_leg_left_up", call=call.id, channel=leg.channel, error=str(error))
+                return

@@ -1,0 +1,259 @@
+"""The FastAGI scripts of trunk mode: what the dialplan asks, answered in channel variables.
+
+``session``   source=, target=, mode=, metadata.KEY=, participants=, tech=PJSIP|SIP, agent=, timeout=; or join=SESSION, or call=CALL
+``answered``  session=, party=UNIQUEID: run on a trunk leg when the session's side has answered
+``end``       session=, hangup=1: run by hangup handlers, or by the dialplan when it is done
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kallglot_ari import log
+from kallglot_ari.agi.server import AgiSession, Script
+from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
+from kallglot_ari.errors import AgiGone, ApiError, ApiInvalid, StoreError, UsageError
+from kallglot_ari.modes.trunk_agent import Agents
+from kallglot_ari.modes.trunk_book import TrunkBook
+from kallglot_ari.modes.trunk_call import TrunkCall
+from kallglot_ari.pbx.addresses import dial_strings, timeout_seconds
+from kallglot_ari.settings import LANGUAGE_PATTERN, MODES, KallglotSettings, ServiceSettings, TrunkSettings
+
+_log = log.get(__name__)
+
+SESSION_SECONDS = 20.0
+"""Within which the API has to give a session; the caller hears ringing meanwhile."""
+MAX_METADATA = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SessionArguments:
+    """The arguments of ``session``, checked."""
+
+    mode: str
+    source: str
+    target: str
+    participants: int
+    tech: str
+    agents: tuple[str, ...]
+    timeout: float
+    metadata: dict[str, str]
+
+
+def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) -> SessionArguments:
+    """:raises UsageError: names the argument, what was expected and what was found."""
+    mode = parameters.get("mode") or defaults.mode
+    if mode not in MODES:
+        raise UsageError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
+    languages = []
+    for name, default in (("source", defaults.source_language), ("target", defaults.target_language)):
+        language = parameters.get(name) or default
+        if not re.fullmatch(LANGUAGE_PATTERN, language):
+            raise UsageError(f"{name}: expected a language such as de or en-GB, or auto, found {language!r}")
+        languages.append(language)
+    tech = (parameters.get("tech") or "PJSIP").upper()
+    if tech not in ("PJSIP", "SIP"):
+        raise UsageError(f"tech: expected PJSIP or SIP, found {tech!r}")
+    agents = tuple(filter(None, parameters.get("agent", "").split("&")))
+    for agent in agents:
+        if not re.fullmatch(r"[A-Za-z0-9]+/[\x21-\x7e]{1,200}", agent):
+            raise UsageError(f"agent: expected a dial string such as PJSIP/1001, found {agent!r}")
+    metadata = {k.removeprefix("metadata."): v for k, v in parameters.items() if k.startswith("metadata.")}
+    if len(metadata) > MAX_METADATA:
+        raise UsageError(f"metadata: expected at most {MAX_METADATA} keys, found {len(metadata)}")
+    return SessionArguments(
+        mode,
+        languages[0],
+        languages[1],
+        int(_number("participants", parameters.get("participants") or "2", 1, 100)),
+        tech,
+        agents,
+        _number("timeout", parameters.get("timeout") or "30", 1, 300),
+        metadata,
+    )
+
+
+def _number(name: str, text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise UsageError(f"{name}: expected a number from {low:g} to {high:g}, found {text!r}")
+    return value
+
+
+class TrunkScripts:
+    """Serves the scripts."""
+
+    def __init__(
+        self,
+        book: TrunkBook,
+        agents: Agents,
+        *,
+        kallglot: KallglotSettings,
+        trunk: TrunkSettings,
+        service: ServiceSettings,
+    ) -> None:
+        self._book = book
+        self._agents = agents
+        self._kallglot, self._trunk, self._service = kallglot, trunk, service
+        self.accepting = True
+
+    def table(self) -> dict[str, Script]:
+        return {
+            "session": Script(self.session, SESSION_SECONDS + 305),
+            "answered": Script(self.answered),
+            "end": Script(self.end, SESSION_SECONDS),
+        }
+
+    async def session(self, agi: AgiSession) -> None:
+        """``session``: SESSION_ID, KALLGLOT_URIS and KALLGLOT_TIMEOUT, or an empty SESSION_ID and KALLGLOT_STATUS."""
+        parameters = agi.request.parameters
+        status, call, tech = DialplanStatus.FAILED, None, "PJSIP"
+        try:
+            if parameters.get("join") or parameters.get("call"):
+                tech = read_arguments(parameters, self._kallglot).tech
+                status, call = await self._join(agi)
+            else:
+                arguments = read_arguments(parameters, self._kallglot)
+                tech = arguments.tech
+                status, call = await self._open(agi, arguments)
+        except UsageError as error:
+            _log.error("agi_argument", channel=agi.request.channel, error=str(error))
+        try:
+            await self._answer(agi, status, call, tech)
+        except AgiGone:
+            if call is not None:
+                call.channel_gone(agi.request.uniqueid)
+                self._book.check(call)
+
+    async def _answer(self, agi: AgiSession, status: DialplanStatus, call: TrunkCall | None, tech: str) -> None:
+        if call is None or call.reason is not None:
+            await agi.set_variable("SESSION_ID", "")
+            await agi.set_variable("KALLGLOT_STATUS", status)
+            return
+        await agi.set_variable("KALLGLOT_URIS", "&".join(dial_strings(call.session_id, self._trunk, tech)))
+        await agi.set_variable("KALLGLOT_TIMEOUT", timeout_seconds(self._trunk))
+        await agi.set_variable("KALLGLOT_CALL_ID", call.id)
+        await agi.set_variable("KALLGLOT_SESSION_ID", call.session_id)
+        await agi.set_variable("SESSION_ID", call.session_id)
+        if agi.gone:
+            call.channel_gone(agi.request.uniqueid)
+            self._book.check(call)
+
+    async def _open(self, agi: AgiSession, arguments: SessionArguments) -> tuple[DialplanStatus, TrunkCall | None]:
+        known = self._book.of_channel(agi.request.uniqueid)
+        if known is not None and known.opened and known.reason is None:
+            return DialplanStatus.COMPLETED, known
+        if not self.accepting:
+            return DialplanStatus.UNAVAILABLE, None
+        if self._service.max_calls and len(self._book) >= self._service.max_calls:
+            return DialplanStatus.BUSY, None
+        call = await self._begin(agi, arguments)
+        status = await self._set_up(agi, call, arguments)
+        if status is None:
+            return DialplanStatus.COMPLETED, call
+        if agi.gone:
+            call.channel_gone(agi.request.uniqueid)
+            self._book.finish(call, EndReason.CUSTOMER_HANGUP, status)
+        elif status in (DialplanStatus.NOANSWER, DialplanStatus.AGENTBUSY):
+            self._book.finish(call, EndReason.TIMEOUT, status)
+        else:
+            self._book.finish(call, EndReason.ERROR, status)
+        return status, None
+
+    async def _set_up(self, agi: AgiSession, call: TrunkCall, arguments: SessionArguments) -> DialplanStatus | None:
+        """The session and the agent at the same time; None when both are there, else why not."""
+        create = self._book.spawn(self._create(call), name=f"create-{call.id}")
+        ring = self._book.spawn(self._agents.ring(call, arguments.agents, arguments.timeout), name=f"ring-{call.id}")
+        gone = self._book.spawn(agi.wait_gone(), name=f"gone-{call.id}")
+        try:
+            while True:
+                open_ones = {task for task in (create, ring, gone) if not task.done()}
+                await asyncio.wait(open_ones, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    return DialplanStatus.FAILED
+                for task in (create, ring):
+                    if task.done() and (status := task.result()) is not None:
+                        return status
+                if create.done() and ring.done():
+                    return None
+        finally:
+            for task in (create, ring, gone):
+                task.cancel()
+
+    async def _begin(self, agi: AgiSession, arguments: SessionArguments) -> TrunkCall:
+        linkedid = await agi.get_variable("${CHANNEL(linkedid)}")
+        call = TrunkCall(
+            self._book.new_id(), arguments.mode, arguments.source, arguments.target, self._book.clock.wall(),
+            agi.request.channel, agi.request.uniqueid, linkedid or agi.request.uniqueid, agi.request.caller,
+            arguments.metadata, arguments.participants, agent_expected=bool(arguments.agents),
+        )  # fmt: skip
+        self._book.add(call)
+        return call
+
+    async def _create(self, call: TrunkCall) -> DialplanStatus | None:
+        """The session; None when it is there, else what to tell the dialplan."""
+        metadata = {**call.metadata, "call_id": call.id}
+        caller = (
+            f"sip:{call.caller}@{self._trunk.domain}" if re.fullmatch(r"\+?[0-9A-Za-z.-]{1,64}", call.caller) else ""
+        )
+        request = SessionRequest(
+            call.mode, call.source_language, call.target_language, metadata, caller,
+            participants=call.participants, trunk=True,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(SESSION_SECONDS):
+                opened = await self._book.sessions.open(call.id, request)
+        except ApiInvalid as error:
+            _log.error("trunk_session_invalid", call=call.id, param=error.param, error=str(error))
+            return DialplanStatus.FAILED
+        except (ApiError, StoreError, TimeoutError) as error:
+            _log.error("trunk_session_failed", call=call.id, error=str(error) or type(error).__name__)
+            return DialplanStatus.UNAVAILABLE
+        self._book.opened(call, opened)
+        return None
+
+    async def _join(self, agi: AgiSession) -> tuple[DialplanStatus, TrunkCall | None]:
+        """One more party: of a call we dialled it for (``call=``), or of any session (``join=``)."""
+        parameters = agi.request.parameters
+        call = (
+            self._book.get(parameters["call"])
+            if parameters.get("call")
+            else self._book.of_session(parameters.get("join", ""))
+        )
+        if call is None or call.reason is not None:
+            return DialplanStatus.UNAVAILABLE, None
+        role = call.join(agi.request.uniqueid)
+        self._book.index(call)
+        self._agents.joined(call, agi.request.uniqueid)
+        await self._book.wait_opened(call, SESSION_SECONDS)
+        self._book.publish("leg.joined", call, speaker=role, channel=agi.request.channel)
+        return DialplanStatus.COMPLETED, call
+
+    async def answered(self, agi: AgiSession) -> None:
+        """``answered``: this channel is a leg of the session; a hangup handler of it will tell when it is gone."""
+        parameters, request = agi.request.parameters, agi.request
+        call = self._book.of_session(parameters.get("session", ""))
+        if call is not None:
+            self._book.leg(call, request.uniqueid, request.channel, parameters.get("party", call.caller_uniqueid))
+            self._book.leg_answered(call, request.uniqueid)
+
+    async def end(self, agi: AgiSession) -> None:
+        """``end``: told by a channel that is going, or by a dialplan that is done with the session."""
+        parameters, uniqueid = agi.request.parameters, agi.request.uniqueid
+        session_id = parameters.get("session") or await agi.get_variable("SESSION_ID")
+        call = self._book.of_session(session_id) or self._book.of_channel(uniqueid)
+        if call is None:
+            return
+        hangup = bool(parameters.get("hangup")) or agi.request.environment.get("extension") == "h"
+        if uniqueid in call.legs or hangup:
+            call.channel_gone(uniqueid)
+            if not self._book.check(call):
+                self._book.save(call)
+        else:
+            self._book.finish(call, EndReason.COMPLETED if call.answered_at else EndReason.ERROR)

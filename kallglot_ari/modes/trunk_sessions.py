@@ -1,0 +1,111 @@
+"""Paid sessions, opened and closed through the outbox: whatever fails on the way, somebody still knows what has to be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections import OrderedDict
+from dataclasses import asdict
+
+from kallglot_ari import log
+from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
+from kallglot_ari.calls.model import SessionRequest
+from kallglot_ari.clock import Clock
+from kallglot_ari.errors import ApiError, ApiInvalid, StoreError
+from kallglot_ari.modes.trunk_call import Opened
+from kallglot_ari.tasks import Tasks
+
+_log = log.get(__name__)
+
+SAFE_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,127}")
+"""A session id becomes part of dial strings and SIP URIs: nothing that means something there may be in it."""
+
+CLOSED_KEPT = 10_000
+"""Closings remembered, so that none is done twice."""
+
+
+class Sessions:
+    """Opens and closes sessions. The order is always: written down, asked for, written down."""
+
+    def __init__(self, translator: Translator, store: CallStore, clock: Clock) -> None:
+        self._translator = translator
+        self._store = store
+        self._clock = clock
+        self._tasks = Tasks("sessions")
+        self._closing: OrderedDict[str, None] = OrderedDict()
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Let closings that are under way come to their end; what is cut off stays in the outbox."""
+        await self._tasks.join(grace)
+        await self._tasks.close()
+
+    async def open(self, call_id: str, request: SessionRequest, *, key: str = "") -> Opened:
+        """Create a session. If the caller is cancelled meanwhile, the session is closed as soon as it is there.
+
+        :param key: an Idempotency-Key used before with this very request; empty: a new one.
+        :raises ApiError: it was not created. :raises StoreError: it could not be written down, and so was not asked for.
+        """
+        key = key or f"{call_id}-{uuid.uuid4().hex}"
+        task = self._tasks.spawn(self._open(call_id, request, key), name=f"open-{call_id}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._close_unwanted(task), name=f"unwanted-{call_id}")
+            raise
+
+    async def _open(self, call_id: str, request: SessionRequest, key: str) -> Opened:
+        at = self._clock.wall().timestamp()
+        await self._store.session_intended(PendingSession(key, call_id, request=asdict(request), created_at=at))
+        try:
+            session = await self._translator.create_session(request, idempotency_key=key)
+        except ApiError as error:
+            # an answer that never came may stand for a session that is there: the sweeper asks again with the key
+            if error.retryable:
+                await self._store.session_to_end(key, "error")
+            else:
+                await self._store.session_ended(key)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._store.session_to_end(key, "error"))
+            raise
+        if not SAFE_SESSION_ID.fullmatch(session.id):
+            await self.close(Opened(key, session), "error")
+            raise ApiInvalid(f"session id: expected letters, digits and -._~, found {session.id[:40]!r}", param="id")
+        await self._store.session_created(key, session.id, session.base_url)
+        return Opened(key, session)
+
+    async def _close_unwanted(self, task: asyncio.Task[Opened]) -> None:
+        try:
+            opened = await task
+        except (ApiError, StoreError) as error:
+            _log.info("session_not_wanted_and_not_had", error=str(error))
+        else:
+            await self.close(opened, "error")
+
+    async def close(self, opened: Opened, reason: str) -> bool:
+        """End a session, once; what fails is left to the outbox's sweeper.
+
+        :returns: True if this call ended it, or noted that it shall end; False if that was done before.
+        """
+        if opened.key in self._closing:
+            return False
+        self._closing[opened.key] = None
+        if len(self._closing) > CLOSED_KEPT:
+            self._closing.popitem(last=False)
+        await asyncio.shield(self._tasks.spawn(self._close(opened, reason), name=f"close-{opened.session.id}"))
+        return True
+
+    async def _close(self, opened: Opened, reason: str) -> None:
+        session = opened.session
+        try:
+            await self._store.session_to_end(opened.key, reason)
+        except StoreError as error:
+            _log.error("session_end_not_noted", session=session.id, error=str(error))
+        try:
+            await self._translator.end_session(
+                session.id, reason, base_url=session.base_url, idempotency_key=f"{opened.key}-end"
+            )
+            await self._store.session_ended(opened.key)
+        except (ApiError, StoreError) as error:
+            _log.warning("session_end_left_to_the_sweeper", session=session.id, error=str(error))

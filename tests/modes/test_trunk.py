@@ -1,0 +1,546 @@
+"""Trunk mode against an API in memory and a dialplan that speaks FastAGI: every session created is ended, once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from kallglot_ari.ami import protocol as ami
+from kallglot_ari.ami.client import AmiClient, ChannelInfo
+from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
+from kallglot_ari.clock import ManualClock
+from kallglot_ari.errors import (
+    ApiCreditsExhausted,
+    ApiError,
+    ApiInvalid,
+    ApiUnauthorized,
+    ApiUnavailable,
+    UsageError,
+)
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.trunk import TrunkMode
+from kallglot_ari.modes.trunk_follow import Follower
+from kallglot_ari.modes.trunk_scripts import read_arguments
+from kallglot_ari.settings import AgiSettings, AmiSettings, Endpoint, KallglotSettings, ServiceSettings, TrunkSettings
+from tests.modes.trunk_fakes import AgiChannel, FakeHub, FakeStore, FakeTranslator
+
+
+class Lab:
+    """A trunk mode and all that it talks to."""
+
+    def __init__(self, *, ami_user: str = "", max_calls: int = 0, store: FakeStore | None = None) -> None:
+        self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
+        self.clock, self.metrics = ManualClock(), Metrics()
+        api: Translator = self.api
+        durable: CallStore = self.store
+        hub: Hub = self.hub
+        ends = (Endpoint(uri="eu.example:5071", priority=2), Endpoint(uri="sip.example", priority=1))
+        self.mode = TrunkMode(
+            api, durable, hub,
+            kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
+            service=ServiceSettings(max_calls=max_calls), ami=AmiSettings(username=ami_user, port=1),
+            metrics=self.metrics, clock=self.clock, instance="t1",
+        )  # fmt: skip
+
+    @property
+    def follower(self) -> Follower:
+        assert self.mode._follower is not None
+        return self.mode._follower
+
+    def channel(self, uniqueid: str = "1.1", linkedid: str = "") -> AgiChannel:
+        return AgiChannel(self.mode.agi_port, uniqueid, linkedid=linkedid)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    async def quiet(self) -> None:
+        """Wait until no call is left."""
+        await self.until(lambda: not self.mode.calls())
+        await self.until(lambda: not self.api.open and not self.store.pending)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    lab = Lab()
+    await lab.mode.start()
+    yield lab
+    await lab.mode.stop(grace=2)
+
+
+@pytest.fixture
+async def followed() -> AsyncIterator[Lab]:
+    lab = Lab(ami_user="kallglot")
+    await lab.mode.start()
+    yield lab
+    await lab.mode.stop(grace=2)
+
+
+def who(uniqueid: str, linkedid: str = "1.1") -> tuple[str, str, str]:
+    return uniqueid, f"PJSIP/x-{uniqueid}", linkedid
+
+
+async def test_session_sets_what_the_dialplan_needs(lab: Lab) -> None:
+    found = await lab.channel().agi("session", "source=de", "target=en-GB", "metadata.Order=7")
+    assert found["SESSION_ID"] == "sess_1"
+    assert found["KALLGLOT_URIS"] == (
+        "PJSIP/kallglot/sip:sess_1@sip.example;transport=tls&PJSIP/kallglot-2/sip:sess_1@eu.example:5071;transport=tls"
+    )
+    assert found["KALLGLOT_TIMEOUT"] == "3"
+    request = lab.api.requests[0]
+    assert (request.source_language, request.target_language, request.trunk) == ("de", "en-GB", True)
+    assert request.metadata == {"Order": "7", "call_id": lab.mode.calls()[0].id}
+    assert request.from_uri == "sip:4930123@sip.kallglot.com"
+    assert lab.store.log[:2] == ["intended", "created"]
+    assert lab.mode.live_keys() == set(lab.store.pending)
+    assert lab.metric("kallglot_calls_active") == 1
+
+
+async def test_chan_sip_dials_by_peer(lab: Lab) -> None:
+    found = await lab.channel().agi("session", "tech=sip")
+    assert found["KALLGLOT_URIS"] == "SIP/kallglot/sess_1&SIP/kallglot-2/sess_1"
+
+
+async def test_end_ends_once_however_often_it_is_told(lab: Lab) -> None:
+    channel = lab.channel()
+    await channel.agi("session")
+    await asyncio.gather(
+        *(channel.agi("end", "hangup=1") for _ in range(5)), lab.channel("9").agi("end", "session=sess_1", "hangup=1")
+    )
+    await lab.quiet()
+    await channel.agi("end")
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+    assert lab.store.log.count("ended") == 1
+    assert lab.store.log.index("to_end") < lab.store.log.index("ended")
+    call = next(iter(lab.store.calls.values()))
+    assert (call.state, call.kind, call.end_reason) == ("ended", "trunk", "customer_hangup")
+    assert lab.hub.types()[-1] == "call.ended"
+    assert lab.metric("kallglot_calls_total", end_reason="customer_hangup") == 1
+    assert lab.metric("kallglot_calls_active") == 0
+    assert await lab.store.mappings("trunk") == {}
+
+
+async def test_session_twice_on_one_channel_is_one_session(lab: Lab) -> None:
+    channel = lab.channel()
+    assert (await channel.agi("session"))["SESSION_ID"] == (await channel.agi("session"))["SESSION_ID"] == "sess_1"
+    assert len(lab.api.created) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "pending"),
+    [
+        (ApiUnavailable("down", status=503), "UNAVAILABLE", 1),
+        (ApiUnauthorized("key", status=401), "UNAVAILABLE", 0),
+        (ApiCreditsExhausted("pay", status=402), "UNAVAILABLE", 0),
+        (ApiInvalid("language", status=422, param="source_language"), "FAILED", 0),
+    ],
+)
+async def test_no_session(lab: Lab, error: ApiError, status: str, pending: int) -> None:
+    lab.api.create_error = error
+    assert await lab.channel().agi("session") == {"SESSION_ID": "", "KALLGLOT_STATUS": status}
+    await lab.until(lambda: not lab.mode.calls())
+    # what may have been created is left for the sweeper to ask again and end
+    assert [row.reason for row in lab.store.pending.values()] == ["error"] * pending
+
+
+async def test_a_store_that_cannot_write_costs_nothing(lab: Lab) -> None:
+    lab.store.fail = True
+    assert (await lab.channel().agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+    assert not lab.api.created
+
+
+@pytest.mark.parametrize("session_id", ["a&PJSIP/evil", "a,30", "a@b", "", "a b", "x" * 200, "${EVIL}"])
+async def test_a_session_id_that_means_something_to_the_dialplan_is_refused(lab: Lab, session_id: str) -> None:
+    lab.api.next_id = session_id or " "
+    assert (await lab.channel().agi("session"))["KALLGLOT_STATUS"] == "FAILED"
+    await lab.quiet()
+    assert len(lab.api.ended) == 1
+
+
+@pytest.mark.parametrize("how", ["vanish", "hang_up"])
+async def test_a_caller_who_leaves_while_the_session_is_being_created(lab: Lab, how: str) -> None:
+    lab.api.gate.clear()
+    channel = lab.channel()
+    running = asyncio.get_running_loop().create_task(channel.agi("session"))
+    await lab.api.asked.wait()
+    getattr(channel, how)()
+    await lab.until(lambda: not lab.mode.calls())
+    lab.api.gate.set()
+    await lab.quiet()
+    assert len(lab.api.ended) == 1
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_end_that_cannot_reach_the_api_is_left_to_the_outbox(lab: Lab) -> None:
+    channel = lab.channel()
+    await channel.agi("session")
+    lab.api.end_error = ApiUnavailable("down")
+    await channel.agi("end", "hangup=1")
+    await lab.until(lambda: not lab.mode.calls())
+    assert [row.reason for row in lab.store.pending.values()] == ["customer_hangup"]
+    assert lab.mode.live_keys() == set()
+
+
+async def test_full_and_draining(lab: Lab) -> None:
+    small = Lab(max_calls=1)
+    await small.mode.start()
+    await small.channel("1").agi("session")
+    assert (await small.channel("2").agi("session"))["KALLGLOT_STATUS"] == "BUSY"
+    small.mode.drain()
+    assert (
+        (await small.channel("3").agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+        if not small.mode.calls()
+        else True
+    )
+    await small.mode.stop()
+    assert small.api.ended == [("sess_1", "completed")]
+    assert not small.store.pending
+    lab.mode.drain()
+    assert (await lab.channel("3").agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+
+
+async def test_a_leg_that_was_transferred_keeps_the_session(lab: Lab) -> None:
+    caller, leg = lab.channel("1.1"), lab.channel("1.2")
+    await caller.agi("session")
+    await leg.agi("answered", "session=sess_1", "party=1.1")
+    await caller.agi("end", "hangup=1")
+    assert not lab.api.ended
+    await leg.agi("end", "session=sess_1", "hangup=1")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+
+
+async def test_the_h_extension_counts_as_a_hangup(lab: Lab) -> None:
+    caller, leg = lab.channel("1.1"), lab.channel("1.2")
+    await caller.agi("session")
+    await leg.agi("answered", "session=sess_1", "party=1.1")
+    await caller.agi("end", extension="h")
+    assert not lab.api.ended
+    await caller.agi("end", extension="s")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "completed")]
+
+
+async def test_a_dialplan_that_reached_no_endpoint(lab: Lab) -> None:
+    caller = lab.channel()
+    await caller.agi("session")
+    await caller.agi("end")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "error")]
+
+
+async def test_a_second_party_joins_and_either_ends_it(lab: Lab) -> None:
+    customer, agent = lab.channel("1.1"), lab.channel("2.1")
+    await customer.agi("session")
+    found = await agent.agi("session", "join=sess_1")
+    assert found["SESSION_ID"] == "sess_1"
+    assert "sess_1@sip.example" in found["KALLGLOT_URIS"]
+    await lab.channel("1.2").agi("answered", "session=sess_1", "party=1.1")
+    await lab.channel("2.2").agi("answered", "session=sess_1", "party=2.1")
+    assert [leg.speaker for leg in lab.mode.calls()[0].legs] == ["customer", "agent"]
+    await lab.channel("2.2").agi("end", "session=sess_1", "hangup=1")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "agent_hangup")]
+    assert (await agent.agi("session", "join=sess_1"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+
+
+async def test_a_conference_lasts_until_the_last_has_left(lab: Lab) -> None:
+    await lab.channel("1.1").agi("session", "participants=5")
+    assert lab.api.requests[0].participants == 5
+    for number in (2, 3):
+        await lab.channel(f"{number}.1").agi("session", "join=sess_1")
+    for number in (1, 2, 3):
+        await lab.channel(f"{number}.2").agi("answered", "session=sess_1", f"party={number}.1")
+    assert [leg.speaker for leg in lab.mode.calls()[0].legs] == ["customer", "agent", "party-3"]
+    for number in (1, 2):
+        await lab.channel(f"{number}.2").agi("end", "session=sess_1", "hangup=1")
+    assert not lab.api.ended
+    await lab.channel("3.2").agi("end", "session=sess_1", "hangup=1")
+    await lab.quiet()
+
+
+async def test_agent_needs_the_manager_interface(lab: Lab) -> None:
+    assert (await lab.channel().agi("session", "agent=PJSIP/1001"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+    await lab.quiet()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("mode=loud", "mode: expected one of bidirectional_translation"),
+        ("source=german!", "source: expected a language such as de or en-GB, or auto, found 'german!'"),
+        ("target=x", "target: expected a language"),
+        ("tech=IAX2", "tech: expected PJSIP or SIP, found 'IAX2'"),
+        ("agent=1001", "agent: expected a dial string such as PJSIP/1001, found '1001'"),
+        ("agent=PJSIP/1 001", "agent: expected a dial string"),
+        ("timeout=0", "timeout: expected a number from 1 to 300, found '0'"),
+        ("timeout=soon", "timeout: expected a number from 1 to 300, found 'soon'"),
+        ("participants=nan", "participants: expected a number from 1 to 100, found 'nan'"),
+    ],
+)
+async def test_a_bad_argument_costs_nothing(lab: Lab, argument: str, message: str) -> None:
+    key, _, value = argument.partition("=")
+    with pytest.raises(UsageError, match=message):
+        read_arguments({key: value}, KallglotSettings())
+    assert await lab.channel().agi("session", argument) == {"SESSION_ID": "", "KALLGLOT_STATUS": "FAILED"}
+    assert not lab.api.created
+
+
+def test_too_much_metadata() -> None:
+    with pytest.raises(UsageError, match="metadata: expected at most 20 keys, found 21"):
+        read_arguments({f"metadata.{n}": "x" for n in range(21)}, KallglotSettings())
+
+
+async def test_a_call_followed_over_ami(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    await lab.channel("1.1").agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-00000001", "kallglot/sip:sess_1@sip.example;transport=tls"))
+    assert lab.mode.calls()[0].state == "ringing"
+    tell(ami.ChannelUp(*who("1.2")))
+    tell(ami.ChannelUp(*who("1.2")))
+    view = lab.mode.calls()[0]
+    assert (view.state, [leg.state for leg in view.legs]) == ("active", ["up"])
+    tell(ami.Digit(*who("1.1"), "5"))
+    tell(ami.Digit(*who("1.2"), "6"))
+    tell(ami.Held(*who("1.1"), True))
+    assert lab.mode.calls()[0].legs[0].held
+    tell(ami.Held(*who("1.1"), False))
+    tell(ami.Rtcp(*who("1.2"), "sent", 100, 5, 0.05, 80, 0.1))
+    tell(ami.Rtcp(*who("1.2"), "received", 120, 0, 0.0, 0, 0.1))
+    view = lab.mode.calls()[0]
+    assert [(d["speaker"], d["digit"]) for d in view.dtmf] == [("customer", "5")]
+    quality = view.legs[0].quality
+    assert (quality.packets_lost, quality.packets_received, quality.jitter_ms) == (5, 120, 10.0)
+    assert 1 < quality.mos < 4.3
+    tell(ami.HangupAsked(*who("1.1")))
+    tell(ami.ChannelGone(*who("1.2"), 16, "Normal Clearing"))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+    types = lab.hub.types()
+    for event in ("call.created", "call.ringing", "call.answered", "dtmf", "hold", "unhold", "leg.quality", "leg.left"):
+        assert event in types
+    assert types.count("call.answered") == 1
+
+
+async def test_who_hung_up_is_the_reason(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    for number, (asks, reason) in enumerate(
+        [(".1", "customer_hangup"), (".2", "completed"), ("", "customer_hangup")], 1
+    ):
+        link = f"{number}.1"
+        await lab.channel(link).agi("session")
+        tell(ami.DialBegun(*who(link, link), f"{number}.2", "PJSIP/kallglot-1", f"kallglot/sip:sess_{number}@h"))
+        tell(ami.ChannelUp(*who(f"{number}.2", link)))
+        if asks:
+            tell(ami.HangupAsked(*who(f"{number}{asks}", link)))
+        tell(ami.ChannelGone(*who(f"{number}.2", link), 16, ""))
+        tell(ami.ChannelGone(*who(link, link), 16, ""))
+        await lab.quiet()
+        assert lab.api.ended[-1] == (f"sess_{number}", reason)
+    assert len(lab.api.ended) == 3
+
+
+async def test_failover_legs_that_fail_do_not_end_the_call(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    caller = lab.channel("1.1")
+    await caller.agi("session")
+    for leg in ("1.2", "1.3"):
+        tell(ami.DialBegun(*who("1.1"), leg, "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+        tell(ami.ChannelGone(*who(leg), 38, "Network out of order"))
+        assert lab.mode.calls()[0].state == "setup"
+    await caller.agi("end")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "error")]
+
+
+async def test_blind_transfer_moves_the_session(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    caller = lab.channel("1.1")
+    await caller.agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+    tell(ami.ChannelUp(*who("1.2")))
+    tell(ami.HangupAsked(*who("1.1")))
+    tell(ami.Transferred(*who("1.1"), "blind", True, "1002"))
+    await caller.agi("end", "hangup=1")
+    tell(ami.ChannelGone(*who("1.1"), 16, ""))
+    assert lab.mode.calls()[0].state == "active"
+    assert not lab.api.ended
+    tell(ami.HangupAsked(*who("1.7")))
+    tell(ami.ChannelGone(*who("1.7"), 16, ""))
+    tell(ami.ChannelGone(*who("1.2"), 16, ""))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+
+
+async def test_an_attended_transfer_changes_the_linkedid(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    await lab.channel("5.1").agi("session")
+    tell(ami.DialBegun(*who("5.1", "5.1"), "5.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+    tell(ami.ChannelUp(*who("5.2", "3.0")))
+    tell(ami.Digit(*who("9.9", "3.0"), "1"))
+    assert len(lab.mode.calls()[0].dtmf) == 1
+    tell(ami.Digit(*who("9.9", "5.1"), "1"))
+    assert len(lab.mode.calls()[0].dtmf) == 1
+    tell(ami.ChannelGone(*who("5.2", "3.0"), 16, ""))
+    await lab.quiet()
+
+
+async def test_reconcile_ends_what_ended_while_ami_was_away(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    for number in (1, 2, 3, 4):
+        link = f"{number}.1"
+        await lab.channel(link).agi("session")
+        if number < 4:
+            tell(ami.DialBegun(*who(link, link), f"{number}.2", "PJSIP/kallglot-1", f"kallglot/sip:sess_{number}@h"))
+            tell(ami.ChannelUp(*who(f"{number}.2", link)))
+    live = [
+        ChannelInfo("1.1", "PJSIP/a-1", "1.1", True),
+        ChannelInfo("1.2", "PJSIP/kallglot-00000001", "1.1", True),
+        ChannelInfo("3.2", "PJSIP/kallglot-00000003", "3.1", True),
+        ChannelInfo("4.7", "PJSIP/kallglot-2-0000000a", "4.1", True),
+    ]
+    assert lab.follower.reconcile(live) == 0, "too young to tell"
+    lab.clock.advance(10)
+    assert lab.follower.reconcile(live) == 1
+    await lab.until(lambda: len(lab.api.ended) == 1)
+    assert lab.api.ended[0][0] == "sess_2"
+    assert {view.session_id for view in lab.mode.calls()} == {"sess_1", "sess_3", "sess_4"}
+    assert lab.follower.reconcile([]) == 3
+    await lab.quiet()
+
+
+async def test_calls_outlive_a_restart(followed: Lab) -> None:
+    first = Lab(ami_user="kallglot", store=followed.store)
+    await first.mode.start()
+    await first.channel("1.1").agi("session", "source=de")
+    tell = first.follower.event
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@h"))
+    tell(ami.ChannelUp(*who("1.2")))
+    await first.until(lambda: any(view.legs for view in first.store.calls.values()))
+    await first.mode.stop(keep_calls=True)
+    assert not first.api.ended
+    second = Lab(ami_user="kallglot", store=first.store)
+    await second.mode.start()
+    assert [view.session_id for view in second.mode.calls()] == ["sess_1"]
+    assert second.mode.calls()[0].source_language == "de"
+    assert second.mode.live_keys() == set(first.store.pending)
+    second.clock.advance(60)
+    assert second.follower.reconcile([ChannelInfo("1.2", "PJSIP/kallglot-00000001", "1.1", True)]) == 0
+    assert second.follower.reconcile([]) == 1
+    await second.until(lambda: second.api.ended == [("sess_1", "customer_hangup")])
+    await second.mode.stop()
+    assert not second.store.pending
+
+
+async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = followed
+    dialled: list[str] = []
+    cancelled: list[str] = []
+
+    async def originate(dial: str, *, channel_id: str, variables: list[str], **_: object) -> None:
+        dialled.append(channel_id)
+        assert variables == [f"KALLGLOT_CALL={lab.mode.calls()[0].id}"]
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        cancelled.append(channel)
+        return True
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "originate", originate)
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    running = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2"))
+    await lab.until(lambda: len(dialled) == 2)
+    call_id = lab.mode.calls()[0].id
+    found = await lab.channel(dialled[1]).agi("session", f"call={call_id}")
+    assert found["SESSION_ID"] == (await running)["SESSION_ID"] == "sess_1"
+    assert cancelled == [dialled[0]]
+    lab.follower.event(ami.ChannelGone(dialled[1], "PJSIP/2-1", "2.1", 16, ""))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "agent_hangup")]
+
+
+@pytest.mark.parametrize(("reason", "status"), [(5, "AGENTBUSY"), (3, "NOANSWER"), (0, "NOANSWER")])
+async def test_no_agent(followed: Lab, monkeypatch: pytest.MonkeyPatch, reason: int, status: str) -> None:
+    lab = followed
+
+    async def originate(dial: str, *, channel_id: str, **_: object) -> None:
+        done = ami.OriginateDone(channel_id, False, reason)
+        asyncio.get_running_loop().call_later(0.05, lab.follower.event, done)
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        return False
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "originate", originate)
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    found = await lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2")
+    assert found == {"SESSION_ID": "", "KALLGLOT_STATUS": status}
+    await lab.quiet()
+    assert [reason for _, reason in lab.api.ended] == ["timeout"]
+
+
+async def test_kallglot_ends_the_session(lab: Lab) -> None:
+    await lab.channel().agi("session")
+    assert not await lab.mode.session_ended("sess_other", {})
+    assert await lab.mode.session_ended("sess_1", {"reason": "timeout"})
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "timeout")]
+
+
+async def test_refer_gives_the_call_a_second_session_and_both_are_ended(lab: Lab) -> None:
+    await lab.channel().agi("session", "source=de")
+    assert await lab.mode.refer("sess_other", "sip:x@y") is None
+    assert await lab.mode.refer("sess_1", "sip:x@y") == "sess_2"
+    assert lab.api.requests[1].source_language == "de"
+    assert await lab.mode.session_ended("sess_1", {})
+    assert len(lab.mode.calls()) == 1, "the old session's end is not the call's"
+    await lab.mode.hangup(lab.mode.calls()[0].id)
+    await lab.quiet()
+    assert sorted(session for session, _ in lab.api.ended) == ["sess_1", "sess_2"]
+    with pytest.raises(LookupError, match="no such trunk call"):
+        await lab.mode.hangup("nothing")
+
+
+async def test_endpoints_and_problems(followed: Lab, lab: Lab) -> None:
+    assert lab.mode.problems() == []
+    tell = followed.follower.event
+    tell(ami.EndpointState("kallglot", False, "Unreachable"))
+    tell(ami.EndpointState("kallglot", False, "Unreachable"))
+    tell(ami.EndpointState("alice", False, "Unreachable"))
+    assert "SIP endpoint kallglot: Unreachable" in followed.mode.problems()
+    assert followed.hub.types().count("endpoint.state") == 1
+    assert followed.mode.problems()[0].startswith("AMI: ")
+
+
+async def test_hundreds_of_calls_with_random_ends(lab: Lab) -> None:
+    rng = random.Random(5)
+
+    async def one(number: int) -> None:
+        caller, leg = lab.channel(f"{number}.1"), lab.channel(f"{number}.2")
+        how = rng.choice(["vanish", "hang_up", "end", "leg", "twice"])
+        running = asyncio.get_running_loop().create_task(caller.agi("session"))
+        if how in ("vanish", "hang_up"):
+            await asyncio.sleep(rng.random() / 50)
+            if caller.writer is not None:
+                getattr(caller, how)()
+        results = await asyncio.gather(running, return_exceptions=True)
+        session_id = caller.variables.get("${SESSION_ID}", "")
+        if how == "leg" and session_id:
+            await leg.agi("answered", f"session={session_id}", f"party={number}.1")
+            await leg.agi("end", f"session={session_id}", "hangup=1")
+        for _ in range(2 if how == "twice" else 1):
+            await caller.agi("end", "hangup=1")
+        assert len(results) == 1
+
+    for start in range(0, 300, 50):
+        await asyncio.gather(*(one(number) for number in range(start, start + 50)))
+    await lab.quiet()
+    ended = [session_id for session_id, _ in lab.api.ended]
+    assert sorted(ended) == sorted({s.id for s in lab.api.created.values()})
