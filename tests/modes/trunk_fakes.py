@@ -169,21 +169,22 @@ class AgiChannel:
 
     async def agi(self, script: str, *arguments: str, extension: str = "800") -> dict[str, str]:
         """Run ``AGI(agi://…/script,arguments…)``; the variables it set."""
-        reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writer = writer
         lines = [f"agi_network_script: {script}", f"agi_channel: {self.channel}", f"agi_uniqueid: {self.uniqueid}"]
         lines += ["agi_callerid: 4930123", f"agi_extension: {extension}"]
         lines += [f"agi_arg_{n}: {a}" for n, a in enumerate(arguments, 1)]
-        self.writer.write(("\n".join(lines) + "\n\n").encode())
+        writer.write(("\n".join(lines) + "\n\n").encode())
         found: dict[str, str] = {}
         while line := (await asyncio.wait_for(reader.readline(), 10)).decode():
             verb, name, *rest = [part for part in line.rstrip("\n").split('"') if part.strip()]
             if verb.startswith("SET"):
                 found[name] = self.variables["${" + name + "}"] = rest[0] if rest else ""
-                self.writer.write(b"200 result=1\n")
+                writer.write(b"200 result=1\n")
             else:
                 value = self.variables.get(name)
-                self.writer.write(b"200 result=0\n" if value is None else f"200 result=1 ({value})\n".encode())
-        self.writer.close()
+                writer.write(b"200 result=0\n" if value is None else f"200 result=1 ({value})\n".encode())
+        writer.close()
         return found
 
     def vanish(self) -> None:
