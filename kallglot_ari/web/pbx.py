@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -78,13 +79,17 @@ class PbxApi:
         assert self._service
         return web.Response(content_type="text/xml", charset="utf-8")
 
-    async def refer(self, body: object) -> web.Response:
-        """A REFER notification, its signature already checked."""
+    @staticmethod
+    def referral(body: object) -> tuple[str, str, str]:
+        """Session id, refer-to and referred-by of a REFER notification. :raises Problem: 400 that names the field."""
         found = fields.take(
             body,
             {"session_id": fields.identifier, "refer_to": fields.sip_uri},
             {"referred_by": fields.sip_uri},
             strict=False,
         )
-        answer = await self._service.refer(found["session_id"], found["refer_to"], found.get("referred_by", ""))
-        return json_response(answer)
+        return found["session_id"], found["refer_to"], found.get("referred_by", "")
+
+    async def refer(self, referral: tuple[str, str, str]) -> dict[str, Any]:
+        """Answer a REFER notification whose signature was found right."""
+        return await self._service.refer(*referral)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-
-from kallglot_ari.errors import KallglotAriError
 
 
 class Health(Protocol):
@@ -48,16 +46,5 @@ class PbxService(Protocol):
         ...
 
 
-class WebhookError(KallglotAriError):
-    """A webhook that is not genuine. `reason` is one of a few words, for the metric."""
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-Verify = Callable[[str, bytes], None]
-"""Checks the `Kallglot-Signature` header of a body. :raises WebhookError: it is missing, forged or too old."""
-
-SessionEnded = Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]]
-"""Told the session id and the event's data when Kallglot says that a session has ended."""
+SessionEnded = Callable[[str], None]
+"""Told the id of a session that Kallglot says has ended. Called on the event loop, once for each; must not block."""

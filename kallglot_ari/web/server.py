@@ -23,7 +23,7 @@ from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import Access, Guard
 from kallglot_ari.web.limits import RateLimit
 from kallglot_ari.web.pbx import PbxApi
-from kallglot_ari.web.ports import Health, PbxService, SessionEnded, Verify
+from kallglot_ari.web.ports import Health, PbxService, SessionEnded
 from kallglot_ari.web.problem import Problem, json_response, of_http_error, of_service_error
 from kallglot_ari.web.requests import WEBHOOK_MAX
 from kallglot_ari.web.webhooks import Webhooks
@@ -68,7 +68,6 @@ class Route:
 class WebServer:
     """Everything over HTTP. Keyword arguments beyond the parts it serves:
 
-    :param verify_webhook: checks a signature; None when no secret is set.
     :param on_session_ended: told when Kallglot says that a session has ended.
     :param languages: source and target of a call that names none.
     :param rate: requests a second that one client may make to `/pbx` and `/webhooks`. :param burst: and how many at once.
@@ -85,8 +84,8 @@ class WebServer:
         health: Health,
         clock: Clock,
         pbx: PbxService | None = None,
-        verify_webhook: Verify | None = None,
         on_session_ended: SessionEnded | None = None,
+        verify_webhook: object = None,
         languages: tuple[str, str] = ("auto", "en"),
         rate: float = 100.0,
         burst: int = 200,
@@ -102,7 +101,7 @@ class WebServer:
         self._calls = CallsApi(control, store, languages)
         self._pbx = PbxApi(pbx)
         self._webhooks = Webhooks(
-            verify=verify_webhook,
+            secret=settings.webhook_secret.get_secret_value(),
             control=control,
             store=store,
             hub=hub,
@@ -145,7 +144,6 @@ class WebServer:
         """Close the streams, let requests under way finish, then close. Harmless when it does not run."""
         runner, self._runner = self._runner, None
         self._streams.close()
-        await self._webhooks.close()
         if runner is not None:
             await runner.cleanup()
 

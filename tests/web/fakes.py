@@ -24,7 +24,9 @@ def a_call(call_id: str = "c1", state: str = "active", **changes: Any) -> CallVi
         target_language="en",
         started_at=STARTED,
         legs=[
-            LegView("customer", f"{call_id}-a", "PJSIP/carrier-00000001", "up", "de", quality=LegQuality(1500, 1490, 3)),
+            LegView(
+                "customer", f"{call_id}-a", "PJSIP/carrier-00000001", "up", "de", quality=LegQuality(1500, 1490, 3)
+            ),
             LegView("agent", f"{call_id}-b", "PJSIP/1001-00000002", "up", "en"),
         ],
     )
