@@ -7,23 +7,25 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
 
 from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
-from kallglot_ari.clock import SystemClock
+from kallglot_ari.clock import Clock, SystemClock
 from kallglot_ari.errors import ApiError, KallglotAriError, StoreError
 from kallglot_ari.kallglot.client import KallglotClient
-from kallglot_ari.kallglot.webhooks import verify
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.stasis import StasisMode
-from kallglot_ari.settings import Settings
-from kallglot_ari.sandbox.embedded import Embedded
+from kallglot_ari.sandbox import echo
+from kallglot_ari.sandbox.engine import EngineFactory
+from kallglot_ari.sandbox.server import Sandbox, run_sandbox
+from kallglot_ari.settings import InterpreterSettings, Settings
 from kallglot_ari.store.store import open_store
 from kallglot_ari.tasks import Tasks
 from kallglot_ari.web.server import WebServer
@@ -31,6 +33,60 @@ from kallglot_ari.web.server import WebServer
 _log = log.get(__name__)
 
 PROBE_SECONDS = 15.0
+
+
+class Engine(Protocol):
+    """What stands behind the embedded Kallglot: models and workers that all its sessions share."""
+
+    @property
+    def factory(self) -> EngineFactory: ...
+
+    async def warm(self) -> None:
+        """Load what is large before the first call needs it."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Echo:
+    """Says back what it heard."""
+
+    factory: EngineFactory = echo.Echo()
+
+    async def warm(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -> Engine:
+    """The engine that the settings name."""
+    if settings.engine == "echo":
+        return Echo()
+    from kallglot_ari.interpreter.engine import OfflineEngine
+
+    return OfflineEngine(settings, metrics, clock)
+
+
+async def sandbox(host: str, port: int, engine_name: Literal["offline", "echo"], api_key: str | None) -> int:
+    """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
+    engine = make_engine(InterpreterSettings(engine=engine_name), Metrics(), SystemClock())
+    tasks = Tasks("sandbox")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await engine.warm()
+        serving = tasks.spawn(run_sandbox(host, port, engine.factory, api_key), name="serve")
+        stopping = tasks.spawn(stop.wait(), name="signal")
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+    finally:
+        await tasks.close()
+        await engine.close()
+    return 0
 
 
 def instance_name(settings: Settings) -> str:
@@ -52,7 +108,7 @@ class Service:
         self.metrics = Metrics()
         self.hub = Hub(self.clock, on_dropped=self.metrics.events_dropped.inc)
         self.store = open_store(settings.store, self.clock)
-        self.embedded = Embedded(settings, self.metrics, self.clock) if settings.kallglot.embedded else None
+        self.embedded: Sandbox | None = None
         self.ari = AriClient(settings.ari, self.metrics, self.clock)
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._tasks = Tasks("app")
@@ -73,7 +129,11 @@ class Service:
         self._on_stop("store", self.store.close)
         urls: tuple[str, ...] | None = None
         api_key: str | None = None
-        if self.embedded is not None:
+        if s.kallglot.embedded:
+            engine = make_engine(s.interpreter, self.metrics, self.clock)
+            self._on_stop("interpreter", engine.close)
+            await engine.warm()
+            self.embedded = Sandbox(engine.factory, clock=self.clock)
             await self.embedded.start()
             self._on_stop("embedded Kallglot", self.embedded.stop)
             urls, api_key = (self.embedded.url,), self.embedded.api_key
@@ -112,7 +172,6 @@ class Service:
         self._on_stop("calls", self.stasis.close)
         self._tasks.spawn(self._probe(), name="probe")
         self._on_stop("tasks", self._tasks.close)
-        secret = s.web.webhook_secret.get_secret_value()
         self.web = WebServer(
             s.web,
             control=self,
@@ -121,7 +180,6 @@ class Service:
             metrics=self.metrics,
             health=self,
             clock=self.clock,
-            verify_webhook=(lambda body, headers, now: verify(secret, body, headers, now)) if secret else None,
             on_session_ended=self._session_ended,
             languages=(s.kallglot.source_language, s.kallglot.target_language),
         )

@@ -39,10 +39,10 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _sandbox(args: argparse.Namespace) -> int:
-    from kallglot_ari.sandbox.alone import run_sandbox
+    from kallglot_ari.app import sandbox
 
     log.configure("info", "auto")
-    return _run(run_sandbox(args.host, args.port, args.engine, args.api_key or None))
+    return _run(sandbox(args.host, args.port, args.engine, args.api_key or None))
 
 
 def _doctor(args: argparse.Namespace) -> int:

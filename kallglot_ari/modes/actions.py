@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kallglot_ari.ari.client import AriClient
+from kallglot_ari.ari.resources import rtp_address
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import (
@@ -26,7 +27,7 @@ from kallglot_ari.calls.interfaces import (
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable, StoreError
+from kallglot_ari.errors import AriNotFound, AriUnavailable, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.latency import TurnLatency
@@ -203,21 +204,13 @@ class CallActions:
         self._flows[command.leg] = flow
         host, port = self._plant.media.address
         try:
-            channel = await self._plant.ari.channels.external_media(
-                app=self._plant.app,
-                channel_id=command.channel_id,
-                external_host=f"{host}:{port}",
-                format=self._plant.media.format.asterisk,
+            channel = await self._plant.ari.channels.create_external_media(
+                command.channel_id, external_host=f"{host}:{port}", format=self._plant.media.format.asterisk
             )
+            address = rtp_address(channel)
         except BaseException:
             self._close_flow(command.leg, flow)
             raise
-        variables = channel.channelvars or {}
-        try:
-            address = (variables["UNICASTRTP_LOCAL_ADDRESS"], int(variables["UNICASTRTP_LOCAL_PORT"]))
-        except (KeyError, ValueError):
-            self._close_flow(command.leg, flow)
-            raise AriConflict(f"the reply of externalMedia has no UNICASTRTP_LOCAL_* of {command.channel_id}") from None
         flow.connect(address)
 
     async def _remove_media(self, command: c.RemoveMedia) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from kallglot_ari.calls.commands import Finish
-
 from kallglot_ari.calls.machine import CallMachine, CallPlan
 from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.calls.runner import CallRunner

@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Awaitable
 
 from kallglot_ari.ari import models as m
-from kallglot_ari.ari.socket import Connected, Disconnected, SocketEvent
+from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
+from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.machine import CallPlan
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
@@ -86,7 +87,7 @@ class StasisMode:
             case m.BridgeDestroyed():
                 self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
             case Connected():
-                self._reconcile(event)
+                self._reconcile(event.snapshot)
             case Disconnected():
                 _log.warning("ari_disconnected", reason=event.reason, calls=len(self.calls))
             case _:
@@ -192,10 +193,10 @@ class StasisMode:
 
     # --- after a connect ---------------------------------------------------------------------------------------------
 
-    def _reconcile(self, event: Connected) -> None:
+    def _reconcile(self, seen: Snapshot) -> None:
         """What happened while nobody listened: end what is gone, sweep what nobody owns."""
-        there = {channel.id for channel in event.channels}
-        bridges = {bridge.id for bridge in event.bridges}
+        there = {channel.id for channel in seen.channels}
+        bridges = {bridge.id for bridge in seen.bridges}
         for runner in self.calls.runners():
             machine = runner.machine
             for leg in list(machine.legs.values()):
@@ -207,17 +208,17 @@ class StasisMode:
             for candidate in list(machine.candidates):
                 if candidate not in there:
                     runner.post(e.ChannelGone(candidate, 19))
-        self._tasks.spawn(self._sweep(event), name="sweep")
+        self._tasks.spawn(self._sweep(seen), name="sweep")
 
-    async def _sweep(self, event: Connected) -> None:
+    async def _sweep(self, seen: Snapshot) -> None:
         ours = f"{self._prefix}-"
-        in_app = set(event.application.channel_ids) if event.application else set()
+        in_app = set(seen.application.channel_ids) if seen.application else set()
         swept = 0
-        for bridge in event.bridges:
+        for bridge in seen.bridges:
             if bridge.id.startswith(ours) and self.calls.owner(bridge.id) is None:
                 swept += 1
                 await self._settled(self._plant.ari.bridges.destroy(bridge.id))
-        for channel in event.channels:
+        for channel in seen.channels:
             if self.calls.owner(channel.id) is not None:
                 continue
             if channel.id.startswith(ours):
