@@ -185,7 +185,8 @@ method = tlsv1_2
 """
 
 _NUMBERS = """\
+; A bare n would be a pattern: any digit from 2 to 9.
 [kallglot-phones](+)
-exten = _agentX,1,Dial(PJSIP/${EXTEN},30)
-exten = _phoneXX,1,Dial(PJSIP/${EXTEN},30)
+exten = _age[n]tX,1,Dial(PJSIP/${EXTEN},30)
+exten = _pho[n]eXX,1,Dial(PJSIP/${EXTEN},30)
 """

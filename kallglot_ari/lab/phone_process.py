@@ -184,7 +184,13 @@ class PhoneAccount(pj.Account):  # type: ignore[misc]
     def onRegState(self, prm: pj.OnRegStateParam) -> None:  # noqa: N802 - pjsua2's name
         active = self.getInfo().regIsActive
         emit(
-            {"event": "registration", "active": active, "code": int(prm.code), "reason": prm.reason, "at": time.monotonic()}
+            {
+                "event": "registration",
+                "active": active,
+                "code": int(prm.code),
+                "reason": prm.reason,
+                "at": time.monotonic(),
+            }
         )
 
     def onIncomingCall(self, prm: pj.OnIncomingCallParam) -> None:  # noqa: N802 - pjsua2's name

@@ -285,7 +285,9 @@ class Phone:
         if chosen is None:
             raise LabError(f"phone {self.name}: no call is up")
         await self._until(
-            lambda: bool(chosen.media) and chosen.media[-1][0] == status, timeout, f"has no {status} audio: {chosen.media}"
+            lambda: bool(chosen.media) and chosen.media[-1][0] == status,
+            timeout,
+            f"has no {status} audio: {chosen.media}",
         )
 
     async def wait_dtmf(self, digits: str, timeout: float = 10, call: PhoneCall | None = None) -> None:
@@ -294,7 +296,9 @@ class Phone:
         if chosen is None:
             raise LabError(f"phone {self.name}: no call is up")
         await self._until(
-            lambda: digits in "".join(d for d, _ in chosen.dtmf), timeout, f"expected digits {digits}, found {chosen.dtmf}"
+            lambda: digits in "".join(d for d, _ in chosen.dtmf),
+            timeout,
+            f"expected digits {digits}, found {chosen.dtmf}",
         )
 
     async def wait_registered(self, timeout: float = START_SECONDS) -> None:
@@ -391,7 +395,9 @@ class Phone:
                 raise LabError(f"phone {self.name} is gone: {self._gone}\n{self.log()}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LabError(f"phone {self.name} {complaint} after {timeout} s; its calls: {list(map(str, self.calls))}")
+                raise LabError(
+                    f"phone {self.name} {complaint} after {timeout} s; its calls: {list(map(str, self.calls))}"
+                )
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
@@ -486,7 +492,7 @@ def _python() -> str:
         return named
     if find_spec("pjsua2"):
         return sys.executable
-    if sys.version_info < (3, 13):
+    if tuple(sys.version_info)[:2] in ((3, 11), (3, 12)):
         raise LabError("phones need pjsua2: pip install 'kallglot-ari[lab]'")
     found = lab_folder() / "phone-python/bin/python"
     if found.exists():

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,7 +110,17 @@ def _probe(folder: Path) -> Root:
     if os.geteuid() != 0:
         raise LabError(f"Asterisk in {folder} is entered by chroot, which needs root: run as root, or install asterisk")
     root = Root("", folder)
+    _name_the_host(folder)
     return Root(_version_of(root.command("-V")), folder)
+
+
+def _name_the_host(folder: Path) -> None:
+    """Let the inside resolve the machine's own name: Asterisk looks it up for every call, and would wait for a name server."""
+    hosts = folder / "etc/hosts"
+    text = hosts.read_text() if hosts.exists() else "127.0.0.1 localhost\n"
+    name = socket.gethostname()
+    if name not in text.split():
+        hosts.write_text(f"{text.rstrip()}\n127.0.1.1 {name}\n")
 
 
 def _version_of(command: list[str]) -> str:
@@ -195,7 +206,12 @@ def apt_install(packages: list[str], progress: Progress) -> None:
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         try:
             done = subprocess.run(
-                ["apt-get", *options, *command], env=environment, capture_output=True, text=True, timeout=APT_SECONDS
+                ["apt-get", *options, *command],
+                check=False,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=APT_SECONDS,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LabError(f"apt-get {command[0]}: {error}; install {' '.join(packages)} by hand") from None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ async def test_busy_reject_keys_hold_and_transfer(asterisk: LabAsterisk, phones:
     await customer.transfer("agent2")
     await other.wait_state("CONFIRMED")
     assert not agent.calls[-1].ended
-    with pytest.raises(LabError, match="has ended, expected CONFIRMED|is not"):
+    with pytest.raises(LabError, match=r"has ended, expected CONFIRMED"):
         await customer.wait_state("CONFIRMED", call=await customer.call("no-such-number"), timeout=3)
 
 
@@ -132,7 +133,7 @@ async def test_a_killed_starter_takes_its_asterisk_with_it(asterisk22: LabAsteri
 
 def _alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as stat:
+        with Path(f"/proc/{pid}/stat").open() as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
