@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket as sockets
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
@@ -62,7 +63,7 @@ def stream_request(session: Session, contract: str) -> tuple[str, dict[str, str]
         raise StreamRefused(
             f"stream of {session.id}: expected a ws:// or wss:// URL, found {redact(session.stream_url)!r}"
         )
-    if parts.scheme == "ws" and host != "localhost" and not host.startswith("127.") and host != "::1":
+    if parts.scheme == "ws" and not _loopback(host):
         raise StreamRefused(f"stream of {session.id}: expected wss:// for anything but loopback, found ws://{host}")
     headers = {}
     if session.stream_token:
@@ -72,6 +73,13 @@ def stream_request(session: Session, contract: str) -> tuple[str, dict[str, str]
             query = "&".join(filter(None, (parts.query, urlencode({"token": session.stream_token}))))
             parts = parts._replace(query=query)
     return urlunsplit(parts), headers
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def connect(

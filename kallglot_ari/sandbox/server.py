@@ -23,6 +23,9 @@ from kallglot_ari.tasks import Tasks
 
 BODY_LIMIT = 256 * 1024
 _SWEEP_EVERY = 30.0
+_END_WITHIN = 0.5
+"""Seconds that an ending waits for the engine and the stream; they go on after it."""
+_STOP_WITHIN = 5.0
 
 _log = get("kallglot_ari.sandbox")
 
@@ -61,6 +64,7 @@ class Sandbox:
         self._live: dict[str, Live] = {}
         self._hooks = hooks.Hooks(webhook_url, webhook_secret, self.clock, schedule=webhook_schedule)
         self._tasks = Tasks("sandbox")
+        self._winding_up = Tasks("sandbox.end")
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -89,8 +93,9 @@ class Sandbox:
 
     async def stop(self) -> None:
         """End every session and close. Harmless when not started."""
-        for record in self.sessions.live():
-            await self.end(record, EndReason.ERROR)
+        await asyncio.gather(*(self.end(record, EndReason.ERROR) for record in self.sessions.live()))
+        await self._winding_up.join(_STOP_WITHIN)
+        await self._winding_up.close()
         await self._tasks.close()
         await self._hooks.close()
         if self._runner is not None:
@@ -111,6 +116,11 @@ class Sandbox:
         """End a session, whoever wants it. The second time nothing happens."""
         if not self.sessions.end(record, reason, now=self.clock.now(), wall=self.clock.wall()):
             return
+        task = self._winding_up.spawn(self._wind_up(record, reason), name=record.id)
+        await asyncio.wait([task], timeout=_END_WITHIN)
+
+    async def _wind_up(self, record: Record, reason: str) -> None:
+        """What follows from the end; a client that does not read must not hold up whoever ended the session."""
         if (live := self._live.pop(record.id, None)) is not None:
             await live.end(reason)
         self._hooks.post("session.ended", self._shown(record))
@@ -138,7 +148,7 @@ class Sandbox:
         self._frame.spend()
         record = self.sessions.create(wanted, now=self.clock.now(), wall=self.clock.wall())
         self._hooks.post("session.created", self._shown(record))
-        return 201, self._shown(record) | {"stream": record.stream_json(f"ws://{self._netloc}/v1")}
+        return 201, self._shown(record) | {"stream": record.stream_json(f"ws://{request.host or self._netloc}/v1")}
 
     async def _get(self, request: web.Request) -> web.Response:
         return answer(200, self._shown(self._record(request)))

@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiohttp import web
+
+from kallglot_ari.calls.model import SessionRequest
+from kallglot_ari.errors import (
+    ApiConflict,
+    ApiCreditsExhausted,
+    ApiError,
+    ApiInvalid,
+    ApiRateLimited,
+    ApiUnauthorized,
+    ApiUnavailable,
+    StreamClosed,
+)
+from kallglot_ari.kallglot import http, settle
+from kallglot_ari.kallglot.breaker import RetryPolicy
+from kallglot_ari.metrics import Metrics
+from tests.kallglot.servers import KEY, black_hole, client, created, ok, problem, serving, session, value
+
+REQUEST = SessionRequest(source_language="de")
+
+
+def refused() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+async def test_create_sends_key_and_idempotency_key_and_reads_the_session() -> None:
+    async with serving(ok(created(), 201)) as server, client(server.url) as api:
+        made = await api.create_session(REQUEST, idempotency_key="call-1")
+        assert (made.id, made.base_url, made.stream_token) == ("sess_1", server.url, "kst_t")
+    (seen,) = server.seen
+    assert (seen.method, seen.path) == ("POST", "/v1/sessions")
+    assert seen.headers["Authorization"] == f"Bearer {KEY}"
+    assert seen.headers["Idempotency-Key"] == "call-1"
+    assert seen.headers["Content-Type"] == "application/json"
+    assert seen.body["source_language"] == "de"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+async def test_trouble_of_the_server_is_retried_with_the_same_key(status: int) -> None:
+    async with serving(problem(status, ""), problem(status, ""), ok(created())) as server, client(server.url) as api:
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+    assert [seen.headers["Idempotency-Key"] for seen in server.seen] == ["k"] * 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "invalid_json", ApiInvalid),
+        (401, "invalid_api_key", ApiUnauthorized),
+        (402, "insufficient_api_credits", ApiCreditsExhausted),
+        (403, "organization_inactive", ApiUnauthorized),
+        (422, "invalid_mode", ApiInvalid),
+        (302, "", ApiError),
+    ],
+)
+async def test_what_nobody_can_mend_by_asking_again_is_never_retried(
+    status: int, code: str, kind: type[ApiError]
+) -> None:
+    async with serving(problem(status, code)) as server, serving(ok(created())) as other:
+        async with client(server.url, other.url) as api:
+            with pytest.raises(kind) as caught:
+                await api.create_session(REQUEST, idempotency_key="k")
+        assert len(server.seen) == 1
+        assert other.seen == [], "another address is the same account"
+    assert caught.value.code == code
+
+
+async def test_retry_after_is_honoured_when_it_ends_in_time() -> None:
+    wait = {"Retry-After": "1"}
+    async with serving(problem(429, "rate_limit_exceeded", wait), ok(created())) as server, client(server.url) as api:
+        started = asyncio.get_running_loop().time()
+        await api.create_session(REQUEST, idempotency_key="k")
+        assert 1.0 <= asyncio.get_running_loop().time() - started < 1.5
+
+
+async def test_retry_after_beyond_the_deadline_fails_at_once_and_says_it() -> None:
+    when = (datetime.now(UTC) + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    async with serving(problem(429, "rate_limit_exceeded", {"Retry-After": when})) as server, client(server.url) as api:
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(ApiRateLimited) as caught:
+            await api.create_session(REQUEST, idempotency_key="k")
+        assert asyncio.get_running_loop().time() - started < 0.5
+    assert 80 < (caught.value.retry_after or 0) <= 90
+    assert len(server.seen) == 1
+
+
+async def test_a_conflict_is_waited_for_at_the_same_address() -> None:
+    conflict = problem(409, "idempotency_conflict", {"Retry-After": "0"})
+    async with serving(conflict, conflict, ok(created())) as server, serving(ok(created("other"))) as other:
+        async with client(server.url, other.url) as api:
+            assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+        assert other.seen == []
+
+
+async def test_the_deadline_ends_it_with_the_last_error() -> None:
+    policy = RetryPolicy(deadline=0.4, base=0.05, cap=0.05)
+    conflict = problem(409, "idempotency_conflict")
+    async with serving(conflict) as server, client(server.url, policy=policy) as api:
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(ApiConflict):
+            await api.create_session(REQUEST, idempotency_key="k")
+        assert asyncio.get_running_loop().time() - started < 0.6
+    assert 5 <= len(server.seen) <= 20
+
+
+async def test_a_dead_address_costs_little_and_the_next_one_answers() -> None:
+    async with serving(ok(created())) as server, client(refused(), server.url) as api:
+        started = asyncio.get_running_loop().time()
+        made = await api.create_session(REQUEST, idempotency_key="k")
+        assert made.base_url == server.url
+        assert asyncio.get_running_loop().time() - started < 0.3
+
+
+async def test_a_black_hole_costs_one_failover_timeout_at_most() -> None:
+    async with black_hole() as hole, serving(ok(created())) as server, client(hole, server.url) as api:
+        started = asyncio.get_running_loop().time()
+        assert (await api.create_session(REQUEST, idempotency_key="k")).base_url == server.url
+        assert asyncio.get_running_loop().time() - started < 0.5
+
+
+async def test_while_every_address_is_known_to_be_down_a_call_does_not_wait_and_it_heals_by_itself() -> None:
+    address = refused()
+    async with client(address) as api:
+        with pytest.raises(ApiUnavailable):
+            await api.create_session(REQUEST, idempotency_key="k")
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(ApiUnavailable, match="no address answers at the moment"):
+            await api.create_session(REQUEST, idempotency_key="k")
+        assert asyncio.get_running_loop().time() - started < 0.1
+        async with serving(ok(created()), port=int(address.rsplit(":", 1)[1].split("/")[0])):
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        await api.probe()
+                        break
+                    except ApiUnavailable:
+                        await asyncio.sleep(0.05)
+            assert (await api.create_session(REQUEST, idempotency_key="k2")).id == "sess_1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        web.Response(body=b"{", content_type="application/json"),
+        web.Response(body=b"<html>maintenance</html>", content_type="text/html"),
+        web.Response(body=b"[]", content_type="application/json"),
+        web.Response(body=b"\xff\xfe", content_type="application/json"),
+    ],
+)
+async def test_an_answer_that_is_not_the_apis_is_asked_for_again(answer: web.Response) -> None:
+    async with serving(answer, ok(created())) as server, client(server.url) as api:
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+    assert [seen.headers["Idempotency-Key"] for seen in server.seen] == ["k", "k"]
+
+
+async def test_json_counts_whatever_its_content_type_says() -> None:
+    body = ok(created()).body
+    async with serving(web.Response(body=body, content_type="text/plain")) as server, client(server.url) as api:
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+
+
+async def test_a_huge_answer_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_LIMIT", 100_000)
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(1000):
+            await response.write(b" " * 100_000)
+        return response
+
+    async with serving(flood) as server, client(server.url, policy=RetryPolicy(deadline=0.1)) as api:
+        with pytest.raises(ApiUnavailable, match="at most 100000 bytes"):
+            await api.transcript("sess_1", base_url=server.url)
+
+
+async def test_an_answer_cut_off_in_the_middle_is_asked_for_again() -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"id":')
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with serving(cut, ok(created())) as server, client(server.url) as api:
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+
+
+async def test_a_useless_answer_is_not_retried_and_its_session_is_ended() -> None:
+    async with (
+        serving(ok({"id": "sess_9", "stream": {}}), ok({"status": "ended"})) as server,
+        client(server.url) as api,
+    ):
+        with pytest.raises(ApiError, match=r"stream.url: expected a URL, found nothing"):
+            await api.create_session(REQUEST, idempotency_key="k")
+        await wait_for(lambda: len(server.seen) == 2)
+    assert (server.seen[1].path, server.seen[1].body) == ("/v1/sessions/sess_9/end", {"reason": "error"})
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(3):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def late(answer: web.Response, seconds: float) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(seconds)
+        return answer
+
+    return handler
+
+
+async def test_a_session_that_an_address_made_unseen_is_found_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "WAITS", (0.05,))
+    unseen = ok(created("sess_unseen"))
+    async with (
+        serving(late(unseen, 5), unseen, ok({})) as slow,
+        serving(ok(created("sess_used"))) as quick,
+        client(slow.url, quick.url) as api,
+    ):
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_used"
+        await wait_for(lambda: len(slow.seen) == 3)
+    assert slow.seen[1].headers["Idempotency-Key"] == "k"
+    assert slow.seen[2].path == "/v1/sessions/sess_unseen/end"
+
+
+async def test_an_address_that_knows_the_same_session_does_not_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "WAITS", (0.05,))
+    async with (
+        serving(late(ok(created()), 5), ok(created()), ok({})) as slow,
+        serving(ok(created())) as quick,
+        client(slow.url, quick.url) as api,
+    ):
+        await api.create_session(REQUEST, idempotency_key="k")
+        await wait_for(lambda: len(slow.seen) == 2)
+        await asyncio.sleep(0.1)
+    assert [seen.path for seen in slow.seen] == ["/v1/sessions", "/v1/sessions"]
+
+
+async def test_asking_again_with_the_same_key_calls_the_search_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "WAITS", (0.2,))
+    hang = late(ok(created()), 5)
+    policy = RetryPolicy(deadline=0.3, base=0.3)
+    async with serving(hang, ok(created()), ok({})) as server, client(server.url, policy=policy) as api:
+        with pytest.raises(ApiUnavailable, match="expected an answer within"):
+            await api.create_session(REQUEST, idempotency_key="k")
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+        await asyncio.sleep(0.4)
+    assert len(server.seen) == 2
+
+
+async def test_an_end_goes_to_the_address_that_made_the_session() -> None:
+    async with serving(ok({"a": 1})) as first, serving(ok({"status": "ended"})) as second:
+        async with client(first.url, second.url) as api:
+            assert await api.end_session("sess_1", "customer_hangup", base_url=second.url) == {"status": "ended"}
+        assert first.seen == []
+        assert second.seen[0].path == "/v1/sessions/sess_1/end"
+        assert second.seen[0].body == {"reason": "customer_hangup"}
+        assert second.seen[0].headers["Idempotency-Key"]
+
+
+async def test_ends_of_a_session_use_one_key_for_each_reason() -> None:
+    async with serving(ok({})) as server, client(server.url) as api:
+        for reason in ("completed", "completed", "error"):
+            await api.end_session("sess_1", reason, base_url=server.url)
+        await api.end_session("sess_1", "error", base_url=server.url, idempotency_key="mine")
+    keys = [seen.headers["Idempotency-Key"] for seen in server.seen]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[3] == "mine"
+
+
+@pytest.mark.parametrize(
+    "answer", [problem(404, "session_not_found"), problem(410, "gone"), problem(409, "session_ended")]
+)
+async def test_nothing_left_to_end_is_success(answer: web.Response) -> None:
+    async with serving(answer) as server, client(server.url) as api:
+        assert (await api.end_session("sess_1", "completed", base_url=server.url))["id"] == "sess_1"
+    assert len(server.seen) == 1
+
+
+async def test_an_end_whose_key_was_used_for_another_reason_ends_all_the_same() -> None:
+    async with (
+        serving(problem(400, "idempotency_mismatch"), ok({"status": "ended"})) as server,
+        client(server.url) as api,
+    ):
+        await api.end_session("sess_1", "error", base_url=server.url, idempotency_key="k")
+    assert server.seen[0].headers["Idempotency-Key"] != server.seen[1].headers["Idempotency-Key"]
+
+
+async def test_an_end_is_tried_although_the_breaker_is_open() -> None:
+    address = refused()
+    async with client(address, policy=RetryPolicy(deadline=0.2, base=0.02)) as api:
+        for _ in range(3):
+            with pytest.raises(ApiUnavailable):
+                await api.create_session(REQUEST, idempotency_key="k")
+        async with serving(ok({"status": "ended"}), port=int(address.rsplit(":", 1)[1].split("/")[0])):
+            assert (await api.end_session("sess_1", "completed", base_url=address))["status"] == "ended"
+
+
+async def test_a_session_id_cannot_leave_its_path() -> None:
+    async with serving(ok({})) as server, client(server.url) as api:
+        await api.get_session("../../x?y", base_url=server.url)
+    assert server.seen[0].path == "/v1/sessions/..%2F..%2Fx%3Fy"
+
+
+async def test_probe_tells_a_wrong_key_and_a_missing_server() -> None:
+    async with client(refused(), policy=RetryPolicy(deadline=0.1)) as api:
+        with pytest.raises(ApiUnavailable):
+            await api.probe()
+    async with serving(ok({})) as server:
+        async with client(server.url) as api:
+            await api.probe()
+            server.probe_status = 401
+            with pytest.raises(ApiUnauthorized):
+                await api.probe()
+        assert server.probes >= 5
+
+
+async def test_the_connections_are_open_before_the_first_call() -> None:
+    async with serving(ok(created())) as server, client(server.url) as api:
+        before = set(server.connections)
+        assert len(before) == 4
+        await asyncio.gather(*(api.create_session(REQUEST, idempotency_key=str(n)) for n in range(4)))
+        assert server.connections == before
+
+
+async def test_what_is_asked_and_how_it_went_is_counted() -> None:
+    metrics = Metrics()
+    async with serving(problem(500, ""), problem(402, "c")) as server, client(server.url, metrics=metrics) as api:
+        with pytest.raises(ApiCreditsExhausted):
+            await api.create_session(REQUEST, idempotency_key="k")
+    assert value(metrics, "kallglot_api_requests_total", component="create", reason="unavailable") == 1
+    assert value(metrics, "kallglot_api_requests_total", component="create", reason="credits") == 1
+
+
+async def test_the_key_is_in_no_error_and_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    echo = problem(401, "invalid_api_key", message=f"the key {KEY} is wrong", headers={"X-Request-ID": "req_77"})
+    async with serving(echo) as server, client(server.url) as api:
+        with pytest.raises(ApiUnauthorized) as caught:
+            await api.create_session(REQUEST, idempotency_key="k")
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.value)
+    assert KEY not in caplog.text
+    assert caught.value.request_id == "req_77"
+    assert KEY not in repr(api)
+
+
+async def test_credits_are_remembered() -> None:
+    answer = ok(created())
+    answer.headers["X-API-Credits-Remaining"] = "41"
+    async with serving(answer) as server, client(server.url) as api:
+        assert api.credits_remaining is None
+        await api.create_session(REQUEST, idempotency_key="k")
+        assert api.credits_remaining == 41
+
+
+async def test_a_client_that_is_not_started_or_closed_says_so() -> None:
+    async with serving(ok(created())) as server, client(server.url) as api:
+        await api.start()
+    await api.close()
+    with pytest.raises(ApiUnavailable, match="not started, or closed"):
+        await api.create_session(REQUEST, idempotency_key="k")
+    with pytest.raises(StreamClosed, match="not started, or closed"):
+        await api.open_stream(session("ws://127.0.0.1:1/"), lambda event: None)
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("kallglot")] == []
