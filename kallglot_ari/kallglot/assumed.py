@@ -55,6 +55,3 @@ PROBE_SESSION = "sess_00000000000000000000000000"
 
 ALREADY_ENDED_CODES = frozenset({"session_ended", "session_already_ended", "already_ended"})
 """Codes of a 409 or 422 that mean, for `end`, that there is nothing left to do. The published answer is a 200."""
-
-NO_PROVIDER_FOR_STREAMS = True
-"""With the provider contract, a session whose audio goes over the stream is created without a `provider` object."""

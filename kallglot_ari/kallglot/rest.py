@@ -50,8 +50,7 @@ def create_body(request: SessionRequest, settings: KallglotSettings, trunk: Trun
         sip = {"from_uri": request.from_uri or assumed.ANONYMOUS, "headers": {}}
         body["routing"] = {"type": "sip", "sip": sip, "direction": request.direction}
         return body
-    if request.trunk:
-        body["provider"] = provider_object(trunk)
+    body["provider"] = provider_object(trunk)
     if request.participants > 2:
         body["conference"] = {"enabled": True, "max_participants": request.participants}
     return body
