@@ -90,6 +90,8 @@ class JitterBuffer:
     _odd: int | None = None
     _unanswered: int = 0
     """Frames filled since the last packet came."""
+    _expired_in_a_row: int = 0
+    """Ticks."""
 
     @property
     def target(self) -> float:
@@ -156,9 +158,13 @@ class JitterBuffer:
                 t.next_sequence = (t.next_sequence + 1) & 0xFFFF
                 t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
                 t.next_position = position + length
-                if t.emitted - position > self.max_ms * self.clock_rate // 1000:
+                if t.emitted - position > self._most_ahead:
                     self.expired += 1
+                    self._expired_in_a_row += length
+                    if self._expired_in_a_row > self._most_ahead:
+                        self._accept_delay(at)
                     continue
+                self._expired_in_a_row = 0
                 t.emitted += length
                 return Heard(packet, at)
             if now < t.base + t.next_position / self.clock_rate + self.target and len(self._held) < CAPACITY:
@@ -167,6 +173,18 @@ class JitterBuffer:
             if missing is not None:
                 return missing
         return self._overdue(now)
+
+    @property
+    def _most_ahead(self) -> int:
+        return self.max_ms * self.clock_rate // 1000
+
+    def _accept_delay(self, now: float) -> None:
+        """The way has become longer for good: from here on the sender's time is where the output stands."""
+        t = self.timing
+        t.next_position = t.emitted
+        t.base = now - (t.next_position - self.frame) / self.clock_rate
+        t.spread = 0.0
+        self._expired_in_a_row = 0
 
     def _overdue(self, now: float) -> Missing | None:
         """Nothing comes: time goes on all the same, one frame after the other."""

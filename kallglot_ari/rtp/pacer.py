@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Deadlines:
 
     def due(self, now: float) -> tuple[int, int]:
         """(beats to run now, beats skipped before them). Call it as often as you like; a beat is given out once."""
-        behind = int((now - self._start) / self._period + 1e-9) + 1 - self._beat
+        behind = floor((now - self._start) / self._period + 1e-9) + 1 - self._beat
         if behind <= 0:
             return 0, 0
         skipped = max(0, behind - self._catch_up)

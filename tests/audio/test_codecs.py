@@ -1,0 +1,209 @@
+"""Each codec against another implementation of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs import g711, opus, registry
+from kallglot_ari.audio.codecs.slin import SlinDecoder, SlinEncoder
+from kallglot_ari.errors import MediaError
+from tests.audio.conftest import run_tool
+from tests.audio.signals import best_snr, snr, speech_like, tone
+
+EVERY_SAMPLE = np.arange(-32768, 32768, dtype=np.int32).astype(np.int16)
+EVERY_BYTE = np.arange(256, dtype=np.uint8)
+LAWS: dict[str, tuple[str, str, NDArray[np.uint8], NDArray[np.int16]]] = {}
+LAWS["ulaw"] = ("u-law", "mulaw", g711.PCM_TO_ULAW, g711.ULAW_TO_PCM)
+LAWS["alaw"] = ("a-law", "alaw", g711.PCM_TO_ALAW, g711.ALAW_TO_PCM)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_g711_decodes_as_sox_and_ffmpeg_do(law: str) -> None:
+    sox, ffmpeg, _, decode = LAWS[law]
+    ours = decode[EVERY_BYTE].astype("<i2").tobytes()
+    args = ("-D", "-t", "raw", "-e", sox, "-b", "8", "-r", "8000", "-c", "1", "-", "-t", "s16", "-")
+    assert ours == run_tool("sox", *args, data=EVERY_BYTE.tobytes())
+    args = ("-v", "error", "-f", ffmpeg, "-ar", "8000", "-i", "-", "-f", "s16le", "-")
+    assert ours == run_tool("ffmpeg", *args, data=EVERY_BYTE.tobytes())
+
+
+@pytest.mark.parametrize("tool", ["sox", "ffmpeg"])
+@pytest.mark.parametrize("law", LAWS)
+def test_g711_encodes_as_the_reference_does_but_for_samples_on_a_threshold(law: str, tool: str) -> None:
+    """The tools disagree with each other (and with the ITU's G.191) on which side of a decision value the value itself falls."""
+    sox, ffmpeg, encode, decode = LAWS[law]
+    data = EVERY_SAMPLE.astype("<i2").tobytes()
+    if tool == "sox":
+        theirs = run_tool(
+            "sox", "-D", "-t", "s16", "-r", "8000", "-c", "1", "-", "-t", "raw", "-e", sox, "-", data=data
+        )
+    else:
+        theirs = run_tool(
+            "ffmpeg", "-v", "error", "-f", "s16le", "-ar", "8000", "-i", "-", "-f", ffmpeg, "-", data=data
+        )
+    ours = encode[EVERY_SAMPLE.view(np.uint16)]
+    reference = np.frombuffer(theirs, dtype=np.uint8)
+    differ = np.flatnonzero(ours != reference)
+    assert differ.size < 0.016 * EVERY_SAMPLE.size
+    order = np.argsort(np.argsort(decode[EVERY_BYTE], kind="stable"))  # codes by the size of what they stand for
+    assert np.abs(order[ours[differ]] - order[reference[differ]]).max(initial=0) == 1
+    speech = np.random.default_rng(1).normal(0, 3000, 80000).clip(-32768, 32767).astype(np.int16)
+    codes = speech.view(np.uint16)
+    theirs_of = np.zeros(65536, dtype=np.uint8)
+    theirs_of[EVERY_SAMPLE.view(np.uint16)] = reference
+    assert abs(snr(speech, decode[encode[codes]]) - snr(speech, decode[theirs_of[codes]])) < 0.1
+
+
+def test_g711_round_trip_is_the_identity_on_codes() -> None:
+    for law in LAWS:
+        _, _, encode, decode = LAWS[law]
+        again = encode[decode[EVERY_BYTE].view(np.uint16)]
+        # mu-law has two zeros; the negative one becomes the positive one
+        assert [code for code in range(256) if again[code] != code] == ([0x7F] if law == "ulaw" else [])
+
+
+def test_direct_tables_are_decode_then_encode() -> None:
+    args = ("-D", "-t", "raw", "-e", "u-law", "-b", "8", "-r", "8000", "-c", "1", "-", "-t", "raw", "-e", "a-law", "-")
+    theirs = np.frombuffer(run_tool("sox", *args, data=EVERY_BYTE.tobytes()), dtype=np.uint8)
+    ours = g711.ULAW_TO_ALAW[EVERY_BYTE]
+    assert np.abs(g711.ALAW_TO_PCM[ours].astype(int) - g711.ALAW_TO_PCM[theirs]).max() <= 1024
+    assert (ours == theirs).mean() > 0.8
+    assert snr(g711.ULAW_TO_PCM, g711.ALAW_TO_PCM[g711.ULAW_TO_ALAW]) > 35
+    assert snr(g711.ALAW_TO_PCM, g711.ULAW_TO_PCM[g711.ALAW_TO_ULAW]) > 35
+
+
+@given(st.binary(max_size=400))
+def test_g711_takes_any_bytes(payload: bytes) -> None:
+    for name in LAWS:
+        codec = registry.get(name)
+        pcm = codec.decoder().decode(payload)
+        assert pcm.size == len(payload)
+        assert len(codec.encoder().encode(pcm)) == len(payload)
+
+
+def test_silence_bytes() -> None:
+    assert g711.PCM_TO_ULAW[0] == g711.ULAW_SILENCE
+    assert g711.PCM_TO_ALAW[0] == g711.ALAW_SILENCE
+
+
+def test_g722_against_ffmpeg_both_ways() -> None:
+    pcm = speech_like(16000, 2.0)
+    codec = registry.get("g722")
+    encoder, decoder = codec.encoder(), codec.decoder()
+    ours = b"".join(encoder.encode(pcm[i : i + 320]) for i in range(0, pcm.size, 320))
+    args = ("-v", "error", "-f", "g722", "-i", "-", "-f", "s16le", "-ar", "16000", "-")
+    theirs = np.frombuffer(run_tool("ffmpeg", *args, data=ours), dtype="<i2")
+    own = np.concatenate([decoder.decode(ours[i : i + 160]) for i in range(0, len(ours), 160)])
+    assert best_snr(pcm, theirs, 64) > 15
+    assert best_snr(pcm, own, 64) > 15
+    args = ("-v", "error", "-f", "s16le", "-ar", "16000", "-i", "-", "-f", "g722", "-")
+    encoded = run_tool("ffmpeg", *args, data=pcm.astype("<i2").tobytes())
+    assert best_snr(pcm, codec.decoder().decode(encoded), 64) > 15
+
+
+def test_g722_in_pieces_is_g722_in_one() -> None:
+    pcm = speech_like(16000, 0.4)
+    codec = registry.get("g722")
+    encoder, whole = codec.encoder(), codec.encoder()
+    assert b"".join(encoder.encode(pcm[i : i + 320]) for i in range(0, pcm.size, 320)) == whole.encode(pcm)
+    assert codec.encoder().encode(pcm[:0]) == b""
+    assert codec.decoder().decode(b"").size == 0
+    with pytest.raises(MediaError, match="even number of samples, found 3"):
+        codec.encoder().encode(pcm[:3])
+
+
+def test_slin_is_big_endian() -> None:
+    assert SlinEncoder().encode(np.array([1, -2], dtype=np.int16)) == b"\x00\x01\xff\xfe"
+    assert SlinDecoder().decode(b"\x00\x01\xff\xfe").tolist() == [1, -2]
+    assert SlinDecoder().lost(160) is None
+    with pytest.raises(MediaError, match="L16: expected an even number of bytes, found 3"):
+        SlinDecoder().decode(b"abc")
+
+
+def test_slin_against_sox() -> None:
+    pcm = speech_like(16000, 0.2)
+    args = ("-D", "-t", "s16", "-r", "16000", "-c", "1", "-", "-t", "raw", "-e", "signed", "-b", "16", "-B", "-")
+    assert SlinEncoder().encode(pcm) == run_tool("sox", *args, data=pcm.astype("<i2").tobytes())
+
+
+def test_opus_round_trip_concealment_and_errors() -> None:
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    codec = registry.get("opus")
+    encoder, decoder = codec.encoder(), codec.decoder()
+    pcm = tone(16000, 1.0, 500)
+    packets = [encoder.encode(pcm[i : i + 320]) for i in range(0, pcm.size, 320)]
+    out = [decoder.decode(packet) for packet in packets[:25]]
+    assert all(part.size == 320 for part in out)
+    assert best_snr(pcm[4800:8000], np.concatenate(out)[4800:8000], 300) > 12
+    substitute = decoder.lost(320)
+    assert substitute is not None
+    assert substitute.size == 320
+    assert np.abs(substitute).max() > 1000
+    recovered = decoder.lost(320, packets[27])
+    assert recovered is not None
+    assert recovered.size == 320
+    with pytest.raises(MediaError, match="opus: expected a payload, found none"):
+        decoder.decode(b"")
+    with pytest.raises(MediaError, match="found 3 bytes that are none"):
+        decoder.decode(b"\xff\xff\xff")
+    with pytest.raises(MediaError, match="expected a frame of 320 samples, found 100"):
+        encoder.encode(pcm[:100])
+    with pytest.raises(MediaError, match="complexity of 0 to 10, found 11"):
+        opus.OpusEncoder(complexity=11)
+    assert codec.ticks(55) == 960
+
+
+def test_opus_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def refuse(name: str, *args: object, **kwargs: object) -> object:
+        if name.startswith("opuslib_next"):
+            raise Exception("no library")
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert not opus.available()
+    with pytest.raises(MediaError, match="libopus"):
+        opus.OpusDecoder()
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "samples", "size"),
+    [("ulaw", 160, 160, 160), ("alaw", 160, 160, 160), ("g722", 160, 320, 160), ("slin", 160, 160, 320), ("slin16", 320, 320, 640), ("opus", 960, 320, 0)],
+)  # fmt: skip
+def test_registry_figures(name: str, step: int, samples: int, size: int) -> None:
+    codec = registry.get(name)
+    assert (codec.timestamp_step, codec.frame_samples, codec.frame_bytes) == (step, samples, size)
+    if size:
+        assert codec.ticks(size) == step
+        assert len(codec.encoder().encode(np.zeros(samples, dtype=np.int16))) == size
+        assert codec.decoder().lost(samples) is None
+
+
+def test_registry_names_what_it_has() -> None:
+    with pytest.raises(MediaError, match=r"codec: expected one of ulaw, alaw, .* found 'gsm'"):
+        registry.get("gsm")
+
+
+def test_stream_encodings() -> None:
+    pcm = speech_like(8000, 0.1)
+    for encoding, least in (("mulaw", 30), ("alaw", 30), ("pcm_16", 199), ("pcm_8", 20)):
+        data = registry.pcm_to_stream(encoding, pcm)
+        assert len(data) == pcm.size * registry.stream_sample_bytes(encoding)
+        assert snr(pcm, registry.stream_to_pcm(encoding, data)) > least
+    with pytest.raises(MediaError, match="16-bit PCM: expected an even number of bytes, found 5"):
+        registry.stream_to_pcm("pcm_16", b"12345")
+    for call in (
+        lambda: registry.stream_to_pcm("mp3", b""),
+        lambda: registry.pcm_to_stream("mp3", pcm),
+        lambda: registry.stream_sample_bytes("mp3"),
+    ):
+        with pytest.raises(MediaError, match=r"stream encoding: expected one of mulaw, .* found 'mp3'"):
+            call()

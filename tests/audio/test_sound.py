@@ -1,0 +1,169 @@
+"""Levels, mixing, resampling and concealment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soxr
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kallglot_ari.audio import frame, level
+from kallglot_ari.audio.conceal import Concealer
+from kallglot_ari.audio.frame import Pcm
+from kallglot_ari.audio.mix import Mixer, ramp
+from kallglot_ari.audio.resample import Resampler
+from tests.audio.signals import best_snr, snr, speech_like, tone
+
+
+def test_levels() -> None:
+    assert level.dbfs(frame.silence(160)) == level.FLOOR_DBFS
+    assert level.dbfs(frame.silence(0)) == level.FLOOR_DBFS
+    assert level.dbfs(tone(8000, 1, 400, 32767)) == pytest.approx(-3.01, abs=0.01)
+    assert level.gain(-6.0206) == pytest.approx(0.5, abs=1e-4)
+    assert frame.frame_samples(16000) == 320
+    assert frame.to_pcm(np.array([40000.0, -40000.0, 0.6])).tolist() == [32767, -32768, 1]
+
+
+def test_one_voice_is_left_alone_bit_for_bit() -> None:
+    voice = speech_like(8000, 0.02)
+    assert Mixer(8000).mix([voice]) is voice
+
+
+def test_loud_voices_do_not_clip_and_the_gain_comes_back() -> None:
+    mixer = Mixer(8000)
+    loud = tone(8000, 1.0, 400, 30000)
+    mixed = np.concatenate([mixer.mix([loud[i : i + 160]] * 3) for i in range(0, 8000, 160)])
+    # the gain steps back within the first frame; from then on the sum stays clear of full scale
+    assert np.abs(mixed[160:].astype(int)).max() < 32000
+    # after the attack it is the same tone, only lower: no flat tops
+    reference = tone(8000, 1.0, 400, float(np.abs(mixed[800:].astype(int)).max()))
+    assert best_snr(reference[800:], mixed[800:], 21) > 35
+    assert mixer.gain < 0.5
+    quiet = tone(8000, 2.0, 400, 500)
+    for i in range(0, quiet.size, 160):
+        mixer.mix([quiet[i : i + 160]])
+    assert mixer.gain == 1.0
+
+
+@given(st.lists(st.lists(st.integers(-32768, 32767), min_size=40, max_size=40), min_size=1, max_size=6))
+def test_mixing_never_wraps(voices: list[list[int]]) -> None:
+    arrays = [np.array(voice, dtype=np.int16) for voice in voices]
+    total: NDArray[np.int64] = np.stack(arrays).astype(np.int64).sum(axis=0)
+    mixed = Mixer(8000).mix(arrays).astype(np.int64)
+    strong = np.abs(total) > 200
+    assert (np.sign(mixed[strong]) == np.sign(total[strong])).all()
+
+
+def test_mixing_refuses_what_it_cannot_add() -> None:
+    with pytest.raises(ValueError, match="at least one voice"):
+        Mixer(8000).mix([])
+    with pytest.raises(ValueError, match=r"one length, found \[10, 20\]"):
+        Mixer(8000).mix([frame.silence(10), frame.silence(20)])
+
+
+def test_ramp() -> None:
+    pcm = np.full(100, 10000, dtype=np.int16)
+    assert ramp(pcm, 1.0, 1.0) is pcm
+    down = ramp(pcm, 1.0, 0.0)
+    assert down[0] == 10000
+    assert down[-1] == 0
+    assert np.abs(np.diff(down.astype(int))).max() <= 102
+
+
+@pytest.mark.parametrize(("source", "target"), [(8000, 16000), (16000, 8000), (22050, 16000), (24000, 8000), (48000, 16000), (16000, 24000), (8000, 48000)])  # fmt: skip
+def test_resampling_in_chunks_is_resampling_in_one_and_sounds_as_libsoxr(source: int, target: int) -> None:
+    pcm = speech_like(min(source, target), 1.0) if source < target else speech_like(source, 1.0)
+    whole = Resampler(source, target).process(pcm)
+    stream = Resampler(source, target)
+    rng = np.random.default_rng(3)
+    parts, at = [], 0
+    while at < pcm.size:
+        step = int(rng.integers(1, 700))
+        parts.append(stream.process(pcm[at : at + step]))
+        at += step
+    assert np.array_equal(np.concatenate(parts), whole)
+    theirs = soxr.resample(pcm, source, target, quality="HQ")
+    ours = np.concatenate([whole, stream.finish()])
+    delay = round(stream.delay * target) if source != target else 0
+    size = min(ours.size, theirs.size) - delay - 64
+    assert best_snr(theirs[:size], ours[: size + 40], 40) > 25
+    assert abs(ours.size - pcm.size * target / source) <= target * stream.delay + 2
+
+
+def test_tone_survives_resampling_and_what_lies_above_does_not() -> None:
+    up = Resampler(8000, 16000)
+    out = np.concatenate([up.process(part) for part in np.split(tone(8000, 1.0, 1000), 50)])
+    t = np.arange(out.size) / 16000
+    lag = 8000 * np.sin(2 * np.pi * 1000 * t)
+    assert best_snr(out[200:], np.rint(lag[200:]), 32) > 60
+    down = Resampler(16000, 8000)
+    alias = np.concatenate([down.process(part) for part in np.split(tone(16000, 1.0, 5500), 50)])
+    assert level.dbfs(alias[100:]) < -70
+
+
+def test_resampler_passes_through_and_refuses() -> None:
+    pcm = speech_like(8000, 0.02)
+    same = Resampler(8000, 8000)
+    assert same.process(pcm) is pcm
+    assert same.finish().size == 0
+    assert same.delay == 0
+    assert Resampler(8000, 16000).process(pcm[:3]).size == 0
+    for source, target in ((0, 8000), (8000, 1_000_000)):
+        with pytest.raises(ValueError, match="expected 4000 to 192000 Hz"):
+            Resampler(source, target)
+
+
+def _with_losses(pcm: Pcm, rate: int, lost: set[int], *, conceal: bool) -> Pcm:
+    size = rate // 50
+    concealer = Concealer(rate)
+    parts = []
+    for i in range(pcm.size // size):
+        part = pcm[i * size : (i + 1) * size]
+        if i not in lost:
+            parts.append(concealer.heard(part) if conceal else part)
+        else:
+            parts.append(concealer.lost(size) if conceal else np.zeros(size, dtype=np.int16))
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_a_lost_frame_of_a_tone_is_not_heard(rate: int) -> None:
+    pcm = tone(rate, 1.0, 400)
+    out = _with_losses(pcm, rate, {20, 33}, conceal=True)
+    assert out.size == pcm.size
+    assert snr(pcm, out) > 20
+    steps = np.abs(np.diff(out.astype(int)))
+    assert steps.max() < 1.3 * np.abs(np.diff(pcm.astype(int))).max()  # no click
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_speech_with_losses_is_better_concealed_than_silent(rate: int) -> None:
+    pcm = speech_like(rate, 4.0)
+    lost = set(np.flatnonzero(np.random.default_rng(5).random(200) < 0.05).tolist())
+    concealed = snr(pcm, _with_losses(pcm, rate, lost, conceal=True))
+    silent = snr(pcm, _with_losses(pcm, rate, lost, conceal=False))
+    assert concealed > silent + 2
+
+
+def test_a_long_loss_fades_to_silence_and_comes_back() -> None:
+    pcm = tone(8000, 1.0, 400)
+    concealer = Concealer(8000)
+    assert concealer.heard(pcm[:800]) is not None
+    gone = np.concatenate([concealer.lost(160) for _ in range(10)])
+    assert level.dbfs(gone[:80]) > level.dbfs(pcm) - 1
+    assert np.abs(gone[480:]).max() == 0
+    assert concealer.concealing
+    back = concealer.heard(pcm[:160])
+    assert np.array_equal(back[100:], pcm[100:160])
+    assert concealer.lost(0).size == 0
+    assert concealer.heard(pcm[:0]).size == 0
+
+
+def test_concealment_of_silence_and_of_noise_does_no_harm() -> None:
+    assert not Concealer(8000).lost(960).any()
+    noise = np.random.default_rng(1).integers(-20000, 20000, 1600).astype(np.int16)
+    concealer = Concealer(8000)
+    concealer.heard(noise)
+    assert np.abs(concealer.lost(480).astype(int)).max() <= 32767

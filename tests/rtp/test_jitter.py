@@ -1,0 +1,254 @@
+"""The jitter buffer, told as stories: which packet came when, and what came out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kallglot_ari.rtp.jitter import CAPACITY, Heard, JitterBuffer, Missing
+from kallglot_ari.rtp.packet import RtpPacket
+
+FRAME = 160
+
+
+def packet(index: int, *, start: int = 100, timestamp: int | None = None, ticks: int = FRAME) -> RtpPacket:
+    when = index * FRAME if timestamp is None else timestamp
+    return RtpPacket(0, (start + index) & 0xFFFF, when & 0xFFFFFFFF, 1, bytes([index & 0xFF]) * ticks)
+
+
+def drain(buffer: JitterBuffer, now: float) -> list[int | str]:
+    """Indices of packets heard; `lost` and `silence` for each 20 ms without."""
+    out: list[int | str] = []
+    while (item := buffer.pop(now)) is not None:
+        if isinstance(item, Heard):
+            out.append(item.packet.payload[0])
+        else:
+            out.extend([item.kind] * (item.ticks // FRAME))
+    return out
+
+
+def run(arrivals: dict[int, float], *, until: float, step: float = 0.01, buffer: JitterBuffer | None = None, packets: dict[int, RtpPacket] | None = None) -> list[int | str]:  # fmt: skip
+    """Packets pushed when they arrive, the buffer looked at every 10 ms."""
+    buffer = buffer or JitterBuffer(8000, FRAME)
+    out: list[int | str] = []
+    queue = sorted(arrivals.items(), key=lambda item: item[1])
+    now = 0.0
+    while now < until:
+        while queue and queue[0][1] <= now:
+            index, at = queue.pop(0)
+            buffer.push((packets or {}).get(index) or packet(index), at)
+        out += drain(buffer, now)
+        now += step
+    return out
+
+
+def test_in_turn_means_at_once() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    assert buffer.pop(0.0) is None
+    for i in range(50):
+        assert buffer.push(packet(i), i * 0.02) == ""
+        assert drain(buffer, i * 0.02) == [i]
+    assert buffer.target == 0.02
+
+
+@pytest.mark.parametrize("start", [0, 65500, 65535])
+def test_wraps_are_no_event(start: int) -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    for i in range(100):
+        buffer.push(packet(i, start=start, timestamp=2**32 - 8000 + i * FRAME), i * 0.02)
+        assert drain(buffer, i * 0.02) == [i]
+
+
+def test_order_is_restored() -> None:
+    arrivals = {i: i * 0.02 for i in range(10)} | {4: 0.105, 5: 0.1}
+    assert run(arrivals, until=0.2) == list(range(10))
+
+
+def test_a_lost_packet_is_told_once_its_time_is_over() -> None:
+    arrivals = {i: i * 0.02 for i in range(10) if i != 4}
+    assert run(arrivals, until=0.19) == [0, 1, 2, 3, "lost", 5, 6, 7, 8, 9]
+
+
+def test_what_comes_after_it_was_given_up_is_late() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    for i in (0, 1, 3):
+        buffer.push(packet(i), i * 0.02)
+    assert drain(buffer, 0.2)[:4] == [0, 1, "lost", 3]
+    assert buffer.push(packet(2), 0.21) == "late"
+
+
+def test_a_duplicate_is_refused() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    assert [buffer.push(packet(i), 0.0) for i in (0, 2, 2)] == ["", "", "duplicate"]
+    assert buffer.held == 2
+    assert buffer.furthest == 2
+    drain(buffer, 0.0)
+    assert buffer.push(packet(0), 0.01) == "late"
+
+
+def test_dtx_is_silence_and_not_loss() -> None:
+    """The numbers go on, the timestamp jumps: nothing was lost."""
+    arrivals = {0: 0.0, 1: 0.02, 2: 0.5, 3: 0.52}
+    packets = {2: packet(2, timestamp=25 * FRAME), 3: packet(3, timestamp=26 * FRAME)}
+    out = run(arrivals, until=0.53, packets=packets)
+    assert out[:2] == [0, 1]
+    assert out[-2:] == [2, 3]
+    assert len(out) == 27  # 23 frames of time without a packet
+    assert set(out[2:5]) == {"lost"}  # as long as nobody can know
+    assert set(out[5:25]) == {"silence"}
+
+
+def test_dtx_told_by_a_packet_that_is_there_is_silence_at_once() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    assert drain(buffer, 0.0) == [0]
+    buffer.push(packet(1, timestamp=2 * FRAME), 0.02)
+    assert buffer.pop(0.02) == Missing(FRAME, "silence")
+    assert drain(buffer, 0.02) == [1]
+
+
+def test_loss_and_dtx_together() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    drain(buffer, 0.0)
+    buffer.push(packet(2, timestamp=3 * FRAME), 0.06)
+    assert drain(buffer, 0.1)[:3] == ["lost", "silence", 2]
+
+
+def test_late_speech_in_its_turn_is_kept_and_the_time_made_good_at_the_next_silence() -> None:
+    """The network stands still for 100 ms: nothing is lost, so nothing may be thrown away."""
+    arrivals = {i: i * 0.02 if not 10 <= i < 15 else 0.29 + i * 1e-4 for i in range(30)}
+    out = run(arrivals, until=0.6)
+    assert [i for i in out if isinstance(i, int)] == list(range(30))
+    filled = len(out) - 30
+    assert 1 <= filled <= 7
+    buffer = JitterBuffer(8000, FRAME)
+    packets = {i: packet(i, timestamp=(i + 40) * FRAME) for i in range(30, 40)}
+    arrivals |= {i: (i + 40) * 0.02 for i in packets}
+    out = run(arrivals, until=1.6, buffer=buffer, packets=packets)
+    assert len(out) == 80  # as long as the sender's time, nothing more
+
+
+def test_what_is_past_all_bounds_is_dropped() -> None:
+    buffer = JitterBuffer(8000, FRAME, 20, 100)
+    arrivals = {i: i * 0.02 if i < 5 else 0.5 + i * 0.02 for i in range(100)}
+    out = run(arrivals, until=2.5, buffer=buffer)
+    assert 5 < buffer.expired < 15  # until it is plain that the way has become longer for good
+    assert [i for i in out if isinstance(i, int)][-80:] == list(range(20, 100))
+    assert buffer.timing.emitted - buffer.timing.next_position <= 800
+
+
+def test_the_target_follows_the_spread_and_forgets_it() -> None:
+    rng = np.random.default_rng(2)
+    buffer = JitterBuffer(8000, FRAME, 20, 200)
+    now = 0.0
+    for i in range(100):
+        buffer.push(packet(i), i * 0.02 + 0.04 + float(rng.uniform(-0.02, 0.02)))
+        drain(buffer, i * 0.02)
+    assert 0.03 < buffer.target < 0.06
+    for i in range(100, 1000):
+        now = i * 0.02 + 0.02
+        buffer.push(packet(i), now)
+        drain(buffer, now)
+    assert buffer.target < 0.025
+
+
+def test_a_new_series_of_numbers_is_taken_when_two_agree() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    for i in range(5):
+        buffer.push(packet(i), i * 0.02)
+    drain(buffer, 0.08)
+    assert buffer.push(packet(0, start=40000, timestamp=7), 0.1) == "odd"
+    assert buffer.push(packet(7, start=9000, timestamp=7), 0.1) == "odd"
+    assert buffer.push(packet(0, start=40000, timestamp=7), 0.1) == "odd"
+    assert buffer.push(packet(1, start=40000, timestamp=167), 0.12) == ""
+    assert buffer.restarts == 1
+    assert drain(buffer, 0.12)[-1] == 1
+
+
+def test_a_timestamp_that_jumps_by_hours_is_a_new_series() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    drain(buffer, 0.0)
+    buffer.push(packet(1, timestamp=10**9), 0.02)
+    assert drain(buffer, 0.02) == [1]
+    assert buffer.restarts == 1
+
+
+def test_another_source_goes_on_where_the_output_stands() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    for i in range(10):
+        buffer.push(packet(i), i * 0.02)
+    drain(buffer, 0.18)
+    buffer.restart()
+    assert buffer.pop(0.3) is None
+    buffer.push(packet(3, start=5), 0.4)
+    out = drain(buffer, 0.4)
+    assert out[-1] == 3
+    assert len(out) == 11  # 0.2 s were said, 0.2 s of silence, and the packet
+    assert buffer.timing.emitted == 21 * FRAME
+
+
+def test_a_flood_is_bounded() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    drain(buffer, 0.0)
+    verdicts = [buffer.push(packet(i), 0.0) for i in range(2, CAPACITY + 10)]
+    assert verdicts.count("") == CAPACITY
+    assert verdicts[-1] == "overflow"
+    assert buffer.following() is None
+    out = drain(buffer, 0.0)
+    assert out[:3] == ["lost", 2, 3]
+
+
+def test_following_is_the_packet_after_a_loss() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    drain(buffer, 0.0)
+    buffer.push(packet(2), 0.04)
+    assert isinstance(buffer.pop(0.1), Missing)
+    assert buffer.following() == packet(2).payload
+
+
+@pytest.mark.parametrize("ppm", [-200, 200])
+def test_half_an_hour_with_a_clock_that_is_off(ppm: int) -> None:
+    """No packet is called lost or late, and the wait stays where it belongs."""
+    buffer = JitterBuffer(8000, FRAME)
+    rng = np.random.default_rng(4)
+    period = 0.02 * (1 - ppm * 1e-6)
+    worst = 0.0
+    for i in range(90_000):
+        now = i * period + float(rng.uniform(0, 0.004))
+        assert buffer.push(packet(i, start=0), now) == ""
+        out = drain(buffer, now)
+        assert out == [i & 0xFF]
+        expected = buffer.timing.base + (buffer.timing.next_position - FRAME) / 8000
+        worst = max(worst, now - expected)
+        assert buffer.target <= 0.04
+    assert worst < 0.02  # within a frame of the sender's own time
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.floats(0, 0.3), st.booleans()), max_size=120),
+    st.integers(0, 65535),
+)
+def test_whatever_comes_in_time_never_runs_back_and_never_runs_away(story: list[tuple[int, float, bool]], start: int) -> None:  # fmt: skip
+    buffer = JitterBuffer(8000, FRAME)
+    now, emitted, first = 0.0, 0, None
+    heard: list[int] = []
+    for index, wait, look in story:
+        now += wait / 10
+        if buffer.push(packet(index, start=start), now) == "" and first is None:
+            first = now
+        if look:
+            while (item := buffer.pop(now)) is not None:
+                emitted += FRAME if isinstance(item, Heard) else item.ticks
+                if isinstance(item, Heard):
+                    heard.append(item.packet.sequence)
+        assert buffer.timing.emitted == emitted
+    assert len(heard) == len(set(heard))
+    elapsed = (now - (first or 0.0)) * 8000
+    assert emitted <= elapsed + 8000 * 2.3 + len(heard) * FRAME
