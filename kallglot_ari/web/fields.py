@@ -18,7 +18,7 @@ Check = Callable[[str, Any], Any]
 _LANGUAGE = re.compile(LANGUAGE_PATTERN)
 _DIAL = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}/[A-Za-z0-9@.:;=+_\-*#~%/!?\[\]]{1,255}")
 _EXTENSION = re.compile(r"[A-Za-z0-9*#+._\-]{1,80}")
-_SIP_URI = re.compile(r"(?:sip|sips|tel):[A-Za-z0-9@.:;=+_\-*#~%!?&\[\]]{1,255}")
+_SIP_URI = re.compile(r"(?:sip|sips|tel):[A-Za-z0-9@.:;=+_\-*#~%!?&\[\]]{1,512}")
 _DIALPLAN = re.compile(r"[A-Za-z0-9_.\-]{1,80},[A-Za-z0-9*#+._\-]{1,80},(?:[0-9]{1,5}|n|[A-Za-z_][A-Za-z0-9_\-]{0,79})")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _DIGITS = re.compile(r"[0-9A-Da-d*#]{1,64}")
@@ -70,7 +70,7 @@ def sip_uri(param: str, value: Any) -> str:
     """A SIP, SIPS or tel URI without angle brackets; a name before and brackets around it are taken off."""
     what = "a SIP URI like sip:1002@example.com"
     if isinstance(value, str) and (
-        match := re.fullmatch(r'(?:"[^"\x00-\x1f]{0,128}"|[^<>"\x00-\x1f]{0,128})<([^<>]+)>', value)
+        match := re.fullmatch(r'(?:"[^"\x00-\x1f]{0,128}" *|[^<>"\x00-\x1f]{0,128})<([^<>]+)>', value)
     ):
         value = match.group(1)
     return _text(param, value, what, _SIP_URI)
