@@ -209,7 +209,7 @@ class Phone:
 
     async def play(self, sound: Path | Samples, *, rate: int | None = None, loop: bool = False) -> str:
         """Queue a WAV file, or samples at `rate` (the phone's own by default); the token to wait for with `wait_spoken`."""
-        samples = await asyncio.to_thread(_at_rate, sound, rate or self.rate, self.rate)
+        samples = await asyncio.to_thread(at_rate, sound, rate or self.rate, self.rate)
         token = f"say{next(self._tokens)}"
         path = Recording(0, self.rate, samples).save(self._folder / f"{token}.wav")
         await self._do("say", path=str(path), token=token, loop=loop)
@@ -461,7 +461,7 @@ def _id(call: PhoneCall | None) -> int | None:
     return None if call is None else call.id
 
 
-def _at_rate(sound: Path | Samples, rate: int, wanted: int) -> Samples:
+def at_rate(sound: Path | Samples, rate: int, wanted: int) -> Samples:
     """`sound` as samples at `wanted` Hz. :raises LabError: a file that is not mono or stereo 16-bit WAV."""
     if isinstance(sound, Path):
         try:

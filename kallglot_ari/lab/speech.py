@@ -1,0 +1,65 @@
+"""Spoken lines: espeak-ng at run time, or the few small files that are shipped (made with it)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from kallglot_ari.errors import LabError
+from kallglot_ari.lab.phones import Recording, at_rate
+from kallglot_ari.lab.roots import Progress, apt_install
+
+ASSETS = Path(__file__).with_name("assets")
+VOICES = {"de": "de", "en": "en-gb", "es": "es", "fr": "fr-fr"}
+RATE = 16000
+PAUSE_SECONDS = 0.6
+"""Silence before and after a line, as between people."""
+
+
+def shipped(language: str, number: int) -> Path:
+    """Where the shipped file of a line of the dialogue is, if there is one."""
+    return ASSETS / f"{language}-{number + 1}.wav"
+
+
+def have_espeak(progress: Progress) -> bool:
+    """Whether espeak-ng can be had; installs it where we may."""
+    if shutil.which("espeak-ng"):
+        return True
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        try:
+            apt_install(["espeak-ng"], progress)
+        except LabError as error:
+            progress(str(error))
+    return shutil.which("espeak-ng") is not None
+
+
+def speak(text: str, language: str, path: Path) -> Path:
+    """Write `text` as a WAV file of 16 kHz, mono. Blocks for some 50 ms. :raises LabError: espeak-ng failed."""
+    command = ["espeak-ng", "-v", f"{VOICES[language]}+klatt2", "-s", "130", "-w", str(path), "--", text]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"espeak-ng cannot be run ({error}): install espeak-ng") from None
+    if done.returncode:
+        raise LabError(f"espeak-ng failed for {language}: {done.stderr.strip()[-200:]}")
+    return _padded(path, path)
+
+
+def line(text: str, language: str, number: int, folder: Path, espeak: bool) -> Path:
+    """The WAV file of a line. :raises LabError: no espeak-ng, and no shipped file."""
+    path = folder / f"line-{number + 1}-{language}.wav"
+    if espeak:
+        return speak(text, language, path)
+    if shipped(language, number).exists():
+        return _padded(shipped(language, number), path)
+    raise LabError(f"no voice for {language!r}: install espeak-ng (without it only German to English can be shown)")
+
+
+def _padded(source: Path, target: Path) -> Path:
+    samples = at_rate(source, RATE, RATE)
+    pause = np.zeros(int(PAUSE_SECONDS * RATE), np.int16)
+    return Recording(0, RATE, np.concatenate([pause, samples, pause])).save(target)

@@ -1,0 +1,144 @@
+"""Whether speech really arrived: the echo engine's must look like what was said, the offline engine's must be understood."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kallglot_ari.errors import InterpreterError, LabError
+from kallglot_ari.lab.phones import Recording
+from kallglot_ari.lab.roots import Progress
+from kallglot_ari.settings import InterpreterSettings
+
+SPOKEN_DBFS = -45.0
+"""A 20 ms block louder than this is speech."""
+ALIKE = 0.5
+"""Correlation from which on two recordings are the same speech: codecs and gains leave over 0.8, other speech under 0.2."""
+_BLOCK_MS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a listener heard of one turn, and whether it is what they should have heard."""
+
+    arrived: bool
+    evidence: str
+    """For people: `correlation 0.93`, or what was recognised."""
+
+
+def speech(recording: Recording) -> list[tuple[float, float]]:
+    """Stretches of speech as (from, to) in the recording's time; pauses under 0.3 s do not part them."""
+    block = recording.rate * _BLOCK_MS // 1000
+    count = len(recording.samples) // block
+    blocks = recording.samples[: count * block].reshape(count, block).astype(np.float64) / 32768
+    loud = np.sqrt((blocks**2).mean(axis=1)) > 10 ** (SPOKEN_DBFS / 20) if count else np.zeros(0, bool)
+    found: list[tuple[float, float]] = []
+    for index in np.flatnonzero(loud):
+        begins = recording.start + float(index) * _BLOCK_MS / 1000
+        ends = begins + _BLOCK_MS / 1000
+        if found and begins - found[-1][1] < 0.3:
+            found[-1] = (found[-1][0], ends)
+        else:
+            found.append((begins, ends))
+    return found
+
+
+def correlation(said: Recording, heard: Recording) -> float:
+    """The greatest normalised cross-correlation (0 to 1) of what was said with any part of what was heard.
+
+    Both are compared at the same rate, from 300 to 3400 Hz, so that the telephone's band does not count as a difference.
+    """
+    if said.rate != heard.rate:
+        raise LabError(f"expected recordings of one rate, found {said.rate} and {heard.rate} Hz")
+    a, b = _band(said), _band(heard)
+    if not len(a) or not len(b) or not a.any() or not b.any():
+        return 0.0
+    size = 1 << (len(a) + len(b) - 1).bit_length()
+    product = np.fft.irfft(np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size)), size)
+    energy = np.concatenate([[0.0], np.cumsum(b**2)])
+    best = 0.0
+    lags = np.arange(-(len(a) - 1), len(b))
+    starts, ends = np.clip(lags, 0, len(b)), np.clip(lags + len(a), 0, len(b))
+    window = energy[ends] - energy[starts]
+    enough = window > 0.2 * float((b**2).sum()) / max(1.0, len(b) / len(a))
+    if enough.any():
+        scale = np.sqrt(float((a**2).sum()) * window[enough])
+        best = float(np.max(np.abs(product[lags[enough]]) / scale))
+    return min(1.0, best)
+
+
+def _band(recording: Recording) -> npt.NDArray[np.float64]:
+    samples = recording.samples.astype(np.float64)
+    if not len(samples):
+        return samples
+    spectrum = np.fft.rfft(samples)
+    hertz = np.fft.rfftfreq(len(samples), 1 / recording.rate)
+    spectrum[(hertz < 300) | (hertz > 3400)] = 0
+    band: npt.NDArray[np.float64] = np.fft.irfft(spectrum, len(samples))
+    return band
+
+
+def same_speech(said: Recording, heard: Recording) -> Verdict:
+    """For the echo engine."""
+    found = correlation(said, heard)
+    return Verdict(found >= ALIKE, f"correlation {found:.2f}, at least {ALIKE} expected")
+
+
+def has_a_word(text: str, words: tuple[str, ...]) -> bool:
+    """Whether a word of `text` begins with one of `words`, capitals and accents aside."""
+    plain = _plain(text)
+    return any(re.search(rf"(?<!\w){re.escape(_plain(word))}", plain) for word in words)
+
+
+def _plain(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+class Understanding:
+    """Recognises what a phone heard, with the offline interpreter's own recogniser. Blocks for about a second a turn."""
+
+    def __init__(self, settings: InterpreterSettings | None = None) -> None:
+        """:raises LabError: without the recogniser or its model."""
+        try:
+            from kallglot_ari.interpreter.lockfile import locked, models_dir
+            from kallglot_ari.interpreter.whisper import WhisperHost
+
+            folder = locked()["whisper-base"].folder(models_dir(settings or InterpreterSettings()))
+            self._host = WhisperHost({"model": str(folder)})
+        except (ImportError, InterpreterError) as error:
+            raise LabError(f"what the phones heard cannot be checked: {error}") from None
+
+    def text(self, heard: Recording, language: str) -> str:
+        """What was said, empty when nothing was understood."""
+        if not len(heard.samples):
+            return ""
+        header = {"rate": heard.rate, "language": language, "partial": False}
+        answer = self._host.handle(header, heard.samples.astype("<i2").tobytes(), lambda: False)
+        return str(answer["text"])
+
+    def verdict(self, heard: Recording, language: str, words: tuple[str, ...]) -> Verdict:
+        """For the offline engine."""
+        text = self.text(heard, language)
+        return Verdict(has_a_word(text, words), f"understood: {text or 'nothing'}")
+
+
+def need_models(progress: Progress) -> None:
+    """Fetch the offline interpreter's models when they are missing. Blocks. :raises LabError: they cannot be had."""
+    try:
+        from kallglot_ari.interpreter.lockfile import locked, models_dir
+        from kallglot_ari.interpreter.models import run_models
+    except ImportError as error:
+        raise LabError(
+            f"the offline interpreter is not installed ({error}): pip install 'kallglot-ari[offline]'"
+        ) from None
+    folder = models_dir(InterpreterSettings())
+    missing = [name for name, model in locked().items() if model.problem(folder)]
+    if missing:
+        progress(f"fetching models: {', '.join(missing)}")
+        if run_models(["fetch"]):
+            raise LabError("the models cannot be had: kallglot-ari models fetch, or --engine echo")
