@@ -19,7 +19,7 @@ from kallglot_ari.errors import MediaError
 from kallglot_ari.media.legs import RTP_HEADER, Legs
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
-from kallglot_ari.rtp.jitter import CREEP, FORGET, Heard, JitterBuffer
+from kallglot_ari.rtp.jitter import CREEP, FORGET, PATIENCE, Heard, JitterBuffer
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.rtp.sequence import signed_distance
 
@@ -310,7 +310,7 @@ class Listen:
         rows = np.flatnonzero(legs.started & legs.connected)
         target = np.minimum(np.maximum(legs.spread[rows], low / 1000), high / 1000)
         behind = (now - legs.base[rows] - target) * self._codec.clock_rate - legs.emitted[rows]
-        late = rows[behind >= self._step].tolist()
+        late = rows[behind >= (1 + PATIENCE) * self._step].tolist()
         for row in self._waiting.union(late) if self._waiting else late:
             self._drain(legs, row, self._load(legs, row), now)
 

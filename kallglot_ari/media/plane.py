@@ -123,8 +123,8 @@ class Plane:
             self.report.discarded["socket_full"] += (self._socket.dropped - self._dropped) & 0xFFFFFFFF
             self._dropped = self._socket.dropped
 
-    def take(self) -> Report | None:
-        """What happened since the last call, or None if nothing did."""
+    def take(self, *, everything: bool = False) -> Report | None:
+        """What happened since the last call, or None where nothing did that cannot wait; `everything` does not wait."""
         report = self.report
         report.chunks, self._listen.chunks = self._listen.chunks, []
         if self._listen.discarded:
@@ -132,7 +132,7 @@ class Plane:
             self._listen.discarded.clear()
         if self._speak.latencies:
             report.downlink, self._speak.latencies = self._speak.latencies, []
-        if not (report.chunks or report.closed or report.downlink or self._beat % _PUBLISH == 0):
+        if not (report.chunks or report.closed or report.downlink or everything or self._beat % _PUBLISH == 0):
             return None
         self.report = Report()
         return report

@@ -66,6 +66,10 @@ class Worker:
                 time.sleep(wait)
                 continue
             self._beats(deadlines)
+        self._execute(self._clock.now())
+        report = self.plane.take(everything=True)
+        if report is not None:
+            self._deliver(report)
 
     def _beats(self, deadlines: Deadlines) -> None:
         due = deadlines.next
@@ -94,6 +98,8 @@ class Worker:
             self._wake.wait(_IDLE)
         self._wake.clear()
         self._idle = False
+        if self._commands:  # what has come may be for a leg that is just being opened
+            return
         self.plane.receive(self._clock.now())
         report = self.plane.take()
         if report is not None:

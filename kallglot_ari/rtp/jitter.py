@@ -28,6 +28,8 @@ _RESTART = 100
 _JUMP = 3000
 _DRIFT_LIMIT = 2.0
 """Seconds between timestamp and arrival past which the timestamps are a new series."""
+PATIENCE = 2
+"""Frames waited beyond the target when nothing at all comes, and nothing proves a loss: most often it is only late."""
 _TOLD_LOST = 3
 """Frames that are called lost when nothing comes any more; from then on it is silence."""
 
@@ -189,7 +191,7 @@ class JitterBuffer:
     def _overdue(self, now: float) -> Missing | None:
         """Nothing comes: time goes on all the same, one frame after the other."""
         t = self.timing
-        if (now - t.base - self.target) * self.clock_rate - t.emitted < self.frame:
+        if (now - t.base - self.target) * self.clock_rate - t.emitted < (1 + PATIENCE) * self.frame:
             return None
         t.emitted += self.frame
         self._unanswered += 1
