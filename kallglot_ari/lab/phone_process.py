@@ -231,7 +231,7 @@ class PhoneProcess:
         self.endpoint.libInit(config)
         kind = {"udp": pj.PJSIP_TRANSPORT_UDP, "tcp": pj.PJSIP_TRANSPORT_TCP, "tls": pj.PJSIP_TRANSPORT_TLS}
         transport = pj.TransportConfig()
-        transport.boundAddress = transport.publicAddress = "127.0.0.1"
+        transport.boundAddress = transport.publicAddress = str(options["host"])
         self.endpoint.transportCreate(kind[str(options["transport"])], transport)
         self.endpoint.libStart()
         self.endpoint.audDevManager().setNullDev()
@@ -257,8 +257,8 @@ class PhoneProcess:
         config.sipConfig.authCreds.append(
             pj.AuthCredInfo("digest", "*", str(options["name"]), 0, str(options["password"]))
         )
-        config.mediaConfig.transportConfig.boundAddress = "127.0.0.1"
-        config.mediaConfig.transportConfig.publicAddress = "127.0.0.1"
+        config.mediaConfig.transportConfig.boundAddress = str(options["host"])
+        config.mediaConfig.transportConfig.publicAddress = str(options["host"])
         config.mediaConfig.transportConfig.port = 0
         config.mediaConfig.srtpUse = {"off": 0, "optional": 1, "mandatory": 2}[str(options["srtp"])]
         config.mediaConfig.srtpSecureSignaling = 0

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -143,6 +144,7 @@ class Phone:
         options = {
             "name": name,
             "registrar": registrar,
+            "host": _own_address(registrar),
             "password": password,
             "on_call": on_call,
             "codecs": list(codecs),
@@ -455,6 +457,17 @@ class Phone:
             self._call(m["call"]).dtmf.append((m["digit"], m["at"]))
         elif kind == "transfer":
             self._call(m["call"]).transfers.append((m["code"], m["final"]))
+
+
+def _own_address(registrar: str) -> str:
+    """The address of this machine that the registrar is reached from. :raises LabError: not `host:port`, or no way there."""
+    host, _, port = registrar.rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, int(port)))
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError) as error:
+        raise LabError(f"registrar: expected host:port that can be reached, found {registrar!r} ({error})") from None
 
 
 def _id(call: PhoneCall | None) -> int | None:
