@@ -1,6 +1,13 @@
 """Everything that we assume of Kallglot's API and that no published page states; each is used by the name it has here.
 
 docs/kallglot-api.md has the same list with the places that depend on it. When the API turns out otherwise, change it here.
+What is assumed of its behaviour and has no name:
+
+- `sequence` of `audio.input` counts the messages of a stream from 0, whoever speaks; `timestamp_ms` starts with the stream
+  (`uplink.RoutingEncoder`, `uplink.Timeline`);
+- `pcm_16` is little-endian signed and `pcm_8` unsigned, as in a WAV file (`calls.model.StreamAudio`);
+- before `session.ready`, `session.error` or `session.ended` mean that the stream is refused (`stream.Stream`);
+- the provider contract has no `session.ready`: an open socket is ready (`stream.Stream`).
 """
 
 from __future__ import annotations
@@ -31,19 +38,10 @@ PROVIDER_ERROR = "error"
 PROVIDER_ENDED = "ended"
 """A message that the session has ended: `reason`. Where it does not come, closing with 1000 after our `end` means the same."""
 
-PCM_IS_LITTLE_ENDIAN_SIGNED = True
-"""`pcm_16` is little-endian signed and `pcm_8` unsigned, as in a WAV file."""
-
 # --- stream, both -----------------------------------------------------------------------------------------------------
 
 NOBODY = ""
 """The speaker of speech that names none: it is nobody's in the call, so every party hears it (an AI agent's answers)."""
-
-SEQUENCE_PER_STREAM = True
-"""`sequence` of `audio.input` counts the messages of a stream from 0, whoever speaks."""
-
-REFUSED_BEFORE_READY = frozenset({"session.error", "session.ended"})
-"""What comes instead of `session.ready` when the server does not want the stream."""
 
 # --- REST -------------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from kallglot_ari.kallglot.interleave import split
 
 _WIDTH = {"mulaw": 1, "alaw": 1, "pcm_16": 2, "pcm_8": 1}
 _RATES = (8000, 16000, 24000, 48000)
+Encoding = Literal["mulaw", "alaw", "pcm_16", "pcm_8"]
 _ACTIONS = ("mute", "unmute", "pause_transcription", "resume_transcription")
 _SPEAKERS = 64
 
@@ -154,10 +155,10 @@ class ProviderCodec:
         if kind != "audio":
             raise Invalid("unknown_message_type", f"expected audio, control or end, found {str(kind)[:64]!r}")
         encoding, rate, channels = data.get("encoding"), data.get("sample_rate"), data.get("channels")
-        if encoding not in _WIDTH or rate not in _RATES or channels not in (1, 2) or isinstance(channels, bool):
+        kind_ = _encoding(encoding)
+        if kind_ is None or rate not in _RATES or channels not in (1, 2) or isinstance(channels, bool):
             raise Invalid("invalid_audio_format", f"expected {', '.join(_WIDTH)} at {_RATES} Hz with 1 or 2 channels")
-        payload = _payload(data.get("data"), _WIDTH[encoding] * channels)
-        kind_: Literal["mulaw", "alaw", "pcm_16", "pcm_8"] = encoding
+        payload = _payload(data.get("data"), _WIDTH[kind_] * channels)
         audio = StreamAudio(kind_, int(rate), payload)
         if channels == 2:
             sides = zip((assumed.PROVIDER_LEFT, assumed.PROVIDER_RIGHT), split(audio), strict=True)
@@ -225,6 +226,15 @@ def _load(message: str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Invalid("invalid_message", "expected an object")
     return data
+
+
+def _encoding(value: object) -> Encoding | None:
+    """`value` if it is one; it may be any JSON."""
+    match value:
+        case "mulaw" | "alaw" | "pcm_16" | "pcm_8":
+            return value
+        case _:
+            return None
 
 
 def _speaker(data: Mapping[str, Any], *, required: bool) -> str:

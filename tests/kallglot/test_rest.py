@@ -87,7 +87,7 @@ def test_provider_body_of_a_trunk_session_has_every_field_of_the_guide() -> None
 def test_provider_body_of_a_stream_session_says_what_the_stream_carries() -> None:
     settings = KallglotSettings(contract="provider", provider_speakers="channels", recording=True)
     body = rest.create_body(SessionRequest(), settings, TrunkSettings())
-    assert "provider" not in body
+    assert body["provider"]["type"] == "sip", "the older contract expects the object in every request"
     assert body["audio"] == {"sample_rate": 16000, "encoding": "pcm_16", "channels": 2}
     assert body["recording"] == {"enabled": True, "channels": "dual"}
 
