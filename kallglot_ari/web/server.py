@@ -85,7 +85,6 @@ class WebServer:
         clock: Clock,
         pbx: PbxService | None = None,
         on_session_ended: SessionEnded | None = None,
-        verify_webhook: object = None,
         languages: tuple[str, str] = ("auto", "en"),
         rate: float = 100.0,
         burst: int = 200,
