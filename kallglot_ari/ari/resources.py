@@ -19,7 +19,7 @@ REASONS = {
     28: "number_incomplete", 31: "normal_unspecified", 34: "congestion", 38: "failure", 42: "congestion",
     127: "interworking",
 }  # fmt: skip
-"""Q.850 causes by the words that Asterisk before 18 takes."""
+"""Q.850 causes by the words that every Asterisk takes."""
 
 
 async def gone_is_fine(request: Awaitable[object]) -> bool:

@@ -12,7 +12,6 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from kallglot_ari import log
 from kallglot_ari.ari.operation import Operation, Param
 from kallglot_ari.ari.versions import UNKNOWN, Version, has, written
 from kallglot_ari.errors import (
@@ -40,7 +39,8 @@ GET_PAUSE = 0.05
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of an answer; the longest, a stored recording, may be some megabytes."""
 
-_log = log.get(__name__)
+_GONE = ((400, "Channel not found"), (403, "Unsupported channel type"))
+"""404 by another number: a bridge's unknown channel, and the RTP statistics Asterisk 16 does not have of a channel."""
 
 
 class Rest:
@@ -58,6 +58,8 @@ class Rest:
             timeout=aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        # aiohttp would send a DELETE or PUT again on its own, and has no public switch for it (tests/ari/test_rest.py watches this)
+        self._session._retry_connection = False
 
     async def close(self) -> None:
         """Close the connections; requests after that raise `AriUnavailable`."""
@@ -167,15 +169,16 @@ def refusal(operation: str, status: int, message: str, settings: AriSettings) ->
     """The error for an answer that is not 2xx; `message` is Asterisk's own, empty when it was not ARI that answered."""
     kind: type[AriError]
     says = message or f"HTTP {status}"
-    if status in (401, 403):
+    if status == 401:
         kind = AriUnauthorized
         says = (
             f"Asterisk does not take user {settings.username!r} with this password; "
             "ari.username and ari.password must be those of a user in ari.conf"
-            if status == 401
-            else f"user {settings.username!r} may not do this ({says}); set read_only = no for it in ari.conf"
         )
-    elif status == 404 or (status == 400 and message == "Channel not found"):
+    elif status == 403 and message in ("", "Write access denied"):
+        kind = AriUnauthorized
+        says = f"user {settings.username!r} may only read ({says}); set read_only = no for it in ari.conf"
+    elif status == 404 or (status, message) in _GONE:
         kind = AriNotFound
         if not message:
             says = (

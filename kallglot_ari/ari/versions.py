@@ -14,14 +14,14 @@ _NEWEST = 999
 
 FEATURES: dict[str, tuple[Version, ...]] = {
     "external_media": ((16, 6, 0), (17, 1, 0)),
-    "hangup_reason_code": ((18, 0, 0),),
+    "hangup_reason_code": ((22, 0, 0),),
     "refer": ((18, 20, 0), (20, 5, 0)),
     "transfer_progress": ((20, 13, 0), (21, 8, 0), (22, 3, 0)),
     "websocket_media": ((20, 16, 0), (22, 6, 0)),
     "websocket_media_json": ((22, 8, 0),),
     "broadcast": ((20, 17, 0), (22, 7, 0), (23, 1, 0)),
 }
-"""Feature: the first release of each branch that has it."""
+"""Feature: the first release of each branch that has it. `hangup_reason_code`: the oldest it was tried on; words always work."""
 
 
 def parse_version(text: str) -> Version:
