@@ -236,6 +236,15 @@ class TrunkSettings(Section):
     refer_notify_url: str = ""
     """Where Kallglot may post REFER notifications (our /webhooks/sip/refer as seen from outside); empty: REFER off."""
     sip_trace: bool = False
+    external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
+    """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
+    local_networks: tuple[str, ...] = ()
+    """Networks on the inside of that NAT, as 10.0.0.0/8."""
+
+    @field_validator("local_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return WebSettings._networks(value)
 
 
 class AgiSettings(Section):

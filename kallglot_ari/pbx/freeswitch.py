@@ -1,0 +1,141 @@
+"""FreeSWITCH's side: gateways, a dialplan, and the answers of mod_xml_curl. Pure.
+
+With mod_xml_curl each call asks our server for its dialplan, and gets one with a session made for it: no SESSION_ID to be set
+by hand. Without it, the static dialplan bridges to ``${SESSION_ID}``, which something else has to set.
+"""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import escape, quoteattr
+
+from kallglot_ari.errors import ConfigError
+from kallglot_ari.pbx.addresses import ordered, section_name, split_port
+from kallglot_ari.pbx.files import RenderedFile, plain
+from kallglot_ari.settings import Settings, TrunkSettings
+
+CODECS = {"opus": "OPUS", "G722": "G722", "PCMU": "PCMU", "PCMA": "PCMA"}
+_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
+NOT_FOUND = (
+    _HEAD
+    + '<document type="freeswitch/xml">\n  <section name="result">\n    <result status="not found"/>\n'
+    + "  </section>\n</document>\n"
+)
+"""What FreeSWITCH understands as: look into your own files."""
+
+
+def render(settings: Settings) -> list[RenderedFile]:
+    """The files of `config freeswitch`. :raises ConfigError: text that they cannot hold."""
+    return [
+        RenderedFile("sip_profiles/external/kallglot.xml".replace("/", "-"), gateways(settings.trunk), secret=True),
+        RenderedFile("dialplan-kallglot.xml", static_dialplan(settings.trunk)),
+        RenderedFile("xml_curl.conf.xml", xml_curl(settings), secret=True),
+        RenderedFile("README.txt", README),
+    ]
+
+
+def gateways(trunk: TrunkSettings) -> str:
+    """`<include>` for sip_profiles/external/: a gateway for each endpoint."""
+    if not trunk.endpoints:
+        raise ConfigError("trunk.endpoints: expected at least one, found none")
+    lines = [_HEAD + "<include>"]
+    for index, endpoint in enumerate(ordered(trunk)):
+        host, port = split_port(endpoint.uri, trunk.transport)
+        params = {
+            "username": plain("trunk.username", trunk.username),
+            "password": plain("trunk.password", trunk.password.get_secret_value()),
+            "realm": trunk.domain,
+            "from-domain": trunk.domain,
+            "proxy": f"{host}:{port}",
+            "register": "false",
+            "register-transport": trunk.transport,
+            "contact-params": f"transport={trunk.transport}",
+            "caller-id-in-from": "true",
+            "ping": "60",
+        }
+        lines.append(f"  <gateway name={quoteattr(section_name(index))}>")
+        lines += [f"    <param name={quoteattr(k)} value={quoteattr(v)}/>" for k, v in params.items()]
+        lines.append("  </gateway>")
+    return "\n".join([*lines, "</include>\n"])
+
+
+def bridge_string(session_id: str, trunk: TrunkSettings) -> str:
+    """What `bridge` takes: the gateways in failover order, joined with ``|``."""
+    parameter = "" if trunk.transport == "udp" else f";transport={trunk.transport}"
+    return "|".join(
+        f"sofia/gateway/{section_name(index)}/{session_id}{parameter}" for index in range(len(trunk.endpoints))
+    )
+
+
+def _settings(trunk: TrunkSettings) -> list[tuple[str, str]]:
+    srtp = ":".join(trunk.srtp_suites)
+    return [
+        ("hangup_after_bridge", "true"),
+        ("continue_on_fail", "true"),
+        ("call_timeout", str(-(-trunk.failover_timeout_ms // 1000))),
+        ("absolute_codec_string", ",".join(CODECS[codec] for codec in trunk.codecs)),
+        *([("rtp_secure_media", f"mandatory:{srtp}")] if trunk.srtp else []),
+    ]
+
+
+def _actions(trunk: TrunkSettings, session_id: str, more: list[tuple[str, str]]) -> list[str]:
+    lines = [f'<action application="set" data={quoteattr(f"{k}={v}")}/>' for k, v in [*more, *_settings(trunk)]]
+    # export: call_timeout and SRTP are asked of the outgoing leg
+    lines = [line.replace('"set"', '"export"') if "rtp_secure_media" in line else line for line in lines]
+    lines.append(f'<action application="bridge" data={quoteattr(bridge_string(session_id, trunk))}/>')
+    return lines
+
+
+def static_dialplan(trunk: TrunkSettings) -> str:
+    """An extension for dialplan/default/: any number, once SESSION_ID is set."""
+    actions = "\n".join("      " + line for line in _actions(trunk, "${SESSION_ID}", []))
+    return (
+        f'{_HEAD}<include>\n  <extension name="translated_call">\n'
+        '    <condition field="${SESSION_ID}" expression="^.+$" break="on-false"/>\n'
+        '    <condition field="destination_number" expression="^(\\+?\\d+)$">\n'
+        f"{actions}\n    </condition>\n  </extension>\n</include>\n"
+    )
+
+
+def dialplan_answer(
+    session_id: str,
+    trunk: TrunkSettings,
+    *,
+    context: str,
+    hangup_hook: str = "",
+    metadata: dict[str, str] | None = None,
+) -> str:
+    """The document for one call: bridge it to its session. `hangup_hook` is what `api_hangup_hook` shall run."""
+    more = [("SESSION_ID", session_id), *sorted((metadata or {}).items())]
+    if hangup_hook:
+        more.append(("api_hangup_hook", hangup_hook))
+    actions = "\n".join("          " + line for line in _actions(trunk, session_id, more))
+    return (
+        f'{_HEAD}<document type="freeswitch/xml">\n  <section name="dialplan" description="Kallglot">\n'
+        f"    <context name={quoteattr(context)}>\n"
+        '      <extension name="translated_call">\n        <condition>\n'
+        f"{actions}\n        </condition>\n      </extension>\n    </context>\n  </section>\n</document>\n"
+    )
+
+
+def xml_curl(settings: Settings) -> str:
+    """autoload_configs/xml_curl.conf.xml: ask our server for the dialplan."""
+    web = settings.web
+    host = web.bind if web.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
+    token = plain("web.token", web.token.get_secret_value())
+    login = f'      <param name="gateway-credentials" value={quoteattr("kallglot:" + token)}/>\n' if token else ""
+    login += '      <param name="auth-scheme" value="basic"/>\n' if token else ""
+    return (
+        f'{_HEAD}<configuration name="xml_curl.conf" description="{escape("Dialplan from kallglot-ari")}">\n'
+        '  <bindings>\n    <binding name="kallglot">\n'
+        f'      <param name="gateway-url" value="http://{host}:{web.port}/pbx/freeswitch" bindings="dialplan"/>\n'
+        f'{login}      <param name="timeout" value="5"/>\n    </binding>\n  </bindings>\n</configuration>\n'
+    )
+
+
+README = """\
+sip_profiles-external-kallglot.xml   into sip_profiles/external/kallglot.xml     gateways (holds the password)
+xml_curl.conf.xml                    into autoload_configs/xml_curl.conf.xml     dialplan from kallglot-ari (holds the token)
+dialplan-kallglot.xml                into dialplan/default/kallglot.xml          only without mod_xml_curl
+Then: fs_cli -x "load mod_xml_curl", -x reloadxml, -x "sofia profile external rescan".
+The profile "external" needs tls=true and, to check the certificate, tls-verify-policy=out and tls-version=tlsv1.2.
+"""
