@@ -29,6 +29,8 @@ SUITES: dict[Version, str] = {"22": "sid", "16": "bullseye"}
 PACKAGES = ("asterisk", "asterisk-modules", "asterisk-core-sounds-en-gsm")
 DEBOOTSTRAP_SECONDS = 900.0
 APT_SECONDS = 300.0
+SYSTEM_FOLDERS = os.pathsep + "/usr/sbin"
+"""Added to PATH: su without a login leaves them out."""
 _COMPLETE = ".kallglot-lab-complete"
 _REPOSITORY = re.compile(r"/debian/?$")
 
@@ -99,7 +101,7 @@ def find_or_make(version: Version | None, progress: Progress) -> Root:
 
 def _own(version: Version | None) -> Root | None:
     """The machine's own Asterisk, when it is the one asked for."""
-    found = shutil.which("asterisk", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
+    found = shutil.which("asterisk", path=os.environ.get("PATH", "") + SYSTEM_FOLDERS)
     if not found:
         return None
     root = Root(_version_of([found, "-V"]), Path("/"), found)
@@ -189,7 +191,7 @@ def _unmount(folder: Path) -> None:
 
 
 def _need_debootstrap(progress: Progress) -> None:
-    if shutil.which("debootstrap", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"):
+    if shutil.which("debootstrap", path=os.environ.get("PATH", "") + SYSTEM_FOLDERS):
         return
     if not shutil.which("apt-get"):
         raise LabError(

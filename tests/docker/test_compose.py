@@ -135,15 +135,17 @@ async def test_a_call_is_translated_in_it(lab: None) -> None:
     address = compose("exec", "-T", "asterisk", "hostname", "-i").split()[0]
     password = compose("exec", "-T", "asterisk", "cat", "/run/lab-secrets/phone-password")
     registrar = f"{address}:5060"
-    async with await Phone.start("customer", registrar, password) as customer:
-        async with await Phone.start("agent", registrar, password, on_call=0.2) as agent:
-            await customer.call("101")
-            await agent.wait_state("CONFIRMED", 20)
-            await customer.wait_state("CONFIRMED", 20)
-            began, ended = await customer.wait_spoken(await customer.tone(440, 3))
-            assert loudest(agent.recording.since(began + 1, ended)) == pytest.approx(440, abs=2)
-            began, ended = await agent.wait_spoken(await agent.tone(1000, 3))
-            assert loudest(customer.recording.since(began + 1, ended)) == pytest.approx(1000, abs=2)
-            await customer.hangup()
-            await agent.wait_state("DISCONNECTED", 10)
+    async with (
+        await Phone.start("customer", registrar, password) as customer,
+        await Phone.start("agent", registrar, password, on_call=0.2) as agent,
+    ):
+        await customer.call("101")
+        await agent.wait_state("CONFIRMED", 20)
+        await customer.wait_state("CONFIRMED", 20)
+        began, ended = await customer.wait_spoken(await customer.tone(440, 3))
+        assert loudest(agent.recording.since(began + 1, ended)) == pytest.approx(440, abs=2)
+        began, ended = await agent.wait_spoken(await agent.tone(1000, 3))
+        assert loudest(customer.recording.since(began + 1, ended)) == pytest.approx(1000, abs=2)
+        await customer.hangup()
+        await agent.wait_state("DISCONNECTED", 10)
     assert "0 active channels" in compose("exec", "-T", "asterisk", "asterisk", "-rx", "core show channels")
