@@ -15,13 +15,14 @@ from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.clock import Clock, SystemClock
-from kallglot_ari.errors import ApiError, KallglotAriError, StoreError
+from kallglot_ari.errors import ApiError, InterpreterError, KallglotAriError, StoreError
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.stasis import StasisMode
+from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.sandbox import echo
 from kallglot_ari.sandbox.engine import EngineFactory
 from kallglot_ari.sandbox.server import Sandbox, run_sandbox
@@ -35,25 +36,20 @@ _log = log.get(__name__)
 PROBE_SECONDS = 15.0
 
 
-class Engine(Protocol):
+class Engine(EngineFactory, Protocol):
     """What stands behind the embedded Kallglot: models and workers that all its sessions share."""
 
-    @property
-    def factory(self) -> EngineFactory: ...
-
-    async def warm(self) -> None:
-        """Load what is large before the first call needs it."""
+    async def warm(self, *directions: tuple[str, str]) -> None:
+        """Load what is large before the first call needs it. :raises InterpreterError: for what cannot be had."""
         ...
 
     async def close(self) -> None: ...
 
 
-class Echo:
-    """Says back what it heard."""
+class Echo(echo.Echo):
+    """Says back what it heard; nothing to load."""
 
-    factory: EngineFactory = echo.Echo()
-
-    async def warm(self) -> None:
+    async def warm(self, *directions: tuple[str, str]) -> None:
         pass
 
     async def close(self) -> None:
@@ -78,7 +74,7 @@ async def sandbox(host: str, port: int, engine_name: Literal["offline", "echo"],
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await engine.warm()
-        serving = tasks.spawn(run_sandbox(host, port, engine.factory, api_key), name="serve")
+        serving = tasks.spawn(run_sandbox(host, port, engine, api_key), name="serve")
         stopping = tasks.spawn(stop.wait(), name="signal")
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -113,6 +109,7 @@ class Service:
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._tasks = Tasks("app")
         self._api_problem = "not asked yet"
+        self._interpreter_problem = ""
         self.web_url = ""
 
     async def start(self) -> None:
@@ -132,8 +129,8 @@ class Service:
         if s.kallglot.embedded:
             engine = make_engine(s.interpreter, self.metrics, self.clock)
             self._on_stop("interpreter", engine.close)
-            await engine.warm()
-            self.embedded = Sandbox(engine.factory, clock=self.clock)
+            self._tasks.spawn(self._warm(engine), name="warm")
+            self.embedded = Sandbox(engine, clock=self.clock)
             await self.embedded.start()
             self._on_stop("embedded Kallglot", self.embedded.stop)
             urls, api_key = (self.embedded.url,), self.embedded.api_key
@@ -170,6 +167,21 @@ class Service:
         await self.ari.start(self.stasis.on_event)
         self._on_stop("ARI", self.ari.close)
         self._on_stop("calls", self.stasis.close)
+        self.trunk = TrunkMode(
+            self.translator,
+            self.store,
+            self.hub,
+            kallglot=s.kallglot,
+            trunk=s.trunk,
+            service=s.service,
+            agi=s.agi,
+            ami=s.ami,
+            metrics=self.metrics,
+            clock=self.clock,
+            instance=instance_name(s),
+        )
+        await self.trunk.start()
+        self._on_stop("trunk mode", self.trunk.stop)
         self._tasks.spawn(self._probe(), name="probe")
         self._on_stop("tasks", self._tasks.close)
         self.web = WebServer(
@@ -196,6 +208,18 @@ class Service:
             instance=prefix,
         )
 
+    async def _warm(self, engine: Engine) -> None:
+        """Load the interpreter's models while the rest is up already; a call that comes earlier waits for them."""
+        source, target = self.settings.kallglot.source_language, self.settings.kallglot.target_language
+        pairs = [] if "auto" in (source, target) else [(source, target), (target, source)]
+        self._interpreter_problem = "its models are being loaded"
+        try:
+            await engine.warm(*pairs)
+            self._interpreter_problem = ""
+        except InterpreterError as error:
+            self._interpreter_problem = str(error)
+            _log.error("interpreter_not_ready", error=str(error))
+
     def _on_stop(self, name: str, stop: Callable[[], Awaitable[None]]) -> None:
         self._stops.append((name, stop))
 
@@ -203,6 +227,7 @@ class Service:
         """Drain, then stop every part in reverse; one that fails to does not keep the others."""
         if drain and hasattr(self, "stasis"):
             _log.info("draining", calls=len(self.stasis.calls), seconds=self.settings.service.drain_seconds)
+            self.trunk.drain()
             await self.stasis.drain(self.settings.service.drain_seconds)
         while self._stops:
             name, stop = self._stops.pop()
@@ -232,9 +257,12 @@ class Service:
         """Reasons why a call could not be translated now."""
         reasons = []
         if not self.ari.connected:
-            reasons.append(f"ARI: {self.ari.problem or 'not connected'}")
+            reasons.append(self.ari.problem or "ARI: not connected")
         if self._api_problem:
             reasons.append(f"Kallglot API: {self._api_problem}")
+        if self._interpreter_problem:
+            reasons.append(f"interpreter: {self._interpreter_problem}")
+        reasons += self.trunk.problems()
         try:
             await self.store.check()
         except StoreError as error:
@@ -244,17 +272,20 @@ class Service:
         return reasons
 
     def _session_ended(self, session_id: str) -> None:
+        """Kallglot's webhook: a session is over, so what is still up of it is hung up."""
         runner = self.stasis.calls.of_session(session_id)
         if runner is not None:
             runner.post(HangupAsked("kallglot"))
+        else:
+            self._tasks.spawn(self.trunk.session_ended(session_id, {}), name="session-ended")
 
     # --- CallControl -------------------------------------------------------------------------------------------------
 
     def calls(self) -> list[CallView]:
-        return self.stasis.calls.views()
+        return [*self.stasis.calls.views(), *self.trunk.calls()]
 
     def call(self, call_id: str) -> CallView | None:
-        return self.stasis.calls.view(call_id)
+        return self.stasis.calls.view(call_id) or self.trunk.call(call_id)
 
     async def originate(
         self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
@@ -264,6 +295,9 @@ class Service:
         )
 
     async def hangup(self, call_id: str) -> None:
+        if self.trunk.call(call_id) is not None:
+            await self.trunk.hangup(call_id)
+            return
         await self.stasis.hangup(call_id)
 
     async def transfer(self, call_id: str, *, party: str, target: str) -> None:

@@ -53,9 +53,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    from kallglot_ari.pbx import run_config
+    from kallglot_ari.pbx.run import run_config
 
-    return run_config(args.kind, settings.load(args.config), Path(args.out) if args.out else None)
+    return run_config(args.kind, settings.load(args.config), args.out)
 
 
 def _calls(args: argparse.Namespace) -> int:

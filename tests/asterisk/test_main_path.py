@@ -25,8 +25,8 @@ async def test_each_party_is_heard_by_kallglot_and_hears_the_translation_of_the_
 ) -> None:
     async with KallglotDouble(contract, chunk_ms=None) as double:  # type: ignore[arg-type]
         async with running(settings_for(asterisk, tmp_path, double)) as service:
-            customer = await phones(asterisk, "customer")
-            agent = await phones(asterisk, "agent", on_call=0.3)
+            customer = await phones(asterisk, "customer", codecs=("PCMU",))
+            agent = await phones(asterisk, "agent", on_call=0.3, codecs=("PCMU",))
             await customer.tone(CUSTOMER_HZ)
             await agent.tone(AGENT_HZ)
             await customer.call("101")

@@ -1,0 +1,346 @@
+"""`kallglot-ari doctor`: everything a call needs, looked at one by one; every failure says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from kallglot_ari import log
+from kallglot_ari.ari.client import AriClient
+from kallglot_ari.ari.resources import gone_is_fine, rtp_address
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.errors import ConfigError, KallglotAriError
+from kallglot_ari.kallglot.client import KallglotClient
+from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.settings import Settings, find_file, load
+from kallglot_ari.store.store import open_store
+
+PATIENCE = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: `ok` True, False, or None when it does not apply; `advice` says what to do about a failure."""
+
+    check: str
+    ok: bool | None
+    found: str
+    advice: str = ""
+
+
+class Failure(Exception):
+    """What a check found wrong, and what to do about it."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(found)
+        self.advice = advice
+
+
+class Skipped(Exception):
+    """The check does not apply; says why."""
+
+
+class Doctor:
+    """All checks of one configuration."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._s = settings
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+
+    async def examine(self) -> list[Finding]:
+        """Run every check, the cheap ones first; none waits longer than `PATIENCE` seconds."""
+        checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("store", self._store),
+            ("Asterisk", self._asterisk),
+            ("media", self._media),
+            ("Kallglot API", self._api),
+            ("interpreter", self._interpreter),
+            ("web port", lambda: self._port(self._s.web.bind, self._s.web.port, "web.port")),
+            ("FastAGI port", lambda: self._port(self._s.agi.bind, self._s.agi.port, "agi.port")),
+            ("manager interface", self._ami),
+            ("SIP endpoints", self._endpoints),
+        ]
+        findings = []
+        for name, check in checks:
+            findings.append(await self._one(name, check))
+        return findings
+
+    async def _one(self, name: str, check: Callable[[], Awaitable[str]]) -> Finding:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return Finding(name, True, await check())
+        except Skipped as reason:
+            return Finding(name, None, str(reason))
+        except Failure as failure:
+            return Finding(name, False, str(failure), failure.advice)
+        except TimeoutError:
+            return Finding(
+                name, False, f"no answer within {PATIENCE:.0f} s", "look for a firewall or a hanging service"
+            )
+        except KallglotAriError as error:
+            return Finding(name, False, log.redact(str(error)), "")
+        except OSError as error:
+            return Finding(name, False, error.strerror or str(error), "")
+
+    async def _store(self) -> str:
+        store = open_store(self._s.store, self._clock)
+        try:
+            await store.start()
+            await store.check()
+            pending = len(await store.pending_sessions())
+        except KallglotAriError as error:
+            raise Failure(
+                str(error), "set store.url to a folder this user may write to, or to a PostgreSQL that is up"
+            ) from None
+        finally:
+            await store.close()
+        return f"{log.redact(self._s.store.url)} can be written; {pending} sessions wait to be ended"
+
+    @contextlib.asynccontextmanager
+    async def _ari(self) -> AsyncIterator[AriClient]:
+        # An application of its own: the running service's must not be replaced.
+        settings = self._s.ari.model_copy(update={"app": f"{self._s.ari.app[:50]}-doctor"})
+        client = AriClient(settings, self._metrics, self._clock)
+        try:
+            await client.start(lambda _: None)
+            await client.wait_connected(PATIENCE - 2)
+            yield client
+        except KallglotAriError as error:
+            raise Failure(
+                str(error),
+                "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)",
+            ) from None
+        finally:
+            await client.close()
+
+    async def _asterisk(self) -> str:
+        async with self._ari() as ari:
+            version = ".".join(map(str, ari.version))
+            if ari.version < (16, 6, 0):
+                raise Failure(f"Asterisk {version}", "external media needs Asterisk 16.6 or later")
+            return f"Asterisk {version} answers and takes the user"
+
+    async def _media(self) -> str:
+        s = self._s
+        engine = MediaEngine(
+            s.media,
+            encoding=s.kallglot.encoding,
+            sample_rate=s.kallglot.sample_rate,
+            chunk_ms=s.kallglot.chunk_ms,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+        try:
+            await engine.start()
+        except (OSError, KallglotAriError) as error:
+            if await self._service_answers():
+                raise Skipped(f"UDP port {s.media.port} is the running service's") from None
+            raise Failure(
+                f"{s.media.bind}:{s.media.port}: {error}", "free the port, or set media.bind and media.port"
+            ) from None
+        try:
+            return await self._round_trip(engine)
+        finally:
+            await engine.stop()
+
+    async def _round_trip(self, engine: MediaEngine) -> str:
+        """A test channel: does Asterisk's RTP reach us?"""
+        heard = asyncio.Event()
+        async with self._ari() as ari:
+            flow = engine.open("doctor", lambda _: heard.set())
+            channel_id = f"kg-doctor-{self._clock.wall().timestamp():.0f}"
+            host, port = engine.address
+            try:
+                channel = await ari.channels.create_external_media(
+                    channel_id, external_host=f"{host}:{port}", format=engine.format.asterisk
+                )
+                flow.connect(rtp_address(channel))
+                await ari.bridges.create_with_id(f"{channel_id}.b", type="mixing", name="doctor")
+                await asyncio.sleep(0.3)
+                await ari.bridges.add_channel(f"{channel_id}.b", channel=channel_id)
+                await ari.bridges.start_moh(f"{channel_id}.b")
+                async with asyncio.timeout(3):
+                    await heard.wait()
+            except TimeoutError:
+                raise Failure(
+                    f"Asterisk took {host}:{port} for RTP, but none arrived",
+                    "set media.advertise to an address of ours that Asterisk can reach, and open the UDP port in the firewall",
+                ) from None
+            finally:
+                flow.close()
+                await gone_is_fine(ari.channels.hangup(channel_id))
+                await gone_is_fine(ari.bridges.destroy(f"{channel_id}.b"))
+        return f"RTP of Asterisk ({engine.format.asterisk}) arrives at {host}:{port}"
+
+    async def _api(self) -> str:
+        s = self._s
+        if s.kallglot.embedded:
+            return f"embedded, with the {s.interpreter.engine} engine: no account needed"
+        client = KallglotClient(s.kallglot, s.trunk, self._metrics, self._clock)
+        try:
+            await client.start()
+            await client.probe()
+        except KallglotAriError as error:
+            raise Failure(
+                log.redact(str(error)),
+                "check kallglot.url, kallglot.api_key, and that this machine reaches the API over https",
+            ) from None
+        finally:
+            await client.close()
+        credits = client.credits_remaining
+        return f"{s.kallglot.urls[0]} answers and takes the key" + (
+            f"; {credits} credits left" if credits is not None else ""
+        )
+
+    async def _interpreter(self) -> str:
+        s = self._s
+        if not s.kallglot.embedded:
+            raise Skipped("the API is not embedded")
+        if s.interpreter.engine == "echo":
+            return "echo: says back what it hears, for tests"
+        from kallglot_ari.interpreter.engine import OfflineEngine
+
+        engine = OfflineEngine(s.interpreter, self._metrics, self._clock)
+        pair = (s.kallglot.source_language, s.kallglot.target_language)
+        try:
+            problems = engine.check(*([] if "auto" in pair else [pair, pair[::-1]]))
+        finally:
+            await engine.close()
+        if problems:
+            raise Failure("; ".join(problems), "kallglot-ari models fetch, and what the line above names")
+        return "models, translator and voices are there"
+
+    async def _service_answers(self) -> bool:
+        url = f"http://{self._s.web.bind}:{self._s.web.port}/healthz"
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http, http.get(url) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def _port(self, bind: str, port: int, setting: str) -> str:
+        if port == 0:
+            return "any free one"
+        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((bind, port))
+            except OSError as error:
+                if await self._service_answers():
+                    return f"{bind}:{port} is in use, by the running service"
+                raise Failure(f"{bind}:{port}: {error.strerror}", f"free it, or set {setting}") from None
+        return f"{bind}:{port} is free"
+
+    async def _ami(self) -> str:
+        ami = self._s.ami
+        if not ami.username:
+            raise Skipped("ami.username is not set: trunk calls are followed by FastAGI alone")
+        try:
+            reader, writer = await asyncio.open_connection(ami.host, ami.port)
+        except OSError as error:
+            raise Failure(
+                f"{ami.host}:{ami.port}: {error.strerror or error}", "enable manager.conf, or set ami.host and ami.port"
+            ) from None
+        try:
+            await reader.readline()
+            secret = ami.password.get_secret_value()
+            for text in (ami.username, secret):
+                if "\r" in text or "\n" in text:
+                    raise Failure("ami.username or ami.password has a line end", "take it out")
+            writer.write(
+                f"Action: Login\r\nUsername: {ami.username}\r\nSecret: {secret}\r\nEvents: off\r\n\r\n".encode()
+            )
+            answer = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            raise Failure("closed the connection", "look at permit and deny in manager.conf") from None
+        finally:
+            writer.close()
+        if b"Success" not in answer:
+            raise Failure("does not take the user", "check ami.username and ami.password against manager.conf")
+        return f"{ami.host}:{ami.port} takes the user"
+
+    async def _endpoints(self) -> str:
+        trunk = self._s.trunk
+        if not trunk.username:
+            raise Skipped("trunk.username is not set: trunk mode is not in use")
+        if trunk.transport != "tls":
+            raise Skipped(f"trunk.transport is {trunk.transport}: only TLS is tried")
+        context = ssl.create_default_context(cafile=trunk.ca_file or None)
+        context.minimum_version = (
+            ssl.TLSVersion.TLSv1_3 if trunk.tls_min_version == "TLSv1.3" else ssl.TLSVersion.TLSv1_2
+        )
+        if not trunk.tls_verify_certificate:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for endpoint in trunk.endpoints:
+            host, _, port = endpoint.uri.partition(":")
+            try:
+                _, writer = await asyncio.open_connection(host, int(port or 5061), ssl=context, server_hostname=host)
+            except ssl.SSLCertVerificationError as error:
+                raise Failure(
+                    f"{endpoint.uri}: certificate: {error.verify_message}", "set trunk.ca_file, or mend the certificate"
+                ) from None
+            except (OSError, ssl.SSLError) as error:
+                raise Failure(
+                    f"{endpoint.uri}: {error}", "nc -zv HOST 5061 shows whether the port can be reached"
+                ) from None
+            writer.close()
+        return f"TLS and certificate of {len(trunk.endpoints)} endpoint(s) are in order"
+
+
+def _tools() -> Finding:
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free / 1e9
+    return Finding(
+        "machine",
+        free > 0.2,
+        f"Python {sys.version.split()[0]}, {free:.1f} GB free in {folder}",
+        "" if free > 0.2 else "free some disk space",
+    )
+
+
+async def run_doctor(path: str | None, *, as_json: bool = False) -> int:
+    """Print the findings; 1 if any check fails."""
+    try:
+        settings = load(path)
+        log.hide(settings.secrets())
+        import os
+
+        file = find_file(path, os.environ)
+        findings = [
+            Finding("configuration", True, str(file) if file else "built-in defaults and the environment"),
+            _tools(),
+        ]
+        findings += await Doctor(settings).examine()
+    except ConfigError as error:
+        findings = [
+            Finding("configuration", False, str(error), "mend that setting; docs/configuration.md has all of them")
+        ]
+    if as_json:
+        sys.stdout.write(orjson.dumps([asdict(f) for f in findings], option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "check", "found"):
+            table.add_column(heading)
+        for finding in findings:
+            mark = {True: "[green]ok[/]", False: "[red]FAIL[/]", None: "[dim]-[/]"}[finding.ok]
+            table.add_row(
+                mark, finding.check, finding.found + (f"\n[yellow]→ {finding.advice}[/]" if finding.advice else "")
+            )
+        Console().print(table)
+    return 1 if any(finding.ok is False for finding in findings) else 0
