@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kallglot_ari.app import Service
-from kallglot_ari.errors import UsageError
+from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import demo
 from kallglot_ari.lab.roots import Version
 from tests.asterisk.conftest import missing
@@ -23,7 +23,7 @@ async def run(tmp_path: Path, version: Version) -> tuple[int, str]:
         status = await demo.run_demo(
             engine="echo", out=tmp_path, version=version, lines=2, make_service=Service, console=console
         )
-    except demo.LabError as error:
+    except LabError as error:
         missing(str(error))
     return status, text.getvalue()
 

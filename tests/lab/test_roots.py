@@ -32,7 +32,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KALLGLOT_LAB_DIR", str(tmp_path / "lab"))
     monkeypatch.delenv("KALLGLOT_LAB_ASTERISK_22", raising=False)
     monkeypatch.delenv("KALLGLOT_LAB_ASTERISK_16", raising=False)
-    monkeypatch.setattr(roots.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(roots, "SYSTEM_FOLDERS", "")
     return folder
 
@@ -139,7 +139,7 @@ def test_a_failed_making_says_why_and_is_made_again_later(path: Path) -> None:
 
 def test_without_root_one_line_says_what_to_do(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(path)
-    monkeypatch.setattr(roots.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(LabError, match="run as root, or install asterisk"):
         roots.find_or_make("22", quiet)
 
