@@ -15,12 +15,16 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ApiUnavailable, ConfigError
 from kallglot_ari.kallglot import rest
 from kallglot_ari.kallglot.socket import Socket
-from kallglot_ari.log import redact
+from kallglot_ari.log import get, redact
 
 BODY_LIMIT = 8 * 1024 * 1024
 """The longest answer that is read: a transcript of a very long call."""
 _KEEP_ALIVE = 90.0
 _CONNECTIONS = 2000
+_CONNECT_SHARE = 0.8
+"""Of the time for a request, what connecting may take: so a server that is not there is told from one that does not answer."""
+
+_log = get("kallglot_ari.kallglot.client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
     if ca_file:
         try:
             context.load_verify_locations(cadata=Path(ca_file).read_text(encoding="ascii"))
+        except (ssl.SSLError, ValueError):
+            raise ConfigError(f"kallglot.ca_file: expected certificates in PEM, found none in {ca_file}") from None
         except OSError as error:
             raise ConfigError(f"kallglot.ca_file: {ca_file} cannot be read: {error.strerror or error}") from None
-        except ValueError:
-            raise ConfigError(f"kallglot.ca_file: expected certificates in PEM, found none in {ca_file}") from None
     return context
 
 
@@ -87,20 +91,33 @@ class Http:
         if idempotency_key:
             headers["Idempotency-Key"] = idempotency_key
         data = None if body is None else orjson.dumps(body)
-        limits = aiohttp.ClientTimeout(total=timeout)
+        try:
+            return await self._once(method, url, data, headers, timeout)
+        except aiohttp.ServerDisconnectedError:
+            # Usually a warm connection that the server gave up in this very moment. The request may be made twice: it
+            # has a key, or changes nothing.
+            _log.debug("api_connection_stale", url=url)
+        try:
+            return await self._once(method, url, data, headers, timeout)
+        except aiohttp.ServerDisconnectedError:
+            raise ApiUnavailable(f"{url}: the server closed the connection instead of answering") from None
+
+    async def _once(self, method: str, url: str, data: bytes | None, headers: dict[str, str], timeout: float) -> Answer:
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_SHARE * timeout)
         try:
             async with self.session.request(
                 method, url, data=data, headers=headers, timeout=limits, allow_redirects=False
             ) as response:
-                raw = await _read(response)
-                return self._answer(response, raw)
+                return self._answer(response, await _read(response))
+        except aiohttp.ServerDisconnectedError:
+            raise
         except aiohttp.ClientConnectorCertificateError as error:
             raise NotSent(f"{url}: the server's certificate is not accepted: {error.certificate_error}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotSent(f"{url}: no connection: {redact(str(error))}") from None
         except TimeoutError:
             raise ApiUnavailable(f"{url}: expected an answer within {timeout:.1f} s, found none") from None
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailable(f"{url}: no answer: {type(error).__name__}: {redact(str(error))[:200]}") from None
 
     def _answer(self, response: aiohttp.ClientResponse, raw: bytes) -> Answer:

@@ -23,14 +23,12 @@ class Interleaver:
     """Puts `left` and `right` side by side in pieces of `chunk_ms`.
 
     Each side's own time starts anywhere; its first chunk is set beside what is being sent at that moment, and from then on its
-    `timestamp_ms` counts. What one side does not say is silence for the other: a side that is behind by more than `slack_ms`
-    is not waited for.
+    `timestamp_ms` counts. What one side does not say is silence: a side that is behind by more than a piece is not waited for.
     """
 
-    def __init__(self, left: str, right: str, *, chunk_ms: int, slack_ms: int | None = None) -> None:
+    def __init__(self, left: str, right: str, *, chunk_ms: int) -> None:
         self._sides = {left: _Side(), right: _Side()}
         self._chunk_ms = chunk_ms
-        self._slack_ms = chunk_ms if slack_ms is None else slack_ms
         self._format: tuple[str, int] | None = None
         self._cursor = 0
 
@@ -74,12 +72,9 @@ class Interleaver:
         silence = _SILENCE[audio.encoding]
         width = len(silence)
         step = self._chunk_ms * rate // 1000
-        slack = self._slack_ms * rate // 1000
         out = []
         left, right = self._sides.values()
-        while (
-            min(left.end, right.end) >= self._cursor + step or max(left.end, right.end) >= self._cursor + step + slack
-        ):
+        while min(left.end, right.end) >= self._cursor + step or max(left.end, right.end) >= self._cursor + 2 * step:
             pieces = []
             for side in (left, right):
                 piece = bytes(side.samples[: step * width])

@@ -20,7 +20,7 @@ from kallglot_ari.errors import (
     ApiUnavailable,
     StreamClosed,
 )
-from kallglot_ari.kallglot import http, settle
+from kallglot_ari.kallglot import http, settle, warm
 from kallglot_ari.kallglot.breaker import RetryPolicy
 from kallglot_ari.metrics import Metrics
 from tests.kallglot.servers import KEY, black_hole, client, created, ok, problem, serving, session, value
@@ -130,7 +130,10 @@ async def test_a_black_hole_costs_one_failover_timeout_at_most() -> None:
         assert asyncio.get_running_loop().time() - started < 0.5
 
 
-async def test_while_every_address_is_known_to_be_down_a_call_does_not_wait_and_it_heals_by_itself() -> None:
+async def test_while_every_address_is_known_to_be_down_a_call_does_not_wait_and_it_heals_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(warm, "_LOOK_EVERY", 0.1)
     address = refused()
     async with client(address) as api:
         with pytest.raises(ApiUnavailable):
@@ -197,6 +200,32 @@ async def test_an_answer_cut_off_in_the_middle_is_asked_for_again() -> None:
 
     async with serving(cut, ok(created())) as server, client(server.url) as api:
         assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+
+
+async def test_a_warm_connection_that_has_just_been_closed_costs_nothing() -> None:
+    async def shut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    metrics = Metrics()
+    async with serving(shut, ok(created())) as server, client(server.url, metrics=metrics) as api:
+        started = asyncio.get_running_loop().time()
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+        assert asyncio.get_running_loop().time() - started < 0.1
+    assert [seen.headers["Idempotency-Key"] for seen in server.seen] == ["k", "k"]
+    assert value(metrics, "kallglot_api_requests_total", component="create", reason="unavailable") == 0
+
+
+async def test_a_server_that_closes_every_connection_is_unavailable() -> None:
+    async def shut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with serving(shut) as server, client(server.url, policy=RetryPolicy(deadline=0.1)) as api:
+        with pytest.raises(ApiUnavailable, match="closed the connection instead of answering"):
+            await api.transcript("sess_1", base_url=server.url)
 
 
 async def test_a_useless_answer_is_not_retried_and_its_session_is_ended() -> None:

@@ -239,7 +239,7 @@ OBJECTS = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(OBJECTS.map(orjson.dumps) | st.binary(max_size=40) | st.text(max_size=40), max_size=20))
+@given(st.lists(OBJECTS.map(orjson.dumps) | st.binary(max_size=40) | st.text(max_size=40), max_size=6))
 def test_nothing_makes_a_decoder_raise(messages: list[bytes | str]) -> None:
     for decoder in (RoutingDecoder("x"), ProviderDecoder()):
         for message in messages:
