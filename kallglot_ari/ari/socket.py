@@ -97,8 +97,11 @@ class EventSocket:
                 replaced, reason = await self._hand_on(socket)
             finally:
                 self._lost(replaced, reason)
-            if self._clock.now() - since >= STABLE:
+            held = self._clock.now() - since
+            if held >= STABLE:
                 self._backoff.reset()
+            if held > REPLACED_LONGEST:
+                self._replaced_backoff.reset()
             return replaced
         finally:
             await socket.close()

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -9,9 +13,10 @@ from aiohttp import web
 from kallglot_ari.ari import AriClient, Connected, Disconnected, GenericEvent, models, socket
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import AriUnauthorized, AriUnavailable, AriUnsupported
+from kallglot_ari.errors import AriError, AriUnauthorized, AriUnavailable, AriUnsupported
 from kallglot_ari.metrics import Metrics
-from tests.ari.fake import FakeAsterisk, Heard, channel, event
+from kallglot_ari.settings import AriSettings
+from tests.ari.fake import PASSWORD, FakeAsterisk, Heard, channel, event
 
 
 def value(metrics: Metrics, name: str) -> float:
@@ -275,3 +280,35 @@ async def test_close_leaves_nothing(fake: FakeAsterisk, metrics: Metrics) -> Non
     await asyncio.sleep(0.05)
     ours = {task.get_name() for task in asyncio.all_tasks() - before if task.get_name().startswith("ari.")}
     assert ours == set()
+
+
+@pytest.mark.parametrize("status", [503, 404])
+async def test_a_refused_socket_is_tried_again(fake: FakeAsterisk, client: AriClient, status: int) -> None:
+    fake.answers["GET", "/events"] = (status, {"message": "not now"})
+    await client.start(lambda event: None)
+    with pytest.raises(AriError, match=r"^events\.eventWebsocket: "):
+        await client.wait_connected(0.2)
+    del fake.answers["GET", "/events"]
+    await client.wait_connected(5)
+
+
+async def test_https_needs_a_certificate_it_can_trust(tmp_path: Path, metrics: Metrics) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("NOT TESTED: no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = f"openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=lab -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    subprocess.run(made.split(), check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with FakeAsterisk(tls=tls) as fake:
+        given = {"url": f"https://127.0.0.1:{fake.port}", "password": PASSWORD}
+        distrusts = AriClient(AriSettings.model_validate(given), metrics, SystemClock())
+        await distrusts.start(lambda event: None)
+        with pytest.raises(AriUnavailable, match=r"not trusted .*set ari\.ca_file"):
+            await distrusts.wait_connected(0.5)
+        await distrusts.close()
+        trusts = AriClient(AriSettings.model_validate({**given, "ca_file": str(certificate)}), metrics, SystemClock())
+        await trusts.start(lambda event: None)
+        await trusts.wait_connected(5)
+        assert [one.id for one in await trusts.channels.list()] == ["one"]
+        await trusts.close()
