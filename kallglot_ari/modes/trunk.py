@@ -6,6 +6,7 @@ what both missed. A session is ended exactly once, by whichever learns first tha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kallglot_ari import log
@@ -114,14 +115,14 @@ class TrunkMode:
             raise LookupError(f"call {call_id}: no such trunk call")
         self._book.finish(call, EndReason.COMPLETED)
 
-    async def session_ended(self, session_id: str, data: dict[str, Any]) -> bool:
+    async def session_ended(self, session_id: str, data: Mapping[str, Any] | None = None) -> bool:
         """Kallglot says that a session has ended: hang up what is still up. False for a session of somebody else."""
         call = self._book.of_session(session_id)
         if call is None:
             return False
         if session_id == call.session_id:  # after a REFER the old session's end is not the call's
-            reason = str(data.get("reason", ""))
-            known = reason in EndReason._value2member_map_
+            reason = str((data or {}).get("reason", ""))
+            known = reason in {r.value for r in EndReason}
             self._book.finish(call, EndReason(reason) if known else EndReason.COMPLETED)
         return True
 

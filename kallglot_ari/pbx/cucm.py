@@ -52,7 +52,7 @@ def values(settings: Settings) -> dict[str, dict[str, str]]:
         },
         "Call Routing > SIP Route Pattern": {"Pattern Usage": "Domain Routing", "IPv4 Pattern": trunk.domain, "SIP Trunk": NAME},
         "Call Routing > External Call Control Profile": {
-            "Primary Web Service": f"http://{web.bind}:{web.port}/pbx/cucm",
+            "Primary Web Service": f"http://{web.bind}:{web.port}/pbx/curri?token=…",
             "Call Treatment on Failures": "Allow Calls",
         },
     }  # fmt: skip

@@ -6,14 +6,16 @@ by hand. Without it, the static dialplan bridges to ``${SESSION_ID}``, which som
 
 from __future__ import annotations
 
+import re
 from xml.sax.saxutils import escape, quoteattr
 
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
 from kallglot_ari.pbx.files import RenderedFile, plain
-from kallglot_ari.settings import Settings, TrunkSettings
+from kallglot_ari.settings import Settings, TrunkSettings, WebSettings
 
 CODECS = {"opus": "OPUS", "G722": "G722", "PCMU": "PCMU", "PCMA": "PCMA"}
+_SAFE_ID = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NOT_FOUND = (
     _HEAD
@@ -117,17 +119,31 @@ def dialplan_answer(
     )
 
 
+def base_url(web: WebSettings) -> str:
+    """Our web server as a PBX on the same machine reaches it."""
+    host = web.bind if web.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
+    return f"http://{host}:{web.port}"
+
+
+def hangup_hook(web: WebSettings, call_id: str) -> str:
+    """What `api_hangup_hook` shall run (mod_curl): tell us that the call is over. Empty for an id that it cannot carry."""
+    if not _SAFE_ID.fullmatch(call_id):
+        return ""
+    token = web.token.get_secret_value()
+    header = f" append_headers 'Authorization:Bearer {token}'" if token else ""
+    return f'curl {base_url(web)}/pbx/hangup content-type application/json{header} post {{"callId":"{call_id}"}}'
+
+
 def xml_curl(settings: Settings) -> str:
     """autoload_configs/xml_curl.conf.xml: ask our server for the dialplan."""
     web = settings.web
-    host = web.bind if web.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
     token = plain("web.token", web.token.get_secret_value())
     login = f'      <param name="gateway-credentials" value={quoteattr("kallglot:" + token)}/>\n' if token else ""
     login += '      <param name="auth-scheme" value="basic"/>\n' if token else ""
     return (
         f'{_HEAD}<configuration name="xml_curl.conf" description="{escape("Dialplan from kallglot-ari")}">\n'
         '  <bindings>\n    <binding name="kallglot">\n'
-        f'      <param name="gateway-url" value="http://{host}:{web.port}/pbx/freeswitch" bindings="dialplan"/>\n'
+        f'      <param name="gateway-url" value="{base_url(web)}/pbx/freeswitch" bindings="dialplan"/>\n'
         f'{login}      <param name="timeout" value="5"/>\n    </binding>\n  </bindings>\n</configuration>\n'
     )
 

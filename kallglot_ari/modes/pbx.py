@@ -1,0 +1,376 @@
+"""Any PBX asks where to route a call, and says when it is over: the logic behind `/pbx` and the REFER notification.
+
+The PBX's own call id is the key. Asked twice it gets the same answer; told twice that a call is over, nothing happens the
+second time. What is known of a call is in the store, so the answers are the same after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from kallglot_ari import log
+from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
+from kallglot_ari.calls.model import CallView, EndReason, Session, SessionRequest
+from kallglot_ari.clock import Clock
+from kallglot_ari.errors import ApiError, StoreError
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.trunk import TrunkMode
+from kallglot_ari.modes.trunk_call import Opened
+from kallglot_ari.modes.trunk_sessions import Sessions
+from kallglot_ari.pbx import curri, freeswitch
+from kallglot_ari.pbx.addresses import ordered, public_uri, sip_uri
+from kallglot_ari.settings import KallglotSettings, TrunkSettings, WebSettings
+from kallglot_ari.tasks import Tasks
+
+_log = log.get(__name__)
+
+CALLS, PREPARED, REFERRED = "pbx", "prepared", "refer"
+REMEMBER_SECONDS = 600.0
+"""How long an ended call id is remembered, for late repetitions."""
+PREPARED_SECONDS = 300.0
+"""Life of an unused prepared session, unless said otherwise."""
+SWEEP_SECONDS = 5.0
+
+Record = dict[str, Any]
+
+
+class PbxService:
+    """What `kallglot_ari.web` calls; every method is harmless when repeated."""
+
+    def __init__(
+        self,
+        translator: Translator,
+        store: CallStore,
+        hub: Hub,
+        *,
+        kallglot: KallglotSettings,
+        trunk: TrunkSettings,
+        web: WebSettings,
+        metrics: Metrics,
+        clock: Clock,
+        instance: str = "",
+        trunk_mode: TrunkMode | None = None,
+    ) -> None:
+        self._sessions = Sessions(translator, store, clock)
+        self._store, self._hub, self._metrics, self._clock = store, hub, metrics, clock
+        self._kallglot, self._trunk, self._web = kallglot, trunk, web
+        self._instance = instance or "local"
+        self._trunk_mode = trunk_mode
+        self._tasks = Tasks("pbx")
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._views: dict[str, CallView] = {}
+        self._keys: dict[str, set[str]] = {}
+        """Outbox keys by call id, or by the id of a prepared session."""
+        self._by_session: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Take up what the process before this one left. :raises StoreError: the store cannot be read."""
+        for call_id, record in (await self._store.mappings(CALLS)).items():
+            if record.get("state") == "open":
+                view = await self._store.get_call(record["call"])
+                self._known(call_id, record, view or self._view(record))
+        for session_id, record in (await self._store.mappings(PREPARED)).items():
+            self._keys[session_id] = {record["key"]}
+        self._tasks.spawn(self._sweep_now_and_then(), name="sweep")
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Stop sweeping. Calls stay: the PBX carries them, and tells the next process when they end."""
+        await self._tasks.close()
+        await self._sessions.stop(grace)
+
+    def calls(self) -> list[CallView]:
+        """The calls that have not been reported as over."""
+        return list(self._views.values())
+
+    def live_keys(self) -> set[str]:
+        """Outbox rows that belong to live calls and prepared sessions: the sweeper leaves them alone."""
+        return {key for keys in self._keys.values() for key in keys}
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    async def incoming(self, call_id: str, from_: str, to: str, **extra: Any) -> dict[str, Any]:
+        """Where to route a call; the same answer for the same call id.
+
+        :param extra: `source`, `target`, `mode`, `metadata`.
+        :raises ApiError: no session could be had. :raises StoreError: nothing could be written, so none was asked for.
+        """
+        async with self._lock(call_id):
+            record = await self._store.get_mapping(CALLS, call_id)
+            if record is not None and record["state"] == "ended":
+                if record["until"] > self._now():
+                    return {"action": "reject", "reason": "this call id has ended", "session_id": record["session"]}
+                await self._store.delete_mapping(CALLS, call_id)
+            if record is not None and record["state"] == "open":
+                return self._answer(record)
+            fresh = self._record(from_, to, extra)
+            opened = await self._claim(fresh) or await self._sessions.open(fresh["call"], _request(fresh, call_id))
+            _append(fresh, opened)
+            try:
+                if not await self._store.put_mapping(CALLS, call_id, fresh):
+                    return await self._other_was_first(call_id, opened)
+            except StoreError:
+                await self._sessions.close(opened, EndReason.ERROR)
+                raise
+            self._keys.pop(opened.session.id, None)
+            view = self._view(fresh)
+            self._known(call_id, fresh, view)
+            await self._save(view, "call.created")
+            return self._answer(fresh)
+
+    async def _other_was_first(self, call_id: str, opened: Opened) -> dict[str, Any]:
+        """Another instance of the service had the same question at the same time."""
+        await self._sessions.close(opened, EndReason.ERROR)
+        record = await self._store.get_mapping(CALLS, call_id)
+        if record is None or record["state"] != "open":
+            return {"action": "reject", "reason": "this call id has ended", "session_id": ""}
+        return self._answer(record)
+
+    async def hangup(self, call_id: str, reason: str = EndReason.COMPLETED) -> bool:
+        """A call is over: end its sessions. False when it is unknown, or was over before."""
+        async with self._lock(call_id):
+            record = await self._store.get_mapping(CALLS, call_id)
+            if record is None or record["state"] != "open":
+                return False
+            until = self._now() + REMEMBER_SECONDS
+            await self._store.delete_mapping(CALLS, call_id)
+            ended = {"state": "ended", "until": until, "session": record["sessions"][-1]["id"]}
+            await self._store.put_mapping(CALLS, call_id, ended, expires_at=until)
+            for opened in _opened(record):
+                await self._sessions.close(opened, reason)
+                self._by_session.pop(opened.session.id, None)
+            self._keys.pop(call_id, None)
+            view = self._views.pop(call_id, None) or self._view(record)
+            view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
+            self._metrics.calls_active.dec()
+            self._metrics.calls.labels(str(reason)).inc()
+            await self._save(view, "call.ended")
+            return True
+
+    async def session_ended(self, session_id: str, data: Mapping[str, Any] | None = None) -> bool:
+        """Kallglot says that a session has ended; False for a session of somebody else."""
+        call_id = self._by_session.get(session_id)
+        if call_id is None:
+            return False
+        record = await self._store.get_mapping(CALLS, call_id)
+        if record is not None and record["state"] == "open" and record["sessions"][-1]["id"] != session_id:
+            return True  # after a REFER the call goes on in its second session
+        reason = str((data or {}).get("reason", ""))
+        return await self.hangup(call_id, reason if reason in {r.value for r in EndReason} else EndReason.COMPLETED)
+
+    # --- sessions ahead of their calls -------------------------------------------------------------------------------
+
+    async def prepare(self, **parameters: Any) -> dict[str, Any]:
+        """Create a session ahead; the next `incoming` with the same languages and mode takes it. Unused, it is ended.
+
+        :param parameters: `source`, `target`, `mode`, `metadata`, `from_`, and `expires_in` in seconds.
+        """
+        expires_in = float(parameters.pop("expires_in", PREPARED_SECONDS))
+        record = self._record(parameters.pop("from_", ""), "", parameters)
+        opened = await self._sessions.open(record["call"], _request(record, ""))
+        session, at = opened.session, self._now() + expires_in
+        value = {"key": opened.key, "base_url": session.base_url, "wanted": _wanted(record), "expires_at": at}
+        try:
+            await self._store.put_mapping(PREPARED, session.id, value, expires_at=at)
+        except StoreError:
+            await self._sessions.close(opened, EndReason.ERROR)
+            raise
+        self._keys[session.id] = {opened.key}
+        return {
+            "session_id": session.id,
+            "destination": public_uri(session.id, self._trunk),
+            "expires_at": int(at),
+        }
+
+    async def _claim(self, record: Record) -> Opened | None:
+        """A prepared session that fits, taken by deleting its row: only one can."""
+        if record["metadata"]:
+            return None
+        for session_id, value in (await self._store.mappings(PREPARED)).items():
+            fits = value["wanted"] == _wanted(record) and value["expires_at"] > self._now()
+            if fits and await self._store.delete_mapping(PREPARED, session_id):
+                return _stored(session_id, value)
+        return None
+
+    async def sweep(self) -> int:
+        """End prepared sessions that nobody used, and forget calls that ended long ago; how many were ended."""
+        ended = 0
+        for session_id, value in (await self._store.expired_mappings(PREPARED, self._now())).items():
+            if await self._store.delete_mapping(PREPARED, session_id):
+                await self._sessions.close(_stored(session_id, value), EndReason.TIMEOUT)
+                self._keys.pop(session_id, None)
+                ended += 1
+        for kind in (CALLS, REFERRED):
+            for key in await self._store.expired_mappings(kind, self._now()):
+                await self._store.delete_mapping(kind, key)
+        return ended
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.sweep()
+            except StoreError as error:
+                _log.warning("pbx_sweep_postponed", error=str(error))
+
+    # --- transfers ---------------------------------------------------------------------------------------------------
+
+    async def refer(self, session_id: str, refer_to: str, referred_by: str) -> dict[str, Any]:
+        """A party of `session_id` is transferred: a session for the new party, which ends with the call."""
+        key = f"{session_id}|{refer_to}"
+        async with self._lock(f"refer|{key}"):
+            if (known := await self._store.get_mapping(REFERRED, key)) is not None:
+                return {"accept": True, "new_session_id": known["session"]}
+            try:
+                new = await self._referred(session_id, refer_to)
+            except (ApiError, StoreError) as error:
+                _log.error("refer_refused", session=session_id, error=str(error))
+                return {"accept": False, "reason": "no session could be created"}
+            if new is None:
+                return {"accept": False, "reason": "unknown session"}
+            await self._store.put_mapping(REFERRED, key, {"session": new}, expires_at=self._now() + 3600)
+            call_id = self._by_session.get(session_id, "")
+            data = {"refer_to": refer_to, "referred_by": referred_by, "new_session_id": new}
+            self._hub.publish("call.transferred", call_id, data)
+            return {"accept": True, "new_session_id": new}
+
+    async def _referred(self, session_id: str, refer_to: str) -> str | None:
+        if self._trunk_mode is not None and (new := await self._trunk_mode.refer(session_id, refer_to)) is not None:
+            return new
+        call_id = self._by_session.get(session_id)
+        if call_id is None:
+            return None
+        async with self._lock(call_id):
+            record = await self._store.get_mapping(CALLS, call_id)
+            if record is None or record["state"] != "open":
+                return None
+            request = _request(record, call_id, referred_from=session_id, refer_to=refer_to)
+            opened = await self._sessions.open(record["call"], request)
+            _append(record, opened)
+            await self._store.update_mapping(CALLS, call_id, record)
+            self._known(call_id, record, self._views.get(call_id) or self._view(record), new=False)
+            return opened.session.id
+
+    # --- two PBXs that ask in their own words ------------------------------------------------------------------------
+
+    async def freeswitch_dialplan(self, form: Mapping[str, str]) -> str:
+        """The document for a mod_xml_curl request; *not found* (use your own files) when there is nothing for it."""
+        call_id = form.get("Unique-ID") or form.get("variable_uuid") or form.get("Channel-Call-UUID", "")
+        if form.get("section") != "dialplan" or not call_id:
+            return freeswitch.NOT_FOUND
+        to = form.get("Hunt-Destination-Number") or form.get("Caller-Destination-Number", "")
+        extra = {
+            name: form[f"variable_kallglot_{name}"]
+            for name in ("source", "target", "mode")
+            if form.get(f"variable_kallglot_{name}")
+        }
+        try:
+            answer = await self.incoming(call_id, form.get("Caller-Caller-ID-Number", ""), to, **extra)
+        except (ApiError, StoreError) as error:
+            _log.error("freeswitch_not_routed", call=call_id, error=str(error))
+            return freeswitch.NOT_FOUND
+        if answer["action"] != "route":
+            return freeswitch.NOT_FOUND
+        context = form.get("Hunt-Context") or form.get("Caller-Context") or "default"
+        hook = freeswitch.hangup_hook(self._web, call_id)
+        return freeswitch.dialplan_answer(answer["session_id"], self._trunk, context=context, hangup_hook=hook)
+
+    async def cucm_curri(self, body: bytes | str) -> str:
+        """Divert the call to its session. When none is to be had it goes on undiverted.
+
+        :raises UsageError: this is not a CURRI request.
+        """
+        asked = curri.parse(body)
+        if self._trunk.domain in asked.called:
+            return curri.carry_on()  # it is on its way to Kallglot already
+        call_id = asked.call_id or f"curri-{uuid.uuid4().hex}"
+        try:
+            answer = await self.incoming(call_id, asked.calling, asked.called)
+        except (ApiError, StoreError) as error:
+            _log.error("cucm_not_diverted", call=call_id, error=str(error))
+            return curri.carry_on()
+        return curri.divert(answer["destination"]) if answer["action"] == "route" else curri.carry_on()
+
+    # --- the small print ---------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._clock.wall().timestamp()
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+    def _record(self, from_: str, to: str, extra: Mapping[str, Any]) -> Record:
+        return {
+            "state": "open",
+            "call": f"{self._instance}-p-{uuid.uuid4().hex[:16]}",
+            "from": from_,
+            "to": to,
+            "source": extra.get("source") or self._kallglot.source_language,
+            "target": extra.get("target") or self._kallglot.target_language,
+            "mode": extra.get("mode") or self._kallglot.mode,
+            "metadata": {str(k): str(v) for k, v in (extra.get("metadata") or {}).items()},
+            "started": self._now(),
+            "sessions": [],
+        }
+
+    def _known(self, call_id: str, record: Record, view: CallView, *, new: bool = True) -> None:
+        self._keys[call_id] = {session["key"] for session in record["sessions"]}
+        self._by_session.update({session["id"]: call_id for session in record["sessions"]})
+        view.session_id = record["sessions"][-1]["id"]
+        self._views[call_id] = view
+        if new:
+            self._metrics.calls_active.inc()
+
+    def _view(self, record: Record) -> CallView:
+        return CallView(
+            record["call"], record["sessions"][-1]["id"], "active", record["mode"], record["source"], record["target"],
+            self._clock.wall(), kind="pbx", caller=record["from"], metadata=dict(record["metadata"]),
+        )  # fmt: skip
+
+    async def _save(self, view: CallView, event: str) -> None:
+        self._hub.publish(event, view.id, view.as_json())
+        try:
+            await self._store.save_call(view)
+        except StoreError as error:
+            _log.warning("pbx_call_not_saved", call=view.id, error=str(error))
+
+    def _answer(self, record: Record) -> dict[str, Any]:
+        session_id = record["sessions"][-1]["id"]
+        trunk = self._trunk
+        return {
+            "action": "route",
+            "destination": public_uri(session_id, trunk),
+            "destinations": [sip_uri(session_id, endpoint, trunk.transport) for endpoint in ordered(trunk)],
+            "failover_timeout_ms": trunk.failover_timeout_ms,
+            "session_id": session_id,
+            "call_id": record["call"],
+        }
+
+
+def _wanted(record: Record) -> list[str]:
+    return [record["source"], record["target"], record["mode"]]
+
+
+def _request(record: Record, call_id: str, **more: str) -> SessionRequest:
+    known = {"call_id": record["call"], "internal_call_id": call_id, "caller_id": record["from"], **more}
+    metadata = {**record["metadata"], **{k: v for k, v in known.items() if v}}
+    return SessionRequest(record["mode"], record["source"], record["target"], metadata, trunk=True)
+
+
+def _append(record: Record, opened: Opened) -> None:
+    session = opened.session
+    record["sessions"] = [*record["sessions"], {"key": opened.key, "id": session.id, "base_url": session.base_url}]
+
+
+def _stored(session_id: str, value: Mapping[str, Any]) -> Opened:
+    return Opened(value["key"], Session(session_id, "", "", "", None, base_url=value["base_url"]))
+
+
+def _opened(record: Record) -> list[Opened]:
+    return [_stored(session["id"], session) for session in record["sessions"]]
