@@ -2,48 +2,96 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Literal
+from urllib.parse import quote
 
 import orjson
 import structlog
 
-SECRET_KEYS = re.compile(r"(password|passwd|secret|token|api_?key|authorization|credential)", re.IGNORECASE)
+SECRET_KEYS = re.compile(r"(password|passwd|secret|token|api[_-]?key|authorization|credential)", re.IGNORECASE)
 SECRET_TEXT = re.compile(
-    r"(sk_(?:live|test)_|kst_|whsec_)[A-Za-z0-9_\-]+|(?<=[?&]token=)[^&\s\"']+|(?<=[?&]api_key=)[^&\s\"']+"
-    r"|(?<=Bearer )[A-Za-z0-9._~+/\-]+=*|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"
+    r"((?:sk_(?:live|test)|kst|whsec)_)[A-Za-z0-9_\-]+"
+    r"|((?i:token|api[_-]?key|password|passwd|secret)=)[^&\s\"',;]+"
+    r"|(Bearer )[A-Za-z0-9._~+/\-]+=*"
+    r"|(Basic )(?=[a-z]*[A-Z0-9+/=])[A-Za-z0-9+/]+={0,2}"
+    r"|(://)[^/@\s:'\"]*:[^/\s'\"]*(?=@)"
 )
 HIDDEN = "[hidden]"
+SHORTEST = 4
+"""A known secret of fewer characters stays: it would be found in ordinary words, and hiding those would tell it."""
 
-_known_secrets: set[str] = set()
+_OURS = frozenset({"timestamp", "level", "logger"})
+_DEEPEST = 8
+
+
+class _Known:
+    """The secrets that `hide` was told of, and what finds any of them."""
+
+    def __init__(self) -> None:
+        self.secrets: set[str] = set()
+        self.text: re.Pattern[str] | None = None
+
+
+_known = _Known()
 
 
 def hide(values: Iterable[str]) -> None:
-    """Name secrets of this configuration, so that they are taken out of any text they appear in."""
-    _known_secrets.update(value for value in values if len(value) >= 4)
+    """Name secrets of this configuration, so that they are taken out of any text they appear in.
+
+    Also as Python, JSON or a URL would write them. Those below `SHORTEST` characters are passed over.
+    """
+    for value in values:
+        if len(value) >= SHORTEST:
+            in_json = (json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+            in_url = quote(value, safe="", errors="replace")
+            _known.secrets.update((value, repr(value)[1:-1], *in_json, in_url))
+    # The longest first: of a secret that begins with another, nothing may stay.
+    longest_first = sorted(_known.secrets, key=len, reverse=True)
+    _known.text = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
-def redact(value: Any) -> Any:
-    """`value` with every secret replaced: by the key's name, by the well-known forms and by what `hide` was told."""
+def redact(value: Any, *, _depth: int = 0) -> Any:
+    """`value` with every secret replaced: by the key's name, by the well-known forms and by what `hide` was told.
+
+    Text, numbers, None, mappings and sequences keep their kind; anything else becomes its `repr`.
+    """
     if isinstance(value, str):
-        for secret in _known_secrets:
-            if secret in value:
-                value = value.replace(secret, HIDDEN)
-        return SECRET_TEXT.sub(lambda m: (m.group(1) or "") + HIDDEN, value)
-    if isinstance(value, dict):
+        if _known.text is not None:
+            value = _known.text.sub(HIDDEN, value)
+        return SECRET_TEXT.sub(lambda match: (match[match.lastindex] if match.lastindex else "") + HIDDEN, value)
+    if value is None or isinstance(value, int | float):
+        return value
+    if _depth < _DEEPEST and isinstance(value, Mapping):
         return {
-            k: HIDDEN if v and isinstance(k, str) and SECRET_KEYS.search(k) else redact(v) for k, v in value.items()
+            redact(str(key)): HIDDEN if _secret(str(key), item) else redact(item, _depth=_depth + 1)
+            for key, item in value.items()
         }
-    if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
-    return value
+    if _depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+        return [redact(item, _depth=_depth + 1) for item in value]
+    return redact(repr(value))
+
+
+def _secret(key: str, value: Any) -> bool:
+    return bool(SECRET_KEYS.search(key)) and not isinstance(value, bool) and value not in (None, "", b"")
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {k: HIDDEN if v and SECRET_KEYS.search(k) and isinstance(v, str) else redact(v) for k, v in event.items()}
+    return {
+        key: value if key in _OURS else HIDDEN if _secret(key, value) else redact(value) for key, value in event.items()
+    }
+
+
+def _to_json(event: Any, **_: Any) -> str:
+    """orjson, but for what it does not take: numbers of more than 64 bits and lone surrogates."""
+    try:
+        return orjson.dumps(event).decode()
+    except TypeError:
+        return json.dumps(event)
 
 
 def configure(level: str = "info", form: Literal["auto", "json", "console"] = "auto") -> None:
@@ -56,14 +104,11 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
     ]
-    render: list[Any] = (
-        [_redact_event, structlog.dev.ConsoleRenderer()]
+    # An exception is made text before redaction, never by the renderer: its words, or a local variable, may hold a secret.
+    renderer = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if console
-        else [
-            structlog.processors.format_exc_info,
-            _redact_event,
-            structlog.processors.JSONRenderer(serializer=lambda v, **_: orjson.dumps(v, default=repr).decode()),
-        ]
+        else structlog.processors.JSONRenderer(serializer=_to_json)
     )
     structlog.configure(
         processors=[
@@ -80,7 +125,13 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.StackInfoRenderer(),
+                _redact_event,
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()
