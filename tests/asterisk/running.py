@@ -70,3 +70,18 @@ async def nothing_left(service: Service, asterisk: LabAsterisk, timeout: float =
         assert loop.time() < deadline, f"left in Asterisk: {[c.name for c in channels]} {[b.id for b in bridges]}"
         await asyncio.sleep(0.05)
     await until(lambda: service.outbox.pending == 0, timeout, "sessions ended")
+
+
+async def manager(asterisk: LabAsterisk, action: str, **fields: str) -> str:
+    """One action over the manager interface; what Asterisk answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", asterisk.manager_port)
+    try:
+        await reader.readline()
+        login = {"Username": asterisk.manager_user, "Secret": asterisk.manager_password, "Events": "off"}
+        for name, values in (("Login", login), (action, fields)):
+            lines = [f"Action: {name}", *(f"{k}: {v}" for k, v in values.items())]
+            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+        return answer
+    finally:
+        writer.close()

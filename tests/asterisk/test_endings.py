@@ -12,7 +12,7 @@ from kallglot_ari.app import Service
 from kallglot_ari.lab.asterisk import LabAsterisk
 
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import nothing_left, running, settings_for, until
+from tests.asterisk.running import manager, nothing_left, running, settings_for, until
 from tests.audio_checks import dominant_frequency
 from tests.double.server import KallglotDouble
 
@@ -178,7 +178,10 @@ async def test_a_party_is_redirected_out_of_the_application(scene: Scene) -> Non
     await scene.dial(AGENT)
     await until(lambda: [c.state for c in scene.service.calls()] == ["active"])
     channel = scene.service.calls()[0].legs[0].channel_name
-    await scene.asterisk.cli(f"channel redirect {channel} kallglot-phones,201,1")
+    said = await manager(
+        scene.asterisk, "Redirect", Channel=channel, Context="kallglot-phones", Exten="201", Priority="1"
+    )
+    assert "Success" in said, said
     await until(lambda: not scene.service.calls(), what="the call ends")
     await asyncio.sleep(0.7)
     heard = scene.customer.recording
