@@ -1,0 +1,290 @@
+"""Any PBX: asked twice, told twice, told too late, told nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from xml.etree import ElementTree
+
+import pytest
+from pydantic import SecretStr
+
+from kallglot_ari.clock import ManualClock
+from kallglot_ari.errors import ApiUnavailable, StoreError, UsageError
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.pbx import PbxService
+from kallglot_ari.modes.trunk_sessions import Sessions
+from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
+from tests.modes.trunk_fakes import FakeHub, FakeStore, FakeTranslator
+
+
+class Lab:
+    def __init__(self, *, store: FakeStore | None = None, token: str = "") -> None:
+        self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
+        self.clock = ManualClock()
+        ends = (Endpoint(uri="eu.example:5071", priority=2), Endpoint(uri="sip.example", priority=1))
+        self.pbx = PbxService(
+            self.api, self.store, self.hub, kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends),
+            web=WebSettings(token=SecretStr(token)), metrics=Metrics(), clock=self.clock, instance="t1",
+        )  # fmt: skip
+
+
+@pytest.fixture
+def lab() -> Lab:
+    return Lab()
+
+
+async def test_the_guides_flow(lab: Lab) -> None:
+    answer = await lab.pbx.incoming("c1", "+4930123", "800", source="de", target="en", metadata={"a": 1})
+    assert answer["action"] == "route"
+    assert answer["destination"] == "sip:sess_1@sip.kallglot.com"
+    assert answer["destinations"] == [
+        "sip:sess_1@sip.example;transport=tls",
+        "sip:sess_1@eu.example:5071;transport=tls",
+    ]
+    request = lab.api.requests[0]
+    assert (request.source_language, request.target_language, request.trunk) == ("de", "en", True)
+    assert request.metadata == {
+        "a": "1",
+        "call_id": answer["call_id"],
+        "internal_call_id": "c1",
+        "caller_id": "+4930123",
+    }
+    assert lab.pbx.calls()[0].kind == "pbx"
+    assert lab.pbx.live_keys() == set(lab.store.pending)
+    assert await lab.pbx.hangup("c1")
+    assert lab.api.ended == [("sess_1", "completed")]
+    assert not lab.store.pending
+    assert not lab.pbx.calls()
+    assert not lab.pbx.live_keys()
+    assert lab.hub.types() == ["call.created", "call.ended"]
+
+
+async def test_one_session_a_call_id(lab: Lab) -> None:
+    answers = await asyncio.gather(*(lab.pbx.incoming("c1", "1", "2") for _ in range(20)))
+    assert all(answer == answers[0] for answer in answers)
+    assert len(lab.api.created) == 1
+
+
+async def test_late_double_and_unknown_hangups(lab: Lab) -> None:
+    assert not await lab.pbx.hangup("never")
+    await lab.pbx.incoming("c1", "1", "2")
+    assert sorted(await asyncio.gather(*(lab.pbx.hangup("c1") for _ in range(5)))) == [False] * 4 + [True]
+    assert lab.api.ended == [("sess_1", "completed")]
+    assert (await lab.pbx.incoming("c1", "1", "2"))["action"] == "reject"
+    lab.clock.advance(601)
+    await lab.pbx.sweep()
+    assert (await lab.pbx.incoming("c1", "1", "2"))["session_id"] == "sess_2"
+
+
+async def test_a_hangup_overtakes_the_creation(lab: Lab) -> None:
+    lab.api.gate.clear()
+    incoming = asyncio.get_running_loop().create_task(lab.pbx.incoming("c1", "1", "2"))
+    await lab.api.asked.wait()
+    hangup = asyncio.get_running_loop().create_task(lab.pbx.hangup("c1"))
+    await asyncio.sleep(0)
+    lab.api.gate.set()
+    assert (await incoming)["action"] == "route"
+    assert await hangup
+    assert not lab.api.open
+
+
+async def test_a_client_that_goes_away_while_the_session_is_created(lab: Lab) -> None:
+    lab.api.gate.clear()
+    incoming = asyncio.get_running_loop().create_task(lab.pbx.incoming("c1", "1", "2"))
+    await lab.api.asked.wait()
+    incoming.cancel()
+    lab.api.gate.set()
+    await asyncio.gather(incoming, return_exceptions=True)
+    await lab.pbx.stop()
+    assert not lab.api.open
+    assert not lab.store.pending
+
+
+async def test_no_session_and_no_store(lab: Lab) -> None:
+    lab.api.create_error = ApiUnavailable("down")
+    with pytest.raises(ApiUnavailable):
+        await lab.pbx.incoming("c1", "1", "2")
+    lab.api.create_error = None
+    assert (await lab.pbx.incoming("c1", "1", "2"))["action"] == "route", "it may be asked again"
+    lab.store.fail = True
+    with pytest.raises(StoreError):
+        await lab.pbx.incoming("c2", "1", "2")
+    assert len(lab.api.created) == 1
+
+
+async def test_a_mapping_that_cannot_be_written_ends_the_session(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object, **__: object) -> bool:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(lab.store, "put_mapping", full)
+    with pytest.raises(StoreError):
+        await lab.pbx.incoming("c1", "1", "2")
+    with pytest.raises(StoreError):
+        await lab.pbx.prepare()
+    assert not lab.api.open
+
+
+async def test_two_instances_at_once(lab: Lab) -> None:
+    other = Lab(store=lab.store)
+    other.api.next_id = "sess_other"
+    answers = await asyncio.gather(lab.pbx.incoming("c1", "1", "2"), other.pbx.incoming("c1", "1", "2"))
+    assert answers[0]["session_id"] == answers[1]["session_id"]
+    assert len(lab.api.open) + len(other.api.open) == 1
+
+
+async def test_calls_outlive_a_restart(lab: Lab) -> None:
+    await lab.pbx.incoming("c1", "1", "2", source="de")
+    prepared = await lab.pbx.prepare(source="fr")
+    await lab.pbx.stop()
+    second = Lab(store=lab.store)
+    await second.pbx.start()
+    assert second.pbx.live_keys() == set(lab.store.pending)
+    assert [(call.session_id, call.source_language) for call in second.pbx.calls()] == [("sess_1", "de")]
+    assert (await second.pbx.incoming("c2", "1", "2", source="fr"))["session_id"] == prepared["session_id"]
+    assert await second.pbx.hangup("c1")
+    assert second.api.ended == [("sess_1", "completed")]
+    await second.pbx.stop()
+
+
+async def test_prepared_sessions_are_used_once_or_ended(lab: Lab) -> None:
+    first = await lab.pbx.prepare(source="de", target="en", expires_in=60)
+    assert first == {
+        "session_id": "sess_1", "destination": "sip:sess_1@sip.kallglot.com", "expires_at": int(lab.clock.wall().timestamp()) + 60
+    }  # fmt: skip
+    await lab.pbx.prepare(source="de", target="en", expires_in=60)
+    assert (await lab.pbx.incoming("c0", "1", "2", source="fr"))["session_id"] == "sess_3", "another language"
+    answers = await asyncio.gather(*(lab.pbx.incoming(f"c{n}", "1", "2", source="de") for n in (1, 2, 3)))
+    assert sorted(answer["session_id"] for answer in answers) == ["sess_1", "sess_2", "sess_4"]
+    await lab.pbx.prepare(expires_in=60)
+    lab.clock.advance(61)
+    assert await lab.pbx.sweep() == 1
+    assert await lab.pbx.sweep() == 0
+    assert lab.api.ended == [("sess_5", "timeout")]
+    for n in range(4):
+        assert await lab.pbx.hangup(f"c{n}")
+    assert not lab.api.open
+    assert not lab.store.pending
+    assert not lab.pbx.live_keys()
+
+
+async def test_an_expired_prepared_session_is_not_given_out(lab: Lab) -> None:
+    await lab.pbx.prepare(expires_in=60)
+    lab.clock.advance(61)
+    assert (await lab.pbx.incoming("c1", "1", "2"))["session_id"] == "sess_2"
+
+
+async def test_refer(lab: Lab) -> None:
+    assert await lab.pbx.refer("sess_1", "sip:b@x", "sip:a@x") == {"accept": False, "reason": "unknown session"}
+    await lab.pbx.incoming("c1", "1", "2", source="de")
+    twice = await asyncio.gather(*(lab.pbx.refer("sess_1", "sip:b@x", "sip:a@x") for _ in range(3)))
+    assert twice == [{"accept": True, "new_session_id": "sess_2"}] * 3
+    assert lab.api.requests[1].source_language == "de"
+    assert lab.api.requests[1].metadata["referred_from"] == "sess_1"
+    assert await lab.pbx.session_ended("sess_1")
+    assert not lab.api.ended, "the call goes on in its second session"
+    assert await lab.pbx.session_ended("sess_2", {"reason": "timeout"})
+    assert sorted(lab.api.ended) == [("sess_1", "timeout"), ("sess_2", "timeout")]
+    assert not await lab.pbx.session_ended("sess_2")
+    lab.api.create_error = ApiUnavailable("down")
+    assert (await lab.pbx.refer("sess_2", "sip:b@x", ""))["accept"] is False
+
+
+async def test_refer_without_an_api_is_declined(lab: Lab) -> None:
+    await lab.pbx.incoming("c1", "1", "2")
+    lab.api.create_error = ApiUnavailable("down")
+    answer = await lab.pbx.refer("sess_1", "sip:b@x", "")
+    assert answer == {"accept": False, "reason": "no session could be created"}
+
+
+FORM = {
+    "section": "dialplan", "Unique-ID": "5f2a-1", "Hunt-Context": "public", "Caller-Caller-ID-Number": "4930123",
+    "Hunt-Destination-Number": "800", "variable_kallglot_source": "de",
+}  # fmt: skip
+
+
+async def test_freeswitch() -> None:
+    lab = Lab(token="s3cret-token")
+    text = await lab.pbx.freeswitch_dialplan(FORM)
+    root = ElementTree.fromstring(text)
+    context = root.find("section/context")
+    assert context is not None
+    assert context.get("name") == "public"
+    actions = [(a.get("application"), a.get("data")) for a in root.iter("action")]
+    bridge = "sofia/gateway/kallglot/sess_1;transport=tls|sofia/gateway/kallglot-2/sess_1;transport=tls"
+    assert actions[-1] == ("bridge", bridge)
+    assert ("set", "SESSION_ID=sess_1") in actions
+    hook = next(data for _, data in actions if data and data.startswith("api_hangup_hook="))
+    assert hook.endswith('append_headers \'Authorization:Bearer s3cret-token\' post {"callId":"5f2a-1"}')
+    assert await lab.pbx.freeswitch_dialplan(FORM) == text
+    assert lab.api.requests[0].source_language == "de"
+    assert await lab.pbx.hangup("5f2a-1")
+    assert 'status="not found"' in await lab.pbx.freeswitch_dialplan(FORM)
+
+
+@pytest.mark.parametrize("form", [{}, {"section": "directory", "Unique-ID": "x"}, {"section": "dialplan"}])
+async def test_freeswitch_asks_for_something_else(lab: Lab, form: dict[str, str]) -> None:
+    assert 'status="not found"' in await lab.pbx.freeswitch_dialplan(form)
+    assert not lab.api.created
+
+
+async def test_freeswitch_without_an_api_uses_its_own_files(lab: Lab) -> None:
+    lab.api.create_error = ApiUnavailable("down")
+    assert 'status="not found"' in await lab.pbx.freeswitch_dialplan(FORM)
+
+
+CURRI = (
+    '<?xml version="1.0" encoding="UTF-8"?><Request xmlns="urn:oasis:names:tc:xacml:2.0:context:schema:os"><Subject>'
+    '<Attribute AttributeId="urn:Cisco:uc:1.0:callingnumber"><AttributeValue>100</AttributeValue></Attribute>'
+    '<Attribute AttributeId="urn:Cisco:uc:1.0:callednumber"><AttributeValue>{}</AttributeValue></Attribute>'
+    "</Subject></Request>"
+)
+
+
+async def test_cucm(lab: Lab) -> None:
+    text = await lab.pbx.cucm_curri(CURRI.format("800").encode())
+    root = ElementTree.fromstring(text)
+    assert root.findtext("Result/Decision") == "Permit"
+    inner = ElementTree.fromstring(root.findtext(".//AttributeValue") or "")
+    assert inner.findtext("divert/destination") == "sip:sess_1@sip.kallglot.com"
+    assert "continue" in await lab.pbx.cucm_curri(CURRI.format("sess_1@sip.kallglot.com"))
+    assert len(lab.api.created) == 1
+    lab.api.create_error = ApiUnavailable("down")
+    assert "continue" in await lab.pbx.cucm_curri(CURRI.format("800"))
+    with pytest.raises(UsageError, match="CURRI request: expected XML"):
+        await lab.pbx.cucm_curri(b"hello")
+
+
+async def test_random_events_in_any_order_leave_nothing_open(lab: Lab) -> None:
+    rng = random.Random(7)
+    sweepers = Sessions(lab.api, lab.store, lab.clock)
+
+    async def event() -> None:
+        call_id, session = f"c{rng.randrange(12)}", f"sess_{rng.randrange(40)}"
+        await asyncio.sleep(rng.random() / 500)
+        match rng.randrange(6):
+            case 0 | 1:
+                await lab.pbx.incoming(call_id, "1", "2")
+            case 2:
+                await lab.pbx.hangup(call_id)
+            case 3:
+                await lab.pbx.prepare(expires_in=5)
+            case 4:
+                await lab.pbx.refer(session, f"sip:{rng.randrange(3)}@x", "")
+            case 5:
+                await lab.pbx.session_ended(session)
+
+    for _ in range(20):
+        await asyncio.gather(*(event() for _ in range(30)))
+        lab.clock.advance(rng.choice([0, 1, 6, 700]))
+        await lab.pbx.sweep()
+    for n in range(12):
+        await lab.pbx.hangup(f"c{n}")
+    lab.clock.advance(10)
+    await lab.pbx.sweep()
+    assert not lab.api.open
+    assert not lab.store.pending
+    assert not lab.pbx.live_keys()
+    assert not lab.pbx.calls()
+    assert len(lab.api.ended) == len({session for session, _ in lab.api.ended})
+    await sweepers.stop()
