@@ -20,6 +20,8 @@ END = "[][\n]"
 """A superblank: Apertium's own way to say that a text ends here."""
 _SPECIAL = re.compile(r"([\\^$\[\]{}/@<>])")
 
+_WRITTEN = re.compile(r"\\(.)|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+
 
 def escape(text: str) -> str:
     """Text for Apertium's stream format, whose special characters need a backslash."""
@@ -28,8 +30,8 @@ def escape(text: str) -> str:
 
 def unescape(text: str) -> str:
     """The opposite, with the superblanks taken out and spaces put in order."""
-    text = re.sub(r"(?<!\\)\[[^\]]*\]", " ", text)
-    return re.sub(r"\s+", " ", re.sub(r"\\(.)", r"\1", text)).strip()
+    plain = _WRITTEN.sub(lambda match: match[1] if match[1] is not None else " ", text)
+    return re.sub(r"\s+", " ", plain).strip()
 
 
 def pipeline(mode: str) -> str:

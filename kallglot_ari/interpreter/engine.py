@@ -134,6 +134,10 @@ class OfflineEngine:
         """The worker processes that run."""
         return [*self._whisper.pids, *self._gguf.pids, *self._opus.pids]
 
+    def piper_speaks(self, language: str) -> bool:
+        """Piper has a voice for it."""
+        return self._settings.voice != "espeak-ng" and self._piper.supports(language)
+
     async def warm(self, *directions: tuple[str, str]) -> None:
         """Load what is used by every call, and these directions. :raises InterpreterError: for what cannot be had."""
         await self._whisper.warm()

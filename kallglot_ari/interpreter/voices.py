@@ -56,12 +56,17 @@ def trimmed(sound: Sound, keep_ms: int = 40) -> Sound:
 class EspeakVoice:
     """espeak-ng, one short-lived process a sentence: 10 to 30 ms."""
 
-    def __init__(self, languages: Mapping[str, Language]) -> None:
+    def __init__(
+        self, languages: Mapping[str, Language], *, variant: str = "", speed: int = ESPEAK_WORDS_PER_MINUTE
+    ) -> None:
+        """:param variant: espeak-ng's voice variant, such as ``+klatt4``. :param speed: words per minute."""
         self._languages = languages
+        self._variant = variant
+        self._speed = speed
 
     @property
     def name(self) -> str:
-        return "espeak-ng"
+        return f"espeak-ng{self._variant}"
 
     @staticmethod
     def missing() -> str:
@@ -80,8 +85,8 @@ class EspeakVoice:
         if reason := self.missing():
             raise InterpreterError(reason)
         process = await asyncio.create_subprocess_exec(
-            "nice", "-n", "5", "espeak-ng", "-v", self._languages[language].espeak,
-            "-s", str(ESPEAK_WORDS_PER_MINUTE), "--stdin", "--stdout",
+            "nice", "-n", "5", "espeak-ng", "-v", self._languages[language].espeak + self._variant,
+            "-s", str(self._speed), "--stdin", "--stdout",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

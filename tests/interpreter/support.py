@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import soxr
@@ -39,7 +40,9 @@ class Recorder:
 
     def heard(self, speaker: str) -> Pcm:
         """Everything the others heard of `speaker`."""
-        return np.concatenate([stream_to_pcm(a.encoding, a.payload) for _, who, a in self.spoken if who == speaker] or [silence(0)])
+        return np.concatenate(
+            [stream_to_pcm(a.encoding, a.payload) for _, who, a in self.spoken if who == speaker] or [silence(0)]
+        )
 
 
 def say(text: str, voice: str, rate: int = 8000, *, speed: int = 130) -> Pcm:
@@ -53,12 +56,22 @@ def say(text: str, voice: str, rate: int = 8000, *, speed: int = 130) -> Pcm:
     return pcm[loud[0] : loud[-1] + 1]
 
 
-async def talk(session: OfflineSession, speaker: str, pcm: Pcm, *, rate: int = 8000, encoding: str = "mulaw", after: float = 2.0) -> float:
+async def talk(
+    session: OfflineSession,
+    speaker: str,
+    pcm: Pcm,
+    *,
+    rate: int = 8000,
+    encoding: Literal["mulaw", "pcm_16"] = "mulaw",
+    after: float = 2.0,
+) -> float:
     """Feed `pcm` and silence after it in chunks of 100 ms, in real time; monotonic time at which the speech ended."""
     step = rate // 10
     whole = np.concatenate([silence(rate * 6 // 10), pcm, silence(int(rate * after))])
     began = time.monotonic()
     for number, start in enumerate(range(0, whole.size, step)):
         await asyncio.sleep(max(0.0, began + (number + 1) * 0.1 - time.monotonic()))
-        session.feed(speaker, StreamAudio(encoding, rate, pcm_to_stream(encoding, whole[start : start + step])), number * 100)  # type: ignore[arg-type]
+        session.feed(
+            speaker, StreamAudio(encoding, rate, pcm_to_stream(encoding, whole[start : start + step])), number * 100
+        )
     return began + 0.6 + pcm.size / rate
