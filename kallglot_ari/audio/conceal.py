@@ -49,6 +49,11 @@ class Concealer:
         """Whether the last samples were invented."""
         return self._missing > 0
 
+    @property
+    def faded(self) -> bool:
+        """Whether what is invented has faded to silence."""
+        return self._missing >= self._gone
+
     def heard(self, pcm: Pcm) -> Pcm:
         """Good samples. They come back as they are, but for the first 4 ms after a loss, which are joined to it."""
         if self._missing and pcm.size:

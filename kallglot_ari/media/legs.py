@@ -66,6 +66,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "silent": (np.bool_, False),
     "head": (np.int64, 0),
     "count": (np.int64, 0),
+    "queued": (np.float64, 0.0),
 }
 
 
@@ -114,6 +115,7 @@ class Legs:
     silent: NDArray[np.bool_]
     head: NDArray[np.int64]
     count: NDArray[np.int64]
+    queued: NDArray[np.float64]
 
     def __init__(self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int) -> None:
         self._uplink_bytes = uplink_bytes

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.audio.codecs.registry import stream_sample_bytes
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media.legs import RTP_HEADER, Legs
@@ -26,6 +27,8 @@ from kallglot_ari.rtp.sequence import signed_distance
 _HISTORY_MS = 60
 _WINDOW = 5.0
 """Seconds over which the least delay is taken, for the drift."""
+_CONCEALMENTS = 32
+"""Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
 _PATH_CHANGE = 0.010
 """A least delay that moves by more than this between two windows is another path, not another clock."""
 
@@ -57,7 +60,13 @@ class Listen:
         self._chunk = self._frame * (chunk_ms // FRAME_MS)
         self._convert = block_converter(codec, encoding, rate)
         self._silence = silence_byte(encoding)
+        self._decoder = codec.decoder() if self._convert is not None else None
+        self._sample_bytes = self._frame_in // codec.frame_samples or 1
+        self._sample_out = stream_sample_bytes(encoding)
+        self._concealments = _CONCEALMENTS
         self._bounds = (jitter_min_ms, jitter_max_ms)
+        self._most_ahead = jitter_max_ms * codec.clock_rate // 1000
+        self._quiet = np.full((1, self._frame), self._silence, dtype=np.uint8)
         chunks = max(1, -(-_HISTORY_MS // chunk_ms))
         self.uplink_bytes = self._chunk * chunks
         """Bytes a row of `Legs.uplink` needs."""
@@ -99,6 +108,7 @@ class Listen:
                 & (ssrc[these] == legs.ssrc[legs_here])
                 & (sequence[these] == legs.next_sequence[legs_here])
                 & (timestamp[these] == legs.next_timestamp[legs_here])
+                & (legs.emitted[legs_here] - legs.next_position[legs_here] <= self._most_ahead)
             )
             if in_turn.any():
                 chosen = these[in_turn]
@@ -115,6 +125,7 @@ class Listen:
         self, legs: Legs, rows: NDArray[np.int64], payload: NDArray[np.uint8], arrival: NDArray[np.float64]
     ) -> None:
         assert self._convert is not None
+        assert self._decoder is not None
         rate = self._codec.clock_rate
         position = legs.next_position[rows]
         elapsed = np.maximum(arrival - legs.seen[rows], 0.0)
@@ -139,7 +150,7 @@ class Listen:
         if self.taps and legs.tapped[rows].any():
             for row, data in zip(rows.tolist(), payload, strict=True):
                 if legs.tapped[row]:
-                    self._tap(row, self._codec.decoder().decode(data.tobytes()))
+                    self._tap(row, self._decoder.decode(data.tobytes()))
 
     def _append_block(
         self, legs: Legs, rows: NDArray[np.int64], data: NDArray[np.uint8], arrival: NDArray[np.float64]
@@ -268,21 +279,13 @@ class Listen:
         """Take out of the buffer what its time has come."""
         sequence = buffer.timing.next_sequence
         while (item := buffer.pop(now)) is not None:
-            voice = self._voice(legs, row)
             if isinstance(item, Heard):
-                try:
-                    sound = voice.heard(item.packet.payload)
-                except MediaError:
-                    self.discarded["malformed"] += 1
-                    sound = voice.lost(self._step)
-                self._append(legs, row, sound, item.at)
+                self._append(legs, row, self._heard(legs, row, item.packet.payload), item.at)
             elif item.kind == "lost":
                 legs.concealed[row] += item.ticks / self._codec.clock_rate
-                self._append(legs, row, voice.lost(item.ticks, buffer.following()), now)
+                self._append(legs, row, self._missing(legs, row, item.ticks, buffer.following()), now)
             else:
-                self._append(legs, row, voice.nothing(item.ticks), now)
-            if self.taps and legs.tapped[row]:
-                self._tap(row, voice.pcm)
+                self._append(legs, row, self._missing(legs, row, item.ticks, None, silence=True), now)
         if buffer.expired:
             legs.late[row] += buffer.expired
             self.discarded["late"] += buffer.expired
@@ -295,6 +298,38 @@ class Listen:
             legs.expected[row] += passed
         self._store(legs, row, buffer)
 
+    def _heard(self, legs: Legs, row: int, payload: bytes) -> bytes:
+        """A packet's sound for the stream; by table alone where nothing has to be joined."""
+        voice = self._voices.get(row)
+        if voice is None and self._convert is not None and len(payload) % self._sample_bytes == 0:
+            if legs.tapped[row] and self._decoder is not None:
+                self._tap(row, self._decoder.decode(payload))
+            return self._convert(np.frombuffer(payload, dtype=np.uint8).reshape(1, -1)).tobytes()
+        voice = voice or self._voice(legs, row)
+        try:
+            sound = voice.heard(payload)
+        except MediaError:
+            self.discarded["malformed"] += 1
+            sound = voice.lost(self._step)
+        if legs.tapped[row]:
+            self._tap(row, voice.pcm)
+        return sound
+
+    def _missing(self, legs: Legs, row: int, ticks: int, following: bytes | None, *, silence: bool = False) -> bytes:
+        """What is said where no packet is: substitute sound, or silence once a tick has had its share of that work."""
+        if self._convert is not None and row not in self._voices and (silence or self._concealments <= 0):
+            size = ticks * self._rate // self._codec.clock_rate * self._sample_out
+            return bytes([self._silence]) * size
+        voice = self._voice(legs, row)
+        if silence and voice.faded and self._convert is not None:
+            del self._voices[row]
+            return self._missing(legs, row, ticks, None, silence=True)
+        self._concealments -= 1
+        sound = voice.nothing(ticks) if silence else voice.lost(ticks, following)
+        if legs.tapped[row]:
+            self._tap(row, voice.pcm)
+        return sound
+
     def _voice(self, legs: Legs, row: int) -> UplinkVoice:
         voice = self._voices.get(row)
         if voice is None:
@@ -306,13 +341,29 @@ class Listen:
 
     def overdue(self, legs: Legs, now: float) -> None:
         """Let time go on for legs from which nothing has come: call once a tick."""
+        self._concealments = _CONCEALMENTS
         low, high = self._bounds
         rows = np.flatnonzero(legs.started & legs.connected)
         target = np.minimum(np.maximum(legs.spread[rows], low / 1000), high / 1000)
         behind = (now - legs.base[rows] - target) * self._codec.clock_rate - legs.emitted[rows]
-        late = rows[behind >= (1 + PATIENCE) * self._step].tolist()
-        for row in self._waiting.union(late) if self._waiting else late:
+        late = rows[behind >= (1 + PATIENCE) * self._step]
+        if late.size > self._concealments and self._convert is not None:
+            late = self._fill(legs, late, now)
+        waiting = late.tolist()
+        for row in self._waiting.union(waiting) if self._waiting else waiting:
             self._drain(legs, row, self._load(legs, row), now)
+
+    def _fill(self, legs: Legs, rows: NDArray[np.int64], now: float) -> NDArray[np.int64]:
+        """A frame of silence for all legs that wait for nothing in particular but the first few; the rest comes back.
+
+        So many at once is a stumble of the whole network, or many callers who say nothing.
+        """
+        plain = legs.smooth[rows] & ~legs.tapped[rows]
+        plain[: self._concealments] = False
+        quiet = rows[plain]
+        legs.emitted[quiet] += self._step
+        self._append_block(legs, quiet, np.repeat(self._quiet, quiet.size, axis=0), np.full(quiet.size, now))
+        return rows[~plain]
 
     def _append(self, legs: Legs, row: int, sound: bytes, at: float) -> None:
         """Add stream bytes to a leg's chunk."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -26,8 +27,12 @@ TICK = 0.010
 """Seconds between two ticks."""
 PHASES = 2
 """Ticks in a packet time: each leg is sent its packet on one of them, so that the load is even and nobody waits long."""
+_RECEIVE_MOST = 0.006
+"""Seconds a tick may spend on taking in; what is left waits in the socket."""
 _PUBLISH = 10
 """Ticks between two publications of the figures."""
+_LEVELS = 30
+"""Ticks between two looks at the level."""
 _RETIRED = 10.0
 """Seconds for which packets of a closed leg's source are still known to be the last call's."""
 
@@ -99,8 +104,8 @@ class Plane:
     def tick(self, now: float, *, skipped: int = 0) -> None:
         """One beat: receive, let time go on, send. `skipped` beats before this one were given up after a stall."""
         self._now = now
-        self.receive(now)
-        self._listen.overdue(self.legs, now)
+        if self.receive(now):  # what has come and is not yet read must not count as missing
+            self._listen.overdue(self.legs, now)
         for beat in range(self._beat, self._beat + skipped):
             self._speak.skip(self.legs, self._due[beat % PHASES], 1)
         self._beat += skipped
@@ -109,19 +114,25 @@ class Plane:
         if self._beat % _PUBLISH == 0:
             self._listen.drift(self.legs, now)
             self.publish()
+        if self._beat % _LEVELS == 0:
+            self._levels()
 
-    def receive(self, now: float) -> None:
-        """Take in everything that has come."""
-        for _ in range(64):  # a flood must not keep the rest waiting
+    def receive(self, now: float) -> bool:
+        """Take in what has come; whether that was everything."""
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < _RECEIVE_MOST:  # a flood must not keep the rest waiting
             count = self._socket.receive(self._block, now)
             if count:
                 self.report.packets_in += count
                 self._listen.block(self.legs, self._block, count, now)
             if count < len(self._block.length):
                 break
+        else:
+            return False
         if self._socket.dropped != self._dropped:
             self.report.discarded["socket_full"] += (self._socket.dropped - self._dropped) & 0xFFFFFFFF
             self._dropped = self._socket.dropped
+        return True
 
     def take(self, *, everything: bool = False) -> Report | None:
         """What happened since the last call, or None where nothing did that cannot wait; `everything` does not wait."""
@@ -207,7 +218,7 @@ class Plane:
             if ssrc >= 0:
                 self._retired[legs.name_of(row)] = (ssrc, self._now + _RETIRED)
         self._retired = {name: kept for name, kept in self._retired.items() if kept[1] > self._now}
-        self.publish()
+        self.publish(row)
         figures = tuple(self.stats[row].tolist())
         self._listen.close(row)
         self._speak.close(row)
@@ -221,10 +232,10 @@ class Plane:
 
     # --- figures ----------------------------------------------------------------------------------------------------
 
-    def publish(self) -> None:
-        """Write the figures of every leg to `stats`."""
+    def publish(self, row: int | None = None) -> None:
+        """Write the figures of every leg, or of one, to `stats`."""
         legs = self.legs
-        rows = np.flatnonzero(legs.used)
+        rows = np.flatnonzero(legs.used) if row is None else np.array([row])
         if not rows.size:
             return
         stats = self.stats
@@ -239,22 +250,23 @@ class Plane:
             "buffer": target,
             "concealed": legs.concealed[rows],
             "drift": legs.drift[rows],
-            "level": self._levels(rows),
+            "backlog": (legs.queued[rows] + legs.count[rows]) * (TICK * PHASES),
         }
         for name, values in columns.items():
             stats[rows, STATS.index(name)] = values
-        stats[:, STATS.index("backlog")] = 0.0
-        for row in rows[legs.talk[rows]].tolist():
-            stats[row, STATS.index("backlog")] = self._speak.backlog(legs, row) * TICK * PHASES
 
-    def _levels(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _levels(self) -> None:
         """The level of each leg's last 20 ms in dBFS."""
         legs = self.legs
+        rows = np.flatnonzero(legs.started)
+        if not rows.size:
+            return
         step = self._listen.frame_bytes
         frames = legs.uplink.reshape(legs.capacity, -1, step)
         last = frames[rows, (legs.fill[rows] // step - 1) % frames.shape[1]]
         pcm = registry.stream_to_pcm(self._encoding, last.tobytes()).astype(np.float32).reshape(rows.size, -1)
         power = np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1] / 32768.0**2
-        legs.power[rows] += (power - legs.power[rows]) * 0.3
-        levels: NDArray[np.float64] = np.maximum(FLOOR_DBFS, 10 * np.log10(np.maximum(legs.power[rows], 1e-12)))
-        return levels
+        legs.power[rows] += (power - legs.power[rows]) * 0.5
+        self.stats[rows, STATS.index("level")] = np.maximum(
+            FLOOR_DBFS, 10 * np.log10(np.maximum(legs.power[rows], 1e-12))
+        )

@@ -41,12 +41,14 @@ class Speak:
         if alone and not speech.alone:
             self._unstage(legs, row, speech)
         legs.talk[row] = True
+        legs.queued[row] = speech.queued_frames
         return dropped
 
     def flush(self, legs: Legs, row: int, source: str | None) -> None:
         speech = self.speech[row]
         self._unstage(legs, row, speech)
         speech.flush(source)
+        legs.queued[row] = speech.queued_frames
 
     def hear(self, legs: Legs, row: int, other: int, gain: float) -> None:
         """Let `row` hear `other`'s own voice. The caller connects the voice to the other leg's sound."""
@@ -110,12 +112,14 @@ class Speak:
             frame = speech.next(now)
             if frame is None:
                 legs.talk[row] = speech.active
+                legs.queued[row] = 0.0
                 return
             frames = [frame]
         head = int(legs.head[row])
         for i, frame in enumerate(frames):
             legs.staged[row, (head + i) % STAGED] = np.frombuffer(frame, dtype=np.uint8)
         legs.count[row] = len(frames)
+        legs.queued[row] = speech.queued_frames
         if speech.started_at:
             self.latencies.extend(now - at for at in speech.started_at)
             speech.started_at.clear()
@@ -123,8 +127,3 @@ class Speak:
     def skip(self, legs: Legs, rows: NDArray[np.int64], frames: int) -> None:
         """Time that passed unsent after a stall: the timestamps move on."""
         legs.timestamp[rows] = (legs.timestamp[rows] + frames * self._step) & 0xFFFFFFFF
-
-    def backlog(self, legs: Legs, row: int) -> float:
-        """Frames that wait to be played by a leg."""
-        speech = self.speech.get(row)
-        return (speech.queued_frames if speech else 0.0) + float(legs.count[row])

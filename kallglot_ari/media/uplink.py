@@ -74,6 +74,11 @@ class UplinkVoice:
         """Whether the next packet must be joined to invented sound."""
         return self._concealer.concealing
 
+    @property
+    def faded(self) -> bool:
+        """Whether invented sound has come to its end: what follows need not be joined to anything."""
+        return self._concealer.faded
+
     def remember(self, stream_bytes: bytes) -> None:
         """What was said before, in the stream's encoding, when it went by without this object."""
         self._concealer.heard(registry.stream_to_pcm(self._encoding, stream_bytes))

@@ -1,0 +1,183 @@
+"""`kallglot-ari bench`: what a leg costs, how punctual the tick is, what is lost, beside peers in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.lab.bench_serve import SERVERS
+
+_WARM_UP = 3.0
+COLUMNS = (
+    ("kind", "server", "{}"),
+    ("legs", "legs", "{}"),
+    ("cpu", "CPU (cores)", "{:.3f}"),
+    ("us_per_packet", "µs a packet in and out", "{:.2f}"),
+    ("legs_per_core", "legs a core", "{:.0f}"),
+    ("lost", "lost", "{}"),
+    ("tone_share", "tone right", "{:.4f}"),
+    ("lateness_ms_p50", "late p50 ms", "{:.2f}"),
+    ("lateness_ms_p99", "late p99 ms", "{:.2f}"),
+    ("lateness_ms_max", "late max ms", "{:.1f}"),
+    ("uplink_ms_p99", "uplink p99 ms", "{:.1f}"),
+    ("downlink_ms_p99", "downlink p99 ms", "{:.1f}"),
+    ("way_ms_p50", "way p50 ms", "{:.0f}"),
+    ("gap_ms_p99", "gap p99 ms", "{:.1f}"),
+    ("kb_per_leg", "kB a leg", "{:.0f}"),
+)
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def measure(kind: str, legs: int, seconds: float) -> dict[str, Any]:
+    """One server under the load of `legs` legs. :raises LabError: when it did not come up or did not end well."""
+    port = _free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "kallglot_ari.lab.bench_serve", kind, str(legs), str(port)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        line = server.stdout.readline()
+        if not line:
+            raise LabError(f"bench: the {kind} server did not start with {legs} legs")
+        task = json.loads(line) | {
+            "legs": legs,
+            "port": port,
+            "host": "127.0.0.1",
+            "seconds": seconds,
+            "warm_up": _WARM_UP,
+        }
+        with subprocess.Popen(
+            [sys.executable, "-m", "kallglot_ari.lab.bench_load"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as load:  # fmt: skip
+            assert load.stdin is not None
+            assert load.stdout is not None
+            load.stdin.write(json.dumps(task) + "\n")
+            load.stdin.flush()
+            try:
+                load.wait(_WARM_UP)
+            except subprocess.TimeoutExpired:
+                server.stdin.write("\n")
+                server.stdin.flush()
+            answer = load.stdout.readline()
+        server.stdin.write("\n")
+        server.stdin.flush()
+        own = server.stdout.readline()
+        if not (answer and own):
+            raise LabError(f"bench: the run of {kind} with {legs} legs gave no figures")
+        result: dict[str, Any] = {"kind": kind, "legs": legs, "seconds": seconds} | json.loads(answer) | json.loads(own)
+        result["us_per_packet"] = result["cpu"] / (legs * 50) * 1e6
+        result["legs_per_core"] = legs / result["cpu"] if result["cpu"] else 0.0
+        return result
+    finally:
+        server.stdin.close()
+        server.stdout.close()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _rows(results: list[dict[str, Any]]) -> list[list[str]]:
+    return [[form.format(r[key]) if r.get(key) is not None else "–" for key, _, form in COLUMNS] for r in results]
+
+
+def markdown(results: list[dict[str, Any]], command: str) -> str:
+    """The table as docs/performance.md has it."""
+    head = [title for _, title, _ in COLUMNS]
+    lines = [
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.release()}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    lines += ["| " + " | ".join(row) + " |" for row in _rows(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        legs = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers joined by commas, found {text!r}") from None
+    if not all(2 <= n <= 16000 and n % 2 == 0 for n in legs):
+        raise argparse.ArgumentTypeError(f"expected even numbers of 2 to 16000, found {text!r}")
+    return legs
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    unknown = [kind for kind in kinds if kind not in SERVERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected of {', '.join(SERVERS)}, found {unknown[0]!r}")
+    return kinds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kallglot-ari bench", description=__doc__)
+    parser.add_argument("what", choices=["media"], help="media: RTP in and out, all legs talking")
+    parser.add_argument(
+        "--legs", type=_numbers, default=[10, 100, 500, 1000, 2000], metavar="N,N", help="legs, two a call"
+    )
+    parser.add_argument("--servers", type=_kinds, default=list(SERVERS), metavar="A,B", help=", ".join(SERVERS))
+    parser.add_argument("--seconds", type=float, default=10.0, help="of measurement, after 3 s of warming up")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--markdown", type=Path, help="write the table there")
+    return parser
+
+
+def run_bench(argv: list[str]) -> int:
+    """`bench` with its arguments; 0 when every run of our own engine lost nothing and gave every tone back, else 1."""
+    args = _parser().parse_args(argv)
+    if not 1 <= args.seconds <= 3600:
+        raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")
+    console = Console()
+    results: list[dict[str, Any]] = []
+    for legs in args.legs:
+        for kind in args.servers:
+            if kind == "aiortp" and importlib.util.find_spec("aiortp") is None:
+                console.print("aiortp is not installed (pip install aiortp): left out")
+                continue
+            try:
+                results.append(measure(kind, legs, args.seconds))
+            except LabError as error:
+                console.print(f"[red]{error}[/red]")
+                continue
+            last = results[-1]
+            console.print(f"{kind} {legs}: {last['cpu']:.3f} cores, lost {last['lost']}, tone {last['tone_share']:.4f}")
+    table = Table(*(title for _, title, _ in COLUMNS))
+    for row in _rows(results):
+        table.add_row(*row)
+    console.print(table)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if args.markdown:
+        args.markdown.write_text(markdown(results, "kallglot-ari bench " + " ".join(argv)), encoding="utf-8")
+    ours = [r for r in results if r["kind"] == "ours"]
+    return 0 if all(r["lost"] == 0 and r["silent_legs"] == 0 and r["tone_share"] > 0.99 for r in ours) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_bench(sys.argv[1:]))

@@ -1,0 +1,215 @@
+"""The load of `bench`: many phones' worth of RTP from one process, batched, each leg from an address of its own.
+
+Leg i is 127.1.(i/256).(i%256), all on one socket: the source address of each datagram is set, and the destination read, by IP_PKTINFO (ip(7)).
+Each leg says a tone of its own; what comes back is counted by sequence number and its tone measured. One frame a second carries a mark, by which
+the way through is timed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs import g711
+from kallglot_ari.media.udp import BLOCK, BatchedSocket, Block, Outbox, bind, pack_address
+from kallglot_ari.rtp.pacer import Deadlines
+
+TICK = 0.005
+PHASES = 4
+TONES = 16
+MARK_EVERY = 50
+_IP_PKTINFO = 8
+_MARK = np.array([1, 2, 3, 4, 5, 6, 7, 8], dtype=np.uint8)
+_HEADER = 12
+
+
+def leg_host(leg: int) -> str:
+    """The address a leg has on the loopback network."""
+    return f"127.1.{leg >> 8}.{leg & 255}"
+
+
+def partner(leg: int) -> int:
+    """The other party of the call."""
+    return leg ^ 1
+
+
+def tone_frame(leg: int) -> NDArray[np.uint8]:
+    """20 ms of mu-law that repeat without a seam."""
+    hertz = 400 + 50 * (leg % TONES)
+    wave = np.rint(8000 * np.sin(2 * np.pi * hertz * np.arange(160) / 8000)).astype(np.int16)
+    frame: NDArray[np.uint8] = g711.PCM_TO_ULAW[wave.view(np.uint16)]
+    return frame
+
+
+class _Socket(BatchedSocket):
+    """Also tells, for each datagram, which of our addresses it came to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        self.leg = np.zeros(BLOCK, dtype=np.int64)
+
+    def _times(self, block: Block, control: NDArray[np.uint8], got: int, now: float) -> None:
+        super()._times(block, control, got, now)
+        # timestamp: 32 bytes; then pktinfo: header 16, interface 4, local address 4, destination 4
+        destination = control[:got, 56:60].astype(np.int64)
+        self.leg[:got] = destination[:, 2] * 256 + destination[:, 3]
+
+
+def _outbox(legs: int, ports: list[int], host: str) -> tuple[Outbox, NDArray[np.uint8]]:
+    outbox = Outbox(legs, _HEADER + 160)
+    control = np.zeros((legs, 32), dtype=np.uint8)
+    words = control.view(np.uint64)
+    words[:, 0] = 28
+    control[:, 8:16] = np.array([socket.IPPROTO_IP, _IP_PKTINFO], dtype=np.uint32).view(np.uint8)
+    outbox.headers["control"] = control.ctypes.data + np.arange(legs, dtype=np.uint64) * 32
+    outbox.headers["control_len"] = 32
+    for leg in range(legs):
+        control[leg, 20:24] = np.frombuffer(socket.inet_aton(leg_host(leg)), dtype=np.uint8)
+        outbox.address(leg, pack_address(socket.AF_INET, host, ports[leg]))
+        outbox.data[leg, 0] = 0x80
+        outbox.data[leg, 8:12] = np.frombuffer((leg + 1).to_bytes(4, "big"), dtype=np.uint8)
+        outbox.data[leg, _HEADER:] = tone_frame(leg)
+    return outbox, control
+
+
+class Load:
+    """Sends and listens for `legs` legs; call `run`."""
+
+    def __init__(self, legs: int, port: int, host: str, ports: list[int]) -> None:
+        self.legs = legs
+        self.socket = _Socket(bind("0.0.0.0", port))
+        self.outbox, self._control = _outbox(legs, ports, host)
+        self.block = Block()
+        self.sequence = 0
+        self.received = np.zeros(legs, dtype=np.int64)
+        self.first = np.full(legs, -1, dtype=np.int64)
+        self.last = np.zeros(legs, dtype=np.int64)
+        self.sent = 0
+        self.marked_at = np.zeros(legs)
+        self.latencies: list[float] = []
+        self.tones_good = self.tones_seen = 0
+        self.gaps: list[float] = []
+        self._seen_at = np.zeros(legs)
+        angle = 2 * np.pi * np.arange(160) / 8000
+        hertz = 400 + 50 * np.arange(TONES)
+        self._basis = np.exp(-1j * hertz[:, None] * angle[None, :])
+
+    def run(self, seconds: float, warm_up: float) -> dict[str, object]:
+        """Load for `warm_up` and then `seconds`; the figures are of the latter."""
+        start = time.monotonic()
+        deadlines = Deadlines(TICK, start, catch_up=64)
+        beat = 0
+        counting = False
+        while True:
+            now = time.monotonic()
+            if now >= start + warm_up + seconds:
+                return self._result()
+            if not counting and now >= start + warm_up:
+                counting = True
+                self._reset()
+            beats, skipped = deadlines.due(now)
+            beat += skipped
+            for _ in range(beats):
+                self._send(beat, now)
+                beat += 1
+            self._receive(counting)
+            time.sleep(max(0.0, deadlines.next - time.monotonic()))
+
+    def _reset(self) -> None:
+        self.received[:] = 0
+        self.first[:] = -1
+        self.sent = 0
+        self.latencies.clear()
+        self.gaps.clear()
+        self.tones_good = self.tones_seen = 0
+
+    def _send(self, beat: int, now: float) -> None:
+        rows = np.arange(beat % PHASES, self.legs, PHASES)
+        if not rows.size:
+            return
+        frame = beat // PHASES
+        data = self.outbox.data
+        header = np.empty((rows.size, 6), dtype=np.uint8)
+        header[:, :2] = np.frombuffer((frame & 0xFFFF).to_bytes(2, "big"), dtype=np.uint8)
+        header[:, 2:] = np.frombuffer((frame * 160 & 0xFFFFFFFF).to_bytes(4, "big"), dtype=np.uint8)
+        data[rows, 2:8] = header
+        marked = rows[(frame + rows) % MARK_EVERY == 0]
+        kept = data[marked, _HEADER : _HEADER + 8]
+        data[marked, _HEADER : _HEADER + 8] = _MARK
+        self.marked_at[marked] = now
+        self.sent += self.socket.send(self.outbox, rows)
+        data[marked, _HEADER : _HEADER + 8] = kept
+
+    def _receive(self, counting: bool) -> None:
+        while True:
+            now = time.monotonic()
+            count = self.socket.receive(self.block, now)
+            if count:
+                self._take(count, counting)
+            if count < BLOCK:
+                return
+
+    def _take(self, count: int, counting: bool) -> None:
+        legs = self.socket.leg[:count]
+        good = (legs >= 0) & (legs < self.legs) & (self.block.length[:count] == _HEADER + 160)
+        rows, legs = np.flatnonzero(good), legs[good]
+        data = self.block.data[rows]
+        sequence = data[:, 2].astype(np.int64) << 8 | data[:, 3]
+        np.add.at(self.received, legs, 1)
+        fresh = self.first[legs] < 0
+        self.first[legs[fresh][::-1]] = sequence[fresh][::-1]
+        self.last[legs] = sequence
+        arrival = self.block.arrival[rows]
+        if not counting:
+            self._seen_at[legs] = arrival
+            return
+        if legs.size and len(self.gaps) < 500_000:
+            self.gaps.extend((arrival - self._seen_at[legs]).tolist())
+        self._seen_at[legs] = arrival
+        marked = (data[:, _HEADER : _HEADER + 8] == _MARK).all(axis=1)
+        self.latencies.extend((arrival[marked] - self.marked_at[legs[marked] ^ 1]).tolist())
+        self._tones(data[~marked][:32, _HEADER : _HEADER + 160], legs[~marked][:32])
+
+    def _tones(self, payload: NDArray[np.uint8], legs: NDArray[np.int64]) -> None:
+        """How many of these frames are the partner's tone and little else."""
+        if not legs.size:
+            return
+        wave = g711.ULAW_TO_PCM[payload].astype(np.float64)
+        energy = np.einsum("ij,ij->i", wave, wave)
+        strength = np.abs(np.einsum("ij,ij->i", wave, self._basis[(legs ^ 1) % TONES]))
+        self.tones_good += int(np.count_nonzero(strength**2 / 80 > 0.98 * np.maximum(energy, 1e6)))
+        self.tones_seen += int(legs.size)
+
+    def _result(self) -> dict[str, object]:
+        span = np.where(self.first >= 0, ((self.last - self.first) & 0xFFFF) + 1, 0)
+        lost = int(np.maximum(span - self.received, 0).sum())
+        gaps = np.array(self.gaps or [0.0]) * 1000
+        way = np.array(self.latencies or [float("nan")]) * 1000
+        return {
+            "sent": self.sent,
+            "received": int(self.received.sum()),
+            "lost": lost,
+            "silent_legs": int(np.count_nonzero(self.first < 0)),
+            "kernel_dropped": self.socket.dropped,
+            "tone_share": self.tones_good / self.tones_seen if self.tones_seen else 0.0,
+            "gap_ms_p99": float(np.percentile(gaps, 99)),
+            "way_ms_p50": float(np.percentile(way, 50)),
+            "way_ms_p99": float(np.percentile(way, 99)),
+        }
+
+
+def main() -> None:
+    """Read the task as JSON from stdin, write the figures as JSON to stdout."""
+    task = json.loads(sys.stdin.readline())
+    load = Load(task["legs"], task["port"], task["host"], task["ports"])
+    print(json.dumps(load.run(task["seconds"], task["warm_up"])), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""The servers that `bench` measures: our engine, and peers that do the same by a socket for each leg.
+
+Each takes what a leg says in chunks of 100 ms and plays it to the leg's partner, paced at 20 ms, as a translated call would. The peers get no
+jitter buffer, no concealment and no checks of the source; that makes their figures better than the same work would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from kallglot_ari.calls.model import StreamAudio, UplinkChunk
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.lab.bench_load import leg_host, partner
+from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.rtp.pacer import Deadlines
+from kallglot_ari.settings import MediaSettings
+from kallglot_ari.tasks import Tasks
+
+HOST = "127.0.0.1"
+_SILENCE = b"\xff" * 160
+
+
+class Samples(list[float]):
+    """Stands in for a histogram and keeps every value."""
+
+    def observe(self, value: float) -> None:
+        self.append(value)
+
+
+class Server(Protocol):
+    async def start(self, legs: int, port: int) -> list[int]:
+        """Serve; the port of each leg."""
+        ...
+
+    def reset(self) -> None: ...
+    def figures(self) -> dict[str, float]: ...
+    async def stop(self) -> None: ...
+
+
+class OurServer:
+    """`MediaEngine`, with everything on."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.lateness = self.metrics.tick_lateness = Samples()  # type: ignore[assignment]
+        self.downlink = self.metrics.downlink_latency = Samples()  # type: ignore[assignment]
+        self.uplink = Samples()
+        self.engine = MediaEngine(
+            MediaSettings(), encoding="mulaw", sample_rate=8000, chunk_ms=100, metrics=self.metrics, clock=SystemClock()
+        )
+        self.flows: list[Any] = []
+
+    async def start(self, legs: int, port: int) -> list[int]:
+        await self.engine.start()
+        for leg in range(legs):
+            flow = self.engine.open(f"leg-{leg}", self._to(partner(leg)))
+            self.flows.append(flow)
+        for leg, flow in enumerate(self.flows):
+            flow.connect((leg_host(leg), port))
+        return [self.engine.address[1]] * legs
+
+    def _to(self, other: int) -> Callable[[UplinkChunk], None]:
+        return lambda chunk: self._heard(chunk, other)
+
+    def _heard(self, chunk: UplinkChunk, to: int) -> None:
+        now = time.monotonic()
+        self.uplink.append(now - chunk.received_at)
+        if to < len(self.flows):
+            self.flows[to].play("other", chunk.audio, received_at=now)
+
+    def reset(self) -> None:
+        self.lateness.clear()
+        self.downlink.clear()
+        self.uplink.clear()
+
+    def figures(self) -> dict[str, float]:
+        result = {}
+        for name, values in (("lateness", self.lateness), ("uplink", self.uplink), ("downlink", self.downlink)):
+            array = np.array(values or [0.0]) * 1000
+            for label, share in (("p50", 50), ("p99", 99), ("max", 100)):
+                result[f"{name}_ms_{label}"] = float(np.percentile(array, share))
+        lost = sum(flow.quality().packets_lost + flow.quality().packets_late for flow in self.flows)
+        return result | {"uplink_lost": lost}
+
+    async def stop(self) -> None:
+        await self.engine.stop()
+
+
+class _Leg(asyncio.DatagramProtocol):
+    def __init__(self, server: SocketServer) -> None:
+        self.server = server
+        self.other: _Leg | None = None
+        self.transport: Any = None
+        self.address: tuple[str, int] = ("", 0)
+        self.chunk: list[bytes] = []
+        self.queue: deque[bytes] = deque(maxlen=1500)
+        self.sequence = self.timestamp = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        first, second, _sequence, _timestamp, _ssrc = struct.unpack_from("!BBHII", data)
+        if first != 0x80 or second & 0x7F:
+            return
+        self.chunk.append(data[12:])
+        if len(self.chunk) == 5:
+            whole = StreamAudio("mulaw", 8000, b"".join(self.chunk))
+            self.chunk.clear()
+            if self.other is not None:
+                self.other.queue.extend(whole.payload[i : i + 160] for i in range(0, 800, 160))
+
+    def send(self) -> None:
+        payload = self.queue.popleft() if self.queue else _SILENCE
+        self.transport.sendto(struct.pack("!BBHII", 0x80, 0, self.sequence, self.timestamp, 1) + payload, self.address)
+        self.sequence = (self.sequence + 1) & 0xFFFF
+        self.timestamp = (self.timestamp + 160) & 0xFFFFFFFF
+
+
+class SocketServer:
+    """A datagram endpoint for each leg, one timer for all: on asyncio's own loop or on uvloop."""
+
+    def __init__(self) -> None:
+        self.legs: list[_Leg] = []
+        self._tasks = Tasks("bench")
+
+    async def start(self, legs: int, port: int) -> list[int]:
+        loop = asyncio.get_running_loop()
+        for leg in range(legs):
+            _, protocol = await loop.create_datagram_endpoint(lambda: _Leg(self), local_addr=(HOST, 0))
+            protocol.address = (leg_host(leg), port)
+            self.legs.append(protocol)
+        for leg, protocol in enumerate(self.legs):
+            protocol.other = self.legs[partner(leg)] if partner(leg) < legs else None
+        self._tasks.spawn(self._pace(), name="pace")
+        return [leg.transport.get_extra_info("sockname")[1] for leg in self.legs]
+
+    async def _pace(self) -> None:
+        deadlines = Deadlines(0.02, time.monotonic(), catch_up=3)
+        while True:
+            beats, _ = deadlines.due(time.monotonic())
+            for _ in range(beats):
+                for leg in self.legs:
+                    leg.send()
+            await asyncio.sleep(max(0.0, deadlines.next - time.monotonic()))
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    async def stop(self) -> None:
+        await self._tasks.close()
+        for leg in self.legs:
+            leg.transport.close()
+
+
+class AiortpServer:
+    """aiortp (PyPI), with its playout buffer and its pacer."""
+
+    _BASE = 21000
+
+    def __init__(self) -> None:
+        self.sessions: list[Any] = []
+
+    async def start(self, legs: int, port: int) -> list[int]:
+        from aiortp import RTPSession
+
+        ports = []
+        for leg in range(legs):
+            local = self._BASE + 2 * leg
+            self.sessions.append(
+                await RTPSession.create(
+                    (HOST, local), (leg_host(leg), port), 0, playout=True, paced=True, rtcp_interval=3600.0
+                )
+            )
+            ports.append(local)
+        for leg, session in enumerate(self.sessions):
+            if partner(leg) < legs:
+                session.on_audio = self._to(self.sessions[partner(leg)])
+        return ports
+
+    @staticmethod
+    def _to(other: Any) -> Any:
+        chunk: list[bytes] = []
+
+        def heard(pcm: bytes, _timestamp: int) -> None:
+            chunk.append(pcm)
+            if len(chunk) == 5:
+                for part in chunk:
+                    other.send_audio_pcm_auto(part)
+                chunk.clear()
+
+        return heard
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    async def stop(self) -> None:
+        for session in self.sessions:
+            await session.close()
+
+
+SERVERS: dict[str, type[Any]] = {
+    "ours": OurServer, "asyncio": SocketServer, "uvloop": SocketServer, "aiortp": AiortpServer,
+}  # fmt: skip
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _rss() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+async def serve(kind: str, legs: int, port: int) -> None:
+    """Serve until told: a line on stdin begins the measurement, the next ends it."""
+    loop = asyncio.get_running_loop()
+    server: Server = SERVERS[kind]()
+    before = _rss()
+    ports = await server.start(legs, port)
+    print(json.dumps({"ports": ports}), flush=True)
+    await loop.run_in_executor(None, sys.stdin.readline)
+    cpu, wall = _cpu(), time.monotonic()
+    server.reset()
+    await loop.run_in_executor(None, sys.stdin.readline)
+    cpu, wall = _cpu() - cpu, time.monotonic() - wall
+    result = {"cpu": cpu / wall, "kb_per_leg": (_rss() - before) / 1024 / legs} | server.figures()
+    print(json.dumps(result), flush=True)
+    await server.stop()
+
+
+def main(argv: list[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+    kind, legs, port = argv[0], int(argv[1]), int(argv[2])
+    if kind in ("ours", "uvloop"):
+        import uvloop
+
+        uvloop.run(serve(kind, legs, port))
+    else:
+        asyncio.run(serve(kind, legs, port))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
