@@ -142,7 +142,7 @@ def test_the_sandbox_understands_all_that_our_client_says(contract: Any) -> None
 
 @given(st.sampled_from(["routing", "provider"]), st.binary(max_size=60) | st.fixed_dictionaries(
     {"type": st.sampled_from(["audio", "audio.input", "control", "end", "ping", "x"])},
-    optional={key: st.none() | st.integers() | st.text(max_size=5) | st.just(INPUT["audio"]) | st.sampled_from(["mulaw", 8000, 1, "/38="])
+    optional={key: st.none() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5) | st.just(INPUT["audio"]) | st.sampled_from(["mulaw", 8000, 1, "/38="])
               for key in ("audio", "data", "speaker", "sequence", "timestamp_ms", "encoding", "sample_rate", "channels", "action")},
 ).map(orjson.dumps))  # fmt: skip
 def test_no_message_breaks_the_sandbox(contract: str, message: bytes) -> None:
