@@ -83,9 +83,7 @@ class Metrics:
         self.ari_malformed_events = Counter(
             "kallglot_ari_malformed_events_total", "ARI events that do not fit their model", registry=r
         )
-        self.ari_sink_errors = Counter(
-            "kallglot_ari_sink_errors_total", "ARI events whose handling failed", registry=r
-        )
+        self.ari_sink_errors = Counter("kallglot_ari_sink_errors_total", "ARI events whose handling failed", registry=r)
         self.ami_reconnects = Counter("kallglot_ami_reconnects_total", "AMI connections opened again", registry=r)
         self.sessions_pending_end = Gauge(
             "kallglot_sessions_pending_end", "Sessions that still have to be ended", registry=r

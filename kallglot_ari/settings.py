@@ -92,11 +92,13 @@ class AriSettings(Section):
     url: str = "http://127.0.0.1:8088"
     """Base address of Asterisk's HTTP server (its `prefix` included, `/ari` not), http or https."""
     username: str = "kallglot"
+    """User of Asterisk's `ari.conf`; it may not be read-only."""
     password: SecretStr = SecretStr("")
+    """Password of that user."""
     app: str = Field("kallglot", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    """Name of the Stasis application."""
+    """Name of the Stasis application, as in `Stasis(kallglot,…)`. Two services with one name take each other's events away."""
     ca_file: str = ""
-    """Own CA for https, PEM."""
+    """PEM file of the CA that signed Asterisk's https certificate; empty: the system's CAs. Certificates are always verified."""
 
     @field_validator("url")
     @classmethod
@@ -110,15 +112,21 @@ class KallglotSettings(Section):
     url: str | tuple[str, ...] = "embedded"
     """`embedded`, or the API's base address, or a list of addresses in failover order."""
     api_key: SecretStr = SecretStr("")
+    """Key of the API, `sk_live_…` or `sk_test_…`; needed for any `url` but `embedded`. `KALLGLOT_API_KEY` sets it too."""
     contract: Literal["routing", "provider"] = "routing"
+    """Which of Kallglot's two published forms of requests and stream messages is spoken: `routing` is the current one."""
     mode: Mode = "bidirectional_translation"
+    """What a session does when the dialplan names no mode."""
     source_language: Language = "auto"
+    """The customer's language when the dialplan names none: a BCP 47 tag such as `de` or `pt-BR`; `auto`: detected."""
     target_language: Language = "en"
+    """The agent's language when the dialplan names none, as above."""
     chunk_ms: int = Field(100, ge=20, le=1000)
-    """Length of an uplink chunk in milliseconds, a multiple of 20."""
+    """Length of a piece of audio sent to Kallglot, in milliseconds, a multiple of 20. Shorter ones arrive sooner and cost more messages."""
     failover_timeout_ms: int = Field(3000, ge=100, le=60000)
     """How long an address may take before the next one is tried, in milliseconds."""
     ca_file: str = ""
+    """PEM file of the CA that signed the API's certificate; empty: the system's CAs. Certificates are always verified."""
     stream_encoding: Literal["auto", "mulaw", "pcm_16"] = "auto"
     """Encoding of the stream; `auto`: mu-law with the routing contract, 16-bit PCM with the provider contract."""
     stream_sample_rate: Literal[0, 8000, 16000, 24000, 48000] = 0
@@ -182,8 +190,9 @@ class MediaSettings(Section):
     """The audio between Asterisk and us."""
 
     transport: Literal["rtp", "websocket"] = "rtp"
+    """How audio goes between Asterisk and us; `websocket` needs Asterisk 20.16 or 22.6 and carries PCM and Opus both ways."""
     bind: str = "127.0.0.1"
-    """Address of our UDP socket."""
+    """Address of our UDP socket: one that Asterisk can reach."""
     advertise: str = ""
     """Address Asterisk is told to send to; empty: `bind`."""
     port: Port = 0
@@ -191,10 +200,11 @@ class MediaSettings(Section):
     format: Literal["auto", "ulaw", "alaw", "g722", "slin16", "opus"] = "auto"
     """What Asterisk sends; `auto`: ulaw for a mu-law stream, slin16 for PCM. Over RTP, slin16 and opus are answered with G.722."""
     original_gain_db: GainDb = None
-    """The speaker's own voice under the translation, in dB; `off` for none."""
+    """The speaker's own voice under the translation, in dB, 0 being as loud as spoken; `off`: only the translation is heard."""
     jitter_min_ms: int = Field(20, ge=20, le=200)
+    """Least delay of the adaptive jitter buffer, in milliseconds; more of it loses fewer late packets on an unsteady network."""
     jitter_max_ms: int = Field(200, ge=40, le=1000)
-    """Bounds of the adaptive jitter buffer, in milliseconds."""
+    """Most delay of the adaptive jitter buffer, in milliseconds; a packet later than that counts as lost."""
     backlog_max_ms: int = Field(30000, ge=1000, le=600000)
     """Translated speech waiting to be played, in milliseconds; beyond it the oldest is dropped."""
 
@@ -215,27 +225,42 @@ class Endpoint(Section):
     """A SIP endpoint of Kallglot; the lowest priority is tried first."""
 
     uri: str = Field(pattern=r"^[A-Za-z0-9.\-:\[\]]{1,255}$")
+    """Host, or host:port."""
     priority: int = Field(1, ge=0, le=1000)
+    """Its place in the failover order."""
 
 
 class TrunkSettings(Section):
     """Trunk mode: the dialplan dials Kallglot's own SIP endpoint."""
 
     domain: str = Field("sip.kallglot.com", pattern=r"^[A-Za-z0-9.\-]{1,253}$")
+    """SIP domain of the sessions: the PBX dials `sip:SESSION@domain`."""
     username: str = ""
+    """User of the SIP account at Kallglot; empty: the PBX is known by its address."""
     password: SecretStr = SecretStr("")
+    """Password of that account."""
     transport: Literal["tls", "tcp", "udp"] = "tls"
+    """Transport of the signalling: `tls` is port 5061, the others 5060. Anything but `tls` shows numbers and keys to the network."""
     codecs: tuple[Literal["opus", "G722", "PCMU", "PCMA"], ...] = ("opus", "G722", "PCMU", "PCMA")
+    """Codecs offered, the preferred first."""
     tls_verify_certificate: bool = True
+    """Whether the PBX verifies Kallglot's certificate; off, anybody in between can listen."""
     tls_min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
+    """Oldest TLS version that is accepted."""
     ca_file: str = ""
+    """PEM file of the CA that signed the certificate of the SIP endpoints, as a path on the PBX; empty: the PBX's CAs."""
     srtp: bool = True
+    """Whether the audio is encrypted (SDES)."""
     srtp_suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80",)
+    """SRTP crypto suites (RFC 4568 names), the preferred first."""
     endpoints: tuple[Endpoint, ...] = (Endpoint(uri="sip.kallglot.com", priority=1),)
+    """Kallglot's SIP endpoints, each `{uri, priority}`: host or host:port, and its place in the failover order, the lowest first."""
     failover_timeout_ms: int = Field(3000, ge=500, le=60000)
+    """How long an endpoint may take to answer before the next one is tried, in milliseconds."""
     refer_notify_url: str = ""
     """Where Kallglot may post REFER notifications (our /webhooks/sip/refer as seen from outside); empty: REFER off."""
     sip_trace: bool = False
+    """Ask Kallglot to keep a SIP trace of each session (provider contract)."""
     external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()
@@ -251,29 +276,37 @@ class AgiSettings(Section):
     """The FastAGI server."""
 
     bind: str = "127.0.0.1"
+    """Address to listen on. FastAGI knows no password: bind only where nothing but the PBX can connect."""
     port: Port = 4573
+    """TCP port; 0 = any free one."""
 
 
 class AmiSettings(Section):
     """Asterisk's manager interface; used when a user name is set."""
 
     host: str = "127.0.0.1"
+    """Address of Asterisk's manager interface; it is not encrypted."""
     port: Port = 5038
+    """TCP port of Asterisk's manager interface."""
     username: str = ""
+    """User of `manager.conf`; empty: AMI is not used, and a trunk call ends only when its AGI script or channel does."""
     password: SecretStr = SecretStr("")
+    """Password of that user."""
 
 
 class WebSettings(Section):
     """Our web server."""
 
     bind: str = "127.0.0.1"
+    """Address to listen on; anything but loopback needs a `token`."""
     port: Port = 8090
+    """TCP port; 0 = any free one. Plain HTTP: put a TLS proxy in front of it outside a trusted network."""
     token: SecretStr = SecretStr("")
     """Bearer token of /api and /pbx; needed to bind anything but loopback."""
     allowed_ips: tuple[str, ...] = ()
     """Addresses or networks that may connect; empty: any."""
     webhook_secret: SecretStr = SecretStr("")
-    """Secret that Kallglot signs its webhooks with."""
+    """Secret that Kallglot signs its webhooks with; empty: webhooks are refused."""
 
     @field_validator("allowed_ips")
     @classmethod
@@ -297,6 +330,8 @@ class StoreSettings(Section):
 
     url: str = Field("sqlite:///kallglot-ari.db", repr=False)
     """`sqlite:///FILE` or `postgresql://…`; a password in it is a secret."""
+    retention_days: float = Field(90, ge=0, le=36500)
+    """Ended calls and their transcripts are deleted this many days after their start; 0 keeps them for ever."""
 
     @field_validator("url")
     @classmethod
@@ -310,6 +345,7 @@ class InterpreterSettings(Section):
     """The embedded Kallglot's engine."""
 
     engine: Literal["offline", "echo"] = "offline"
+    """`offline` translates on this machine; `echo` says back what it heard, for tests."""
     recogniser: str = "base"
     """faster-whisper model: a name of the lock file, or a folder."""
     translator: Literal["auto", "llm", "apertium", "opus-mt", "openai"] = "auto"
@@ -319,25 +355,29 @@ class InterpreterSettings(Section):
     translator_model: str = ""
     """Model name at that endpoint, or a GGUF file or OPUS-MT folder."""
     translator_api_key: SecretStr = SecretStr("")
+    """Key of that endpoint; empty: none is sent."""
     voice: Literal["auto", "espeak-ng", "piper"] = "auto"
+    """Speech synthesis; `auto`: Piper where there is a voice for the language, else eSpeak NG."""
     models_dir: str = ""
     """Folder of the models; empty: the user's cache folder."""
     workers: int = Field(1, ge=1, le=64)
-    """Recognitions at once."""
+    """Recognitions at once; each takes a process with a model of its own, and shares the processor with the media."""
 
 
 class LogSettings(Section):
     """Logs."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is written, to stderr."""
     format: Literal["auto", "json", "console"] = "auto"
+    """`json`: one object a line; `console`: for people; `auto`: console on a terminal, JSON otherwise."""
 
 
 class DebugSettings(Section):
     """Diagnosis."""
 
     pcap: bool = False
-    """Write every call's RTP to a pcap file."""
+    """Write every call's RTP to a pcap file: what was said can be heard from it."""
     dir: str = "kallglot-ari-debug"
     """Folder of captures and traces."""
 

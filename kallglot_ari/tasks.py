@@ -23,7 +23,7 @@ class Tasks:
         return len(self._tasks)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
-        """Start `coroutine` as a task named ``owner.name``; a failure that nobody awaits is logged."""
+        """Start `coroutine` as a task named ``owner.name``; a failure is logged, awaited or not."""
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._owner}.{name}")
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -35,17 +35,20 @@ class Tasks:
             _log.error("task_failed", extra={"task": task.get_name()}, exc_info=error)
 
     async def close(self) -> None:
-        """Cancel what still runs and wait until it is gone."""
-        current = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not current]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancel what still runs and wait until it is gone; what that starts on its way out goes too."""
+        while tasks := self._others():
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for all to end by themselves; True if they did."""
-        if not self._tasks:
+        tasks = self._others()
+        if not tasks:
             return True
-        _, pending = await asyncio.wait(set(self._tasks), timeout=timeout)
+        _, pending = await asyncio.wait(tasks, timeout=timeout)
         return not pending
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        """All but the task that asks: it can wait for everything but itself."""
+        return {task for task in self._tasks if not task.done()} - {asyncio.current_task()}

@@ -116,7 +116,19 @@ def test_auto_is_for_people_on_a_terminal(monkeypatch: pytest.MonkeyPatch, termi
 
 @pytest.mark.parametrize(
     "key",
-    "password ami_password passwd secret webhook_secret token stream_token api_key apikey X-API-Key Authorization".split(),
+    [
+        "password",
+        "ami_password",
+        "passwd",
+        "secret",
+        "webhook_secret",
+        "token",
+        "stream_token",
+        "api_key",
+        "apikey",
+        "X-API-Key",
+        "Authorization",
+    ],
 )
 @pytest.mark.parametrize(
     "value", ["open-sesame", b"open-sesame", ["open-sesame"], {"a": "open-sesame"}, 4711000, ("open-sesame",)]

@@ -236,6 +236,7 @@ class Speaker:
         turn.stages["hangover"] = turn.decided_at - turn.ended_at
         turn.stages["recognise"] = max(0.0, clock.now() - turn.decided_at)
         if found is None or not found.text:
+            context.metrics.interpreter_dropped.labels("not_recognised").inc()
             return
         turn.partial_text = found.text
         target = context.target(self.name)

@@ -16,7 +16,7 @@ SILENCE = 0.35
 """...and below which it is not; in between it is what the one before was."""
 START_MS = 64
 """Speech this long begins a turn: a click does not."""
-PAUSE_MS = 190
+PAUSE_MS = 128
 """Silence after which what was said so far is worth recognising."""
 HANGOVER_MIN_MS = 300
 HANGOVER_MAX_MS = 600
@@ -25,8 +25,9 @@ MARGIN_MS = 120
 """The hangover is this much longer than the speaker's usual longest pause."""
 REOPENED_MS = 900
 """Speech again this soon after an end: the end came too early."""
+CLAUSE_PAUSE_MS = 190
 CLAUSE_AFTER_MS = 4000
-"""In a turn longer than this, every pause is taken for the end of a clause, and ends a piece."""
+"""In a turn longer than this, every pause of `CLAUSE_PAUSE_MS` is taken for the end of a clause, and ends a piece."""
 CUT_AFTER_MS = 10000
 """Without any pause, a piece is cut at its quietest place at this length."""
 CUT_SEARCH_MS = 2000
@@ -76,7 +77,7 @@ class TurnDetector:
     def hangover_ms(self) -> int:
         """The silence that would end the turn now."""
         if self._start is not None and (self._last - self._start) * WINDOW_MS >= CLAUSE_AFTER_MS:
-            return PAUSE_MS
+            return CLAUSE_PAUSE_MS
         if self._complete:
             return HANGOVER_MIN_MS
         return round(min(HANGOVER_MAX_MS, max(HANGOVER_MIN_MS, self._pause_ms + MARGIN_MS)))

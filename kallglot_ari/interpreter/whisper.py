@@ -30,8 +30,9 @@ ROOM = 100
 BEAM = 5
 MAX_COMPRESSION = 2.2
 """Text that zlib makes this much smaller repeats itself."""
-NO_SPEECH = 0.6
-GUESS = -1.0
+NO_SPEECH = 0.8
+"""A short window makes the model doubt speech more than the whole one does, and voice activity has heard some already."""
+GUESS = -1.2
 """With `NO_SPEECH`, a mean log probability under this is nothing."""
 NONSENSE = -1.8
 """Under this it is nothing in any case."""

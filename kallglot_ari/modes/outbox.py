@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import asdict, replace
 from typing import Any
@@ -64,8 +65,11 @@ class Outbox:
         deadline = self._clock.now() + timeout
         self._not_before.clear()
         self._wake.set()
-        while self.pending and self._clock.now() < deadline:
-            await asyncio.sleep(0.05)
+        for key in list(self._rows):
+            if self._rows[key].reason and self._clock.now() < deadline:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(deadline - self._clock.now()):
+                        await self._try(key)
         await self._tasks.close()
         if self.pending:
             _log.warning("sessions_still_to_end", count=self.pending)

@@ -74,7 +74,9 @@ class Follower:
                     if not self._book.check(call):
                         self._book.save(call)
             case ami.HangupAsked():
-                call.asked_by = call.asked_by or event.uniqueid
+                leg = call.legs.get(event.uniqueid)
+                if leg is None or leg.answered:  # an endpoint that refuses hangs up too, and the next is tried
+                    call.asked_by = call.asked_by or event.uniqueid
             case ami.Digit():
                 if event.uniqueid not in call.legs and len(call.dtmf) < MAX_DIGITS:
                     at = self._book.clock.wall().isoformat().replace("+00:00", "Z")

@@ -11,11 +11,12 @@ from typing import Any
 from kallglot_ari.app import Service
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.settings import Settings
-
 from tests.double.server import KallglotDouble
 
 
-def settings_for(asterisk: LabAsterisk, folder: Path, double: KallglotDouble | None, **sections: dict[str, Any]) -> Settings:
+def settings_for(
+    asterisk: LabAsterisk, folder: Path, double: KallglotDouble | None, **sections: dict[str, Any]
+) -> Settings:
     """Settings for `asterisk`; without a double, the embedded Kallglot with the echo engine."""
     kallglot: dict[str, Any] = {"url": "embedded"}
     if double is not None:

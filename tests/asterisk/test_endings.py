@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from kallglot_ari.app import Service
 from kallglot_ari.lab.asterisk import LabAsterisk
-
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import manager, nothing_left, running, settings_for, until
 from tests.audio_checks import dominant_frequency
@@ -74,7 +74,9 @@ class Scene:
             await self.customer.wait_state("CONFIRMED")
             await asyncio.sleep(0.6)
             heard = self.customer.recording
-            assert abs(dominant_frequency(heard.samples[-heard.rate // 4 :], heard.rate) - 1004) < 5, "the dialplan's tone"
+            assert abs(dominant_frequency(heard.samples[-heard.rate // 4 :], heard.rate) - 1004) < 5, (
+                "the dialplan's tone"
+            )
             await self.customer.hangup()
         await nothing_left(self.service, self.asterisk)
         if status is None:
@@ -158,7 +160,9 @@ async def test_a_party_hangs_up(scene: Scene, who: str) -> None:
     assert other.calls[-1].ended
 
 
-@pytest.mark.parametrize(("status", "code"), [(402, "insufficient_api_credits"), (422, "invalid_mode"), (401, "invalid_api_key")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(402, "insufficient_api_credits"), (422, "invalid_mode"), (401, "invalid_api_key")]
+)
 async def test_session_is_refused(scene: Scene, status: int, code: str) -> None:
     scene.double.refuse("create", status, code=code, times=None)
     await scene.phones(scene.asterisk, "agent", on_call="ring")
@@ -185,7 +189,9 @@ async def test_a_party_is_redirected_out_of_the_application(scene: Scene) -> Non
     await until(lambda: not scene.service.calls(), what="the call ends")
     await asyncio.sleep(0.7)
     heard = scene.customer.recording
-    assert abs(dominant_frequency(heard.samples[-heard.rate // 4 :], heard.rate) - 1004) < 5, "the caller is where it was sent"
+    assert abs(dominant_frequency(heard.samples[-heard.rate // 4 :], heard.rate) - 1004) < 5, (
+        "the caller is where it was sent"
+    )
     await scene.customer.hangup()
     await scene.ended("completed", None)
 
@@ -199,7 +205,17 @@ async def test_hangup_by_the_api(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["colour=red", "source=german!", "agent=PJSIP/a b", "timeout=soon", "mode=dance", "agent", "join=x y", "answer=agent"]
+    "arguments",
+    [
+        "colour=red",
+        "source=german!",
+        "agent=PJSIP/a b",
+        "timeout=soon",
+        "mode=dance",
+        "agent",
+        "join=x y",
+        "answer=agent",
+    ],
 )
 async def test_bad_arguments_give_the_caller_back(scene: Scene, arguments: str) -> None:
     await scene.dial(arguments)

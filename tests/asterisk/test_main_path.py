@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from kallglot_ari.lab.asterisk import LabAsterisk
 
+from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left, running, settings_for
 from tests.audio_checks import assert_steady_tone, dominant_frequency, tone, tone_presence
@@ -23,34 +23,36 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 async def test_each_party_is_heard_by_kallglot_and_hears_the_translation_of_the_other(
     asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, contract: str
 ) -> None:
-    async with KallglotDouble(contract, chunk_ms=None) as double:  # type: ignore[arg-type]
-        async with running(settings_for(asterisk, tmp_path, double)) as service:
-            customer = await phones(asterisk, "customer", codecs=("PCMU",))
-            agent = await phones(asterisk, "agent", on_call=0.3, codecs=("PCMU",))
-            await customer.tone(CUSTOMER_HZ)
-            await agent.tone(AGENT_HZ)
-            await customer.call("101")
-            await customer.wait_state("CONFIRMED")
-            session = await double.wait_session()
-            await session.wait_audio("customer", 1.0)
-            await session.wait_audio("agent", 1.0)
-            rate = 8000 if contract == "routing" else 16000
-            started = asyncio.get_running_loop().time()
-            await asyncio.gather(
-                session.speak("customer", tone(FOR_AGENT_HZ, 6, rate)),
-                session.speak("agent", tone(FOR_CUSTOMER_HZ, 6, rate)),
-            )
-            assert asyncio.get_running_loop().time() - started > 4
-            await customer.hangup()
-            await nothing_left(service, asterisk)
-            await session.wait_ended()
+    async with (
+        KallglotDouble(contract, chunk_ms=None) as double,  # type: ignore[arg-type]
+        running(settings_for(asterisk, tmp_path, double)) as service,
+    ):
+        customer = await phones(asterisk, "customer", codecs=("PCMU",))
+        agent = await phones(asterisk, "agent", on_call=0.3, codecs=("PCMU",))
+        await customer.tone(CUSTOMER_HZ)
+        await agent.tone(AGENT_HZ)
+        await customer.call("101")
+        await customer.wait_state("CONFIRMED")
+        session = await double.wait_session()
+        await session.wait_audio("customer", 1.0)
+        await session.wait_audio("agent", 1.0)
+        rate = 8000 if contract == "routing" else 16000
+        started = asyncio.get_running_loop().time()
+        await asyncio.gather(
+            session.speak("customer", tone(FOR_AGENT_HZ, 6, rate)),
+            session.speak("agent", tone(FOR_CUSTOMER_HZ, 6, rate)),
+        )
+        assert asyncio.get_running_loop().time() - started > 4
+        await customer.hangup()
+        await nothing_left(service, asterisk)
+        await session.wait_ended()
 
-            assert session.end_reason == "customer_hangup"
-            for speaker, own in (("customer", CUSTOMER_HZ), ("agent", AGENT_HZ)):
-                pcm = session.audio[speaker].pcm
-                assert abs(dominant_frequency(pcm[-rate:], rate) - own) < 3, speaker
-            for phone, wanted, never in ((agent, FOR_AGENT_HZ, AGENT_HZ), (customer, FOR_CUSTOMER_HZ, CUSTOMER_HZ)):
-                heard = phone.recording
-                assert_steady_tone(heard.samples, heard.rate, wanted, min_seconds=5.5)
-                assert not (tone_presence(heard.samples, heard.rate, never) > 0.5).any(), "nobody hears themselves"
-            assert double.violations == []
+        assert session.end_reason == "customer_hangup"
+        for speaker, own in (("customer", CUSTOMER_HZ), ("agent", AGENT_HZ)):
+            pcm = session.audio[speaker].pcm
+            assert abs(dominant_frequency(pcm[-rate:], rate) - own) < 3, speaker
+        for phone, wanted, never in ((agent, FOR_AGENT_HZ, AGENT_HZ), (customer, FOR_CUSTOMER_HZ, CUSTOMER_HZ)):
+            heard = phone.recording
+            assert_steady_tone(heard.samples, heard.rate, wanted, min_seconds=5.5)
+            assert not (tone_presence(heard.samples, heard.rate, never) > 0.5).any(), "nobody hears themselves"
+        assert double.violations == []

@@ -62,9 +62,9 @@ max_contacts = 1
 EDGE_DIALPLAN = """
 [edge]
 exten = _sess.,1,Set(GLOBAL(CODEC)=${CHANNEL(audionativeformat)})
- same = n,Set(GLOBAL(SECURE)=${CHANNEL(secure_signaling)}${CHANNEL(secure_media)})
- same = n,Set(GLOBAL(SRTP)=${CHANNEL(rtp,secure)})
+ same = n,Set(GLOBAL(SIGNALLING)=${CHANNEL(pjsip,secure)})
  same = n,Answer()
+ same = n,Set(GLOBAL(MEDIA)=${CHANNEL(rtp,secure)})
  same = n,Echo()
 """
 PBX_DIALPLAN = """
@@ -140,7 +140,7 @@ async def build() -> AsyncIterator[Build]:
         except LabError as error:
             missing(str(error))
         running.append(edge)
-        endpoints = (Endpoint(uri=f"127.0.0.1:{edge.sip_tls_port}", priority=5),)
+        endpoints: tuple[Endpoint, ...] = (Endpoint(uri=f"127.0.0.1:{edge.sip_tls_port}", priority=5),)
         if dead_first:
             endpoints = (Endpoint(uri=dead_first, priority=1), *endpoints)
         base = {
@@ -193,7 +193,7 @@ async def test_a_call_over_tls_and_srtp(build: Build, phones: PhoneFactory, code
     await phone.wait_state("CONFIRMED", 10, call)
     assert await hears_itself(phone)
     assert native in await trunk.edge_global("CODEC")
-    assert await trunk.edge_global("SECURE") == "11"
+    assert (await trunk.edge_global("SIGNALLING"), await trunk.edge_global("MEDIA")) == ("1", "1")
     await trunk.until(lambda: any(view.state == "active" for view in trunk.mode.calls()))
     await phone.dtmf("5")
     await trunk.until(lambda: bool(trunk.mode.calls()[0].dtmf))

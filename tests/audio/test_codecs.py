@@ -27,8 +27,8 @@ def test_g711_decodes_as_sox_and_ffmpeg_do(law: str) -> None:
     ours = decode[EVERY_BYTE].astype("<i2").tobytes()
     args = ("-D", "-t", "raw", "-e", sox, "-b", "8", "-r", "8000", "-c", "1", "-", "-t", "s16", "-")
     assert ours == run_tool("sox", *args, data=EVERY_BYTE.tobytes())
-    args = ("-v", "error", "-f", ffmpeg, "-ar", "8000", "-i", "-", "-f", "s16le", "-")
-    assert ours == run_tool("ffmpeg", *args, data=EVERY_BYTE.tobytes())
+    others = ("-v", "error", "-f", ffmpeg, "-ar", "8000", "-i", "-", "-f", "s16le", "-")
+    assert ours == run_tool("ffmpeg", *others, data=EVERY_BYTE.tobytes())
 
 
 @pytest.mark.parametrize("tool", ["sox", "ffmpeg"])

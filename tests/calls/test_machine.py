@@ -297,11 +297,11 @@ def test_hold_pauses_both_uplinks_and_plays_music_to_who_waits() -> None:
     s = Script()
     agent = s.talking()
     commands = s.feed(e.HoldChanged(agent, True))
-    assert set(x for x in commands if isinstance(x, c.Uplink)) == {c.Uplink("customer", False), c.Uplink("agent", False)}
+    assert {x for x in commands if isinstance(x, c.Uplink)} == {c.Uplink("customer", False), c.Uplink("agent", False)}
     assert c.MusicOnHold(CALLER, True) in commands
     assert s.feed(e.HoldChanged(agent, True)) == []
     commands = s.feed(e.HoldChanged(agent, False))
-    assert set(x for x in commands if isinstance(x, c.Uplink)) == {c.Uplink("customer", True), c.Uplink("agent", True)}
+    assert {x for x in commands if isinstance(x, c.Uplink)} == {c.Uplink("customer", True), c.Uplink("agent", True)}
     assert c.MusicOnHold(CALLER, False) in commands
 
 

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kallglot_ari.interpreter.turns import (
+    CLAUSE_PAUSE_MS,
     CUT_AFTER_MS,
     HANGOVER_MAX_MS,
     HANGOVER_MIN_MS,
-    PAUSE_MS,
     WINDOW_MS,
     Kind,
     TurnDetector,
@@ -87,7 +87,7 @@ def test_an_end_that_came_too_early_is_learnt() -> None:
 def test_a_long_turn_is_cut_at_every_pause() -> None:
     events = run(TurnDetector(), (0.9, 4800), (0.0, 224), (0.9, 640))
     assert kinds(events) == [Kind.STARTED, Kind.PAUSED, Kind.ENDED, Kind.STARTED]
-    assert PAUSE_MS <= events[2].silence_ms < HANGOVER_MIN_MS
+    assert CLAUSE_PAUSE_MS <= events[2].silence_ms < HANGOVER_MIN_MS
 
 
 def test_speech_without_a_pause_is_cut_at_its_quietest_place() -> None:

@@ -353,7 +353,9 @@ async def test_failover_legs_that_fail_do_not_end_the_call(followed: Lab) -> Non
     await caller.agi("session")
     for leg in ("1.2", "1.3"):
         tell(ami.DialBegun(*who("1.1"), leg, "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+        tell(ami.HangupAsked(*who(leg)))
         tell(ami.ChannelGone(*who(leg), 38, "Network out of order"))
+        assert lab.mode._book.get(lab.mode.calls()[0].id).asked_by == ""  # type: ignore[union-attr]
         assert lab.mode.calls()[0].state == "setup"
     await caller.agi("end")
     await lab.quiet()
