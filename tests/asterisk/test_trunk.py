@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import LabError
 from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.lab.conf import make_certificate
 from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.metrics import Metrics
@@ -147,6 +148,9 @@ async def build() -> AsyncIterator[Build]:
             "username": "kallglot-edge", "password": SecretStr("right;word"), "endpoints": endpoints,
             "ca_file": inside(edge, edge.folder / "etc/keys/asterisk.crt"), "failover_timeout_ms": 1500,
         }  # fmt: skip
+        if options.get("ca_file") == "other":
+            assert make_certificate(edge.folder / "etc/other")
+            options["ca_file"] = inside(edge, edge.folder / "etc/other/asterisk.crt")
         trunk = TrunkSettings.model_validate({**base, **options})
         settings, agi = Settings(trunk=trunk), free_port()
         pbx = LabAsterisk(
@@ -226,7 +230,7 @@ async def test_the_next_endpoint_is_tried_when_the_first_is_dead(build: Build, p
 async def test_what_is_not_secure_is_refused(build: Build, phones: PhoneFactory, what: str, tmp_path: Path) -> None:
     wrong: dict[str, object] = {
         "password": {"password": SecretStr("wrong")},
-        "certificate": {"ca_file": "/etc/ssl/certs/ca-certificates.crt"},
+        "certificate": {"ca_file": "other"},
         "no srtp": {"srtp": False},
     }
     options = wrong[what]

@@ -1,0 +1,197 @@
+"""What is written for Asterisk, FreeSWITCH and CUCM: complete, safe in its syntax, secrets for the owner only."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from importlib.resources import files
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from kallglot_ari.errors import ConfigError, UsageError
+from kallglot_ari.pbx import addresses, asterisk, cucm, curri, freeswitch
+from kallglot_ari.pbx.run import KINDS, run_config
+from kallglot_ari.settings import AgiSettings, Endpoint, Settings, TrunkSettings
+
+ENDPOINTS = (
+    Endpoint(uri="ap.example", priority=3), Endpoint(uri="sip.example", priority=1), Endpoint(uri="eu.example:5071", priority=2),
+)  # fmt: skip
+
+
+def trunk(**options: object) -> TrunkSettings:
+    base = {"username": "me", "password": SecretStr("s3;cret&<"), "endpoints": ENDPOINTS}
+    return TrunkSettings.model_validate({**base, **options})
+
+
+def sections(text: str) -> list[tuple[str, dict[str, str]]]:
+    found: list[tuple[str, dict[str, str]]] = []
+    for line in text.splitlines():
+        if line.startswith("["):
+            found.append((line.strip("[]"), {}))
+        elif line and not line.startswith(";"):
+            key, _, value = line.partition(" = ")
+            found[-1][1][key] = value
+    return found
+
+
+def test_pjsip() -> None:
+    made = sections(asterisk.pjsip(trunk(external_address="203.0.113.5", local_networks=("10.0.0.0/8",))))
+    transport, login, first = made[0][1], made[1][1], made[2]
+    assert transport | {} == {
+        "type": "transport", "protocol": "tls", "bind": "0.0.0.0:0", "method": "tlsv1_2", "verify_server": "yes",
+        "ca_list_file": asterisk.SYSTEM_CA, "external_signaling_address": "203.0.113.5",
+        "external_media_address": "203.0.113.5", "local_net": "10.0.0.0/8",
+    }  # fmt: skip
+    assert (login["username"], login["password"]) == ("me", "s3\\;cret&<")
+    assert first[0] == "kallglot"
+    assert first[1]["allow"] == "opus,g722,ulaw,alaw"
+    assert (first[1]["media_encryption"], first[1]["media_encryption_optimistic"], first[1]["srtp_tag_32"]) == (
+        "sdes",
+        "no",
+        "no",
+    )
+    contacts = {name: values["contact"] for name, values in made if values["type"] == "aor"}
+    assert contacts == {
+        "kallglot": "sip:sip.example:5061\\;transport=tls", "kallglot-2": "sip:eu.example:5071\\;transport=tls",
+        "kallglot-3": "sip:ap.example:5061\\;transport=tls",
+    }  # fmt: skip
+
+
+def test_codecs_keep_their_order_and_tls_its_version() -> None:
+    text = asterisk.pjsip(
+        trunk(codecs=("PCMA", "opus"), tls_min_version="TLSv1.3", tls_verify_certificate=False, ca_file="/ca.pem")
+    )
+    for line in ("allow = alaw,opus", "method = tlsv1_3", "verify_server = no", "ca_list_file = /ca.pem"):
+        assert line in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"srtp_suites": ("AES_256_CM_HMAC_SHA1_80",)},
+            "trunk.srtp_suites: Asterisk offers AES_CM_128_HMAC_SHA1_80 or",
+        ),
+        ({"srtp_suites": ()}, "Asterisk offers one suite, found 0"),
+        ({"transport": "udp"}, "trunk.srtp: SDES keys would go over udp in clear"),
+        ({"codecs": ()}, "trunk.codecs: expected at least one"),
+        ({"endpoints": ()}, "trunk.endpoints: expected at least one"),
+        ({"username": "a;b"}, "trunk.username: expected text that a configuration file can hold, found ';'"),
+        ({"username": "a\nb"}, "trunk.username: .* found a control character"),
+        ({"password": SecretStr("a\nexec = evil")}, "trunk.password: .* found a control character"),
+        ({"password": SecretStr(" a")}, "trunk.password: expected no blank at either end"),
+    ],
+)
+def test_what_asterisk_cannot_do_is_refused(options: dict[str, object], message: str) -> None:
+    for form in (asterisk.pjsip, asterisk.chan_sip):
+        with pytest.raises(ConfigError, match=message) as caught:
+            form(trunk(**options))
+        assert "evil" not in str(caught.value)
+
+
+def test_chan_sip() -> None:
+    made = dict(sections(asterisk.chan_sip(trunk())))
+    assert list(made) == ["general](+)", "kallglot", "kallglot-2", "kallglot-3"] or "kallglot" in made
+    assert made["kallglot-2"] | {"host": "eu.example", "port": "5071", "encryption": "yes"} == made["kallglot-2"]
+
+
+def test_the_shipped_dialplan_is_the_one_we_write() -> None:
+    shipped = Path(__file__).parents[2] / "asterisk-conf/kallglot/trunk-extensions.conf"
+    template = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text()
+    assert shipped.read_text() == template
+    assert "agi://10.1.2.3:99" in asterisk.extensions(Settings(agi=AgiSettings(bind="10.1.2.3", port=99)))
+
+
+@pytest.mark.parametrize(
+    ("uri", "transport", "expected"),
+    [
+        ("sip.example", "tls", "sip:s@sip.example;transport=tls"),
+        ("sip.example:5061", "tls", "sip:s@sip.example;transport=tls"),
+        ("sip.example:5070", "tcp", "sip:s@sip.example:5070;transport=tcp"),
+        ("sip.example", "udp", "sip:s@sip.example"),
+        ("[2001:db8::1]:5070", "tls", "sip:s@[2001:db8::1]:5070;transport=tls"),
+        ("[2001:db8::1]", "tls", "sip:s@[2001:db8::1];transport=tls"),
+    ],
+)
+def test_addresses(uri: str, transport: str, expected: str) -> None:
+    assert addresses.sip_uri("s", Endpoint(uri=uri), transport) == expected
+
+
+def test_freeswitch_is_xml_with_every_secret_escaped() -> None:
+    gateways = ElementTree.fromstring(freeswitch.gateways(trunk()))
+    assert [gateway.get("name") for gateway in gateways] == ["kallglot", "kallglot-2", "kallglot-3"]
+    params = {p.get("name"): p.get("value") for p in gateways[1]}
+    assert (params["password"], params["proxy"], params["register"]) == ("s3;cret&<", "eu.example:5071", "false")
+    for file in freeswitch.render(Settings(trunk=trunk())):
+        if file.name.endswith(".xml"):
+            ElementTree.fromstring(file.text)
+    with pytest.raises(ConfigError, match=r"trunk\.password"):
+        freeswitch.gateways(trunk(password=SecretStr("a\x01")))
+    assert freeswitch.hangup_hook(Settings().web, "a b") == ""
+
+
+def test_cucm_holds_no_secret() -> None:
+    made = cucm.render(Settings(trunk=trunk()))
+    text = "".join(file.text for file in made)
+    assert "s3;cret" not in text
+    for expected in ("sip.example", "5071", "Encrypted", "TLS", "SRTP Allowed", "Route Pattern"):
+        assert expected in text
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_secrets_are_for_the_owner_only(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert run_config(kind, Settings(trunk=trunk()), tmp_path / "deep" / kind) == 0
+    written = list((tmp_path / "deep" / kind).iterdir())
+    assert written
+    for path in written:
+        text = path.read_text()
+        if "s3" in text and "cret" in text:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert "cret" not in capsys.readouterr().out.replace("secret", "")
+
+
+def test_config_problems(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="config: expected asterisk, freeswitch, cucm, found 'avaya'"):
+        run_config("avaya", Settings())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--out .*: cannot be written"):
+        run_config("cucm", Settings(), tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "expected XML"), (b"<a", "expected XML"), (b"<Response/>", "expected a XACML Request, found 'response'"),
+        (b"<Request/>", "expected urn:Cisco:uc:1.0:callednumber, found none"),
+        (b'<!DOCTYPE a [<!ENTITY x "y">]><Request>&x;</Request>', "expected no document type"),
+        ('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a><Request/>'.encode("utf-16"), "expected no document type"),
+        (b"<Request>" + b"x" * 70000 + b"</Request>", "expected at most 65536 octets"),
+        (b'<?xml version="1.0" encoding="nonsense"?><Request/>', "expected XML"),
+    ],
+)  # fmt: skip
+def test_what_is_no_curri_request(body: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=f"CURRI request: {message}"):
+        curri.parse(body)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_or_read(body: bytes) -> None:
+    with contextlib.suppress(UsageError):
+        assert curri.parse(body).called or curri.parse(body).transformed_called
+
+
+@given(
+    st.text(alphabet=st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=60).map(
+        lambda t: t.replace("\x7f", "")
+    )
+)
+def test_a_diversion_holds_any_destination(destination: str) -> None:
+    destination = "".join(c for c in destination if c.isprintable())
+    inner = ElementTree.fromstring(curri.divert(destination)).findtext(".//AttributeValue") or ""
+    assert (ElementTree.fromstring(inner).findtext("divert/destination") or "") == destination
