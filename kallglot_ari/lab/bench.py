@@ -41,9 +41,15 @@ COLUMNS = (
 
 
 def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port for the load on every address: below the range that servers' own sockets are given theirs from."""
+    for port in range(18000, 20000):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+            return port
+    raise LabError("bench: expected a free UDP port of 18000 to 19999, found none")
 
 
 def measure(kind: str, legs: int, seconds: float) -> dict[str, Any]:
@@ -80,11 +86,13 @@ def measure(kind: str, legs: int, seconds: float) -> dict[str, Any]:
                 server.stdin.write("\n")
                 server.stdin.flush()
             answer = load.stdout.readline()
+        if not answer:
+            raise LabError(f"bench: the load for {kind} with {legs} legs ended without figures")
         server.stdin.write("\n")
         server.stdin.flush()
         own = server.stdout.readline()
-        if not (answer and own):
-            raise LabError(f"bench: the run of {kind} with {legs} legs gave no figures")
+        if not own:
+            raise LabError(f"bench: the {kind} server with {legs} legs gave no figures")
         result: dict[str, Any] = {"kind": kind, "legs": legs, "seconds": seconds} | json.loads(answer) | json.loads(own)
         result["us_per_packet"] = result["cpu"] / (legs * 50) * 1e6
         result["legs_per_core"] = legs / result["cpu"] if result["cpu"] else 0.0
