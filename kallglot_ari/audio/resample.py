@@ -2,7 +2,7 @@
 
 A windowed-sinc polyphase filter whose state lives on between chunks, so that no edge clicks, and that gives out every sample it can
 as soon as it can: it holds back 16 input samples (scaled up when the rate goes down), 2 ms at 8 kHz. libsoxr's stream,
-which is the reference of the tests, works in blocks and holds back 40 to 60 ms at these rates; that is more than a leg's whole budget.
+which is the reference of the tests, works in blocks and holds back 42 to 82 ms at these rates; that is more than a leg's whole budget.
 """
 
 from __future__ import annotations
