@@ -10,7 +10,7 @@ import pytest
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left, running, settings_for
-from tests.audio_checks import assert_steady_tone, dominant_frequency, tone, tone_presence
+from tests.audio_checks import dominant_frequency, tone, tone_presence
 from tests.double.server import KallglotDouble
 
 CUSTOMER_HZ, AGENT_HZ = 453.0, 613.0
@@ -53,6 +53,7 @@ async def test_each_party_is_heard_by_kallglot_and_hears_the_translation_of_the_
             assert abs(dominant_frequency(pcm[-rate:], rate) - own) < 3, speaker
         for phone, wanted, never in ((agent, FOR_AGENT_HZ, AGENT_HZ), (customer, FOR_CUSTOMER_HZ, CUSTOMER_HZ)):
             heard = phone.recording
-            assert_steady_tone(heard.samples, heard.rate, wanted, min_seconds=5.5)
+            there = tone_presence(heard.samples, heard.rate, wanted) > 0.8
+            assert there.sum() * 0.02 > 5.5, f"{there.sum() * 0.02:.2f} s of {wanted} Hz"
             assert not (tone_presence(heard.samples, heard.rate, never) > 0.5).any(), "nobody hears themselves"
         assert double.violations == []
