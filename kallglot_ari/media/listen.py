@@ -74,6 +74,7 @@ class Listen:
         self._voices: dict[int, UplinkVoice] = {}
         self._candidates: dict[int, tuple[int, int]] = {}
         self._waiting: set[int] = set()
+        self._padded: dict[int, int] = {}
         """Legs whose buffer holds packets back."""
         self.taps: dict[int, list[Callable[[Pcm], None]]] = {}
         """Who hears a leg's own voice."""
@@ -397,12 +398,19 @@ class Listen:
         fill = int(legs.fill[row]) % self._chunk
         if fill and not legs.paused[row]:
             self._append(legs, row, bytes([self._silence]) * (self._chunk - fill), now)
+            self._padded[row] = int(legs.clock[row])
             legs.clock[row] -= self._chunk - fill
         legs.paused[row] = True
+
+    def resume(self, legs: Legs, row: int) -> None:
+        """Hold is over: sound goes up again, and never begins inside what was filled with silence before."""
+        legs.clock[row] = max(int(legs.clock[row]), self._padded.pop(row, 0))
+        legs.paused[row] = False
 
     def close(self, row: int) -> None:
         """Forget a leg."""
         self._buffers.pop(row, None)
+        self._padded.pop(row, None)
         self._voices.pop(row, None)
         self._candidates.pop(row, None)
         self._waiting.discard(row)

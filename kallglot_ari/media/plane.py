@@ -200,7 +200,7 @@ class Plane:
         self._listen.pause(self.legs, row, self._now)
 
     def do_resume(self, row: int, generation: int) -> None:
-        self.legs.paused[row] = False
+        self._listen.resume(self.legs, row)
 
     def do_hear(self, row: int, generation: int, other: int, gain: float) -> None:
         """`other` is a row; `gain` a factor, 0 for no longer."""

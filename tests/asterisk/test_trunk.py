@@ -225,11 +225,20 @@ async def test_the_next_endpoint_is_tried_when_the_first_is_dead(build: Build, p
         assert await trunk.ended() == [("sess_1", "customer_hangup")]
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a wrong certificate was answered 200 in one run under load: not understood yet"
-)
 @pytest.mark.phones
-@pytest.mark.parametrize("what", ["password", "certificate", "no srtp"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "password",
+        pytest.param(
+            "certificate",
+            marks=pytest.mark.xfail(
+                strict=False, reason="on a loaded machine a wrong certificate was answered 200 once: not understood yet"
+            ),
+        ),
+        "no srtp",
+    ],
+)
 async def test_what_is_not_secure_is_refused(build: Build, phones: PhoneFactory, what: str, tmp_path: Path) -> None:
     wrong: dict[str, object] = {
         "password": {"password": SecretStr("wrong")},
