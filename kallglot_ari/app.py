@@ -21,6 +21,7 @@ from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.outbox import Outbox
+from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.sandbox import echo
@@ -182,6 +183,20 @@ class Service:
         )
         await self.trunk.start()
         self._on_stop("trunk mode", self.trunk.stop)
+        self.pbx = PbxService(
+            self.translator,
+            self.store,
+            self.hub,
+            kallglot=s.kallglot,
+            trunk=s.trunk,
+            web=s.web,
+            metrics=self.metrics,
+            clock=self.clock,
+            instance=instance_name(s),
+            trunk_mode=self.trunk,
+        )
+        await self.pbx.start()
+        self._on_stop("PBX service", self.pbx.stop)
         self._tasks.spawn(self._probe(), name="probe")
         self._on_stop("tasks", self._tasks.close)
         self.web = WebServer(
@@ -192,6 +207,7 @@ class Service:
             metrics=self.metrics,
             health=self,
             clock=self.clock,
+            pbx=self.pbx,
             on_session_ended=self._session_ended,
             languages=(s.kallglot.source_language, s.kallglot.target_language),
         )
@@ -277,12 +293,16 @@ class Service:
         if runner is not None:
             runner.post(HangupAsked("kallglot"))
         else:
-            self._tasks.spawn(self.trunk.session_ended(session_id, {}), name="session-ended")
+            self._tasks.spawn(self._hang_up_elsewhere(session_id), name="session-ended")
+
+    async def _hang_up_elsewhere(self, session_id: str) -> None:
+        if not await self.trunk.session_ended(session_id, {}):
+            await self.pbx.session_ended(session_id)
 
     # --- CallControl -------------------------------------------------------------------------------------------------
 
     def calls(self) -> list[CallView]:
-        return [*self.stasis.calls.views(), *self.trunk.calls()]
+        return [*self.stasis.calls.views(), *self.trunk.calls(), *self.pbx.calls()]
 
     def call(self, call_id: str) -> CallView | None:
         return self.stasis.calls.view(call_id) or self.trunk.call(call_id)

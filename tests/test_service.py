@@ -1,0 +1,103 @@
+"""The service as a whole, without an Asterisk: it starts, says what is missing, and stops without leaving a session."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kallglot_ari.app import Service
+from kallglot_ari.cli import main
+from kallglot_ari.errors import KallglotAriError
+from kallglot_ari.settings import Settings
+
+
+def settings(folder: Path, **sections: dict[str, object]) -> Settings:
+    base: dict[str, dict[str, object]] = {
+        "service": {"drain_seconds": 0},
+        "ari": {"url": "http://127.0.0.1:9"},
+        "web": {"port": 0},
+        "agi": {"port": 0},
+        "store": {"url": f"sqlite:///{folder / 'calls.db'}"},
+        "interpreter": {"engine": "echo"},
+    }
+    return Settings.model_validate({**base, **sections})
+
+
+async def test_without_asterisk_it_is_alive_but_not_ready_and_says_why(tmp_path: Path) -> None:
+    service = Service(settings(tmp_path))
+    await service.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{service.web_url}/healthz") as answer:
+                assert answer.status == 200
+            async with http.get(f"{service.web_url}/readyz") as answer:
+                assert answer.status == 503
+                assert "ARI" in await answer.text()
+            async with http.get(f"{service.web_url}/metrics") as answer:
+                assert "kallglot_calls_active 0.0" in await answer.text()
+    finally:
+        await service.stop()
+
+
+async def test_any_pbx_is_told_where_to_route_and_its_session_is_ended(tmp_path: Path) -> None:
+    service = Service(settings(tmp_path))
+    await service.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            call = {"callId": "a-1", "from": "+49301234", "to": "100"}
+            async with http.post(f"{service.web_url}/pbx/incoming", json=call) as answer:
+                routed = await answer.json()
+                assert (answer.status, routed["action"]) == (200, "route")
+                assert routed["destination"] == f"sip:{routed['session_id']}@sip.kallglot.com"
+            async with http.post(f"{service.web_url}/pbx/incoming", json=call) as answer:
+                assert (await answer.json())["session_id"] == routed["session_id"], "once per call id"
+            for _ in range(2):
+                async with http.post(f"{service.web_url}/pbx/hangup", json={"callId": "a-1"}) as answer:
+                    assert answer.status == 200
+        assert service.embedded is not None
+        deadline = service.clock.now() + 5
+        while service.embedded.sessions.live() and service.clock.now() < deadline:
+            await asyncio.sleep(0.02)
+        assert service.embedded.sessions.live() == []
+    finally:
+        await service.stop()
+
+
+async def test_a_port_that_is_taken_is_one_clear_error_and_leaves_nothing_running(tmp_path: Path) -> None:
+    first = Service(settings(tmp_path))
+    await first.start()
+    try:
+        port = int(first.web_url.rpartition(":")[2])
+        second = Service(settings(tmp_path, web={"port": port}, store={"url": f"sqlite:///{tmp_path / 'b.db'}"}))
+        with pytest.raises(KallglotAriError, match=str(port)):
+            await second.start()
+    finally:
+        await first.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("[media]\ntransprot = 'rtp'\n", 2, "transprot"),
+        ("[kallglot]\nurl = 'https://api.kallglot.com/v1'\n", 2, "kallglot.api_key"),
+        ("nonsense", 2, "not TOML"),
+    ],
+)
+def test_bad_configuration_is_one_line_and_exit_status_2(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.delenv("KALLGLOT_API_KEY", raising=False)
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    assert main(["serve", "--config", str(file)]) == status
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
