@@ -81,6 +81,8 @@ def _show(text: str) -> str:
 def _add_metadata(metadata: dict[str, str], key: str, value: str) -> None:
     if not METADATA_KEY.fullmatch(key):
         raise UsageError(f"Stasis argument metadata.{_show(key)}: expected letters, digits, '_', '.' or '-' as the key")
+    if key in metadata:
+        raise UsageError(f"Stasis argument metadata.{key}: given twice")
     if len(metadata) >= MAX_METADATA:
         raise UsageError(f"Stasis arguments metadata.*: expected at most {MAX_METADATA}")
     if len(value) > 512:

@@ -40,4 +40,5 @@ class TurnLatency:
         self._translated[speaker] = now
         spoken = self._voice.get(speaker)
         if spoken is not None and (before is None or now - before > TURN_GAP) and now - spoken < LONGEST:
+            del self._voice[speaker]  # a pause within the translation is no second turn
             self._histogram.observe(max(0.0, now - spoken))
