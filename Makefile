@@ -9,7 +9,7 @@ ARGS ?=
 .PHONY: help demo test lint unit venv clean bench doctor
 
 help:
-	@echo "make demo    one translated conversation on this machine (ARGS='--engine echo' needs no models)"
+	@echo "make demo    one translated conversation on this machine (ENGINE=offline: really translated, with models)"
 	@echo "make test    everything: lint, types, layers, tests"
 	@echo "make lint    ruff, mypy and import-linter only"
 	@echo "make unit    the tests that need no Asterisk"
@@ -21,8 +21,10 @@ venv: $(VENV)/.stamp
 $(VENV)/.stamp: setup.cfg setup.py tools/prepare
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/prepare
 
+# The offline engine is the command's own default; it needs models, and does not yet understand every turn (docs/interpreter.md).
+demo: ENGINE ?= echo
 demo: venv
-	@$(BIN)/kallglot-ari demo --out $(OUT) $(ARGS)
+	@$(BIN)/kallglot-ari demo --out $(OUT) --engine $(ENGINE) $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check kallglot_ari tests docs
@@ -34,9 +36,7 @@ unit: venv
 	$(BIN)/pytest -m "not asterisk and not phones and not docker and not models" $(ARGS)
 
 test: lint
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
-	$(BIN)/coverage report
+	$(BIN)/pytest --cov --cov-report=term $(ARGS)
 
 bench: venv
 	$(BIN)/kallglot-ari bench $(ARGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
@@ -46,6 +46,7 @@ class CallRunner:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks = Tasks(self.id)
         self._finish: c.Finish | None = None
+        self._closed = False
         self._log = get(__name__).bind(call=self.id)
 
     @property
@@ -63,7 +64,9 @@ class CallRunner:
         self._drain()
 
     def post(self, event: e.Event) -> None:
-        """Hand an event to the machine, after those that came before it."""
+        """Hand an event to the machine, after those that came before it; nothing once the runner is closed."""
+        if self._closed:
+            return
         self._inbox.append(event)
         if not self._busy:
             self._drain()
@@ -73,7 +76,12 @@ class CallRunner:
         try:
             while self._inbox:
                 event = self._inbox.popleft()
-                self._carry_out(self.machine.handle(event, self._clock.now(), self._clock.wall()))
+                try:
+                    commands = self.machine.handle(event, self._clock.now(), self._clock.wall())
+                except Exception as error:  # noqa: BLE001 - a bug in one event must not take the call's teardown with it
+                    self._log.error("event_crashed", event_type=type(event).__name__, exc_info=error)
+                    continue
+                self._carry_out(commands)
         finally:
             self._busy = False
 
@@ -106,7 +114,10 @@ class CallRunner:
             if not self._lanes:
                 self._on_finished(self)
         else:
-            self.actions.apply(command)
+            try:
+                self.actions.apply(command)
+            except Exception as error:  # noqa: BLE001 - nor may it take the commands after it
+                self._log.error("command_crashed", command=type(command).__name__, exc_info=error)
 
     def _cancel(self, name: str) -> None:
         if handle := self._timers.pop(name, None):
@@ -142,7 +153,7 @@ class CallRunner:
     async def _open(self, command: c.OpenStream) -> e.Event:
         """A stream that is being opened may be closed meanwhile; that gives the attempt up."""
         session_id = command.session.id
-        outcome: list[Any] = []
+        outcome: list[e.Event | None] = []
 
         async def attempt() -> None:
             try:
@@ -155,12 +166,11 @@ class CallRunner:
         self._opening.pop(session_id, None)
         if task.cancelled() or not outcome:
             return e.StreamDown(session_id, "given up", final=True)
-        event = outcome[0]
-        assert isinstance(event, e.Event)
-        return event
+        return outcome[0] or e.Done(command)
 
     async def close(self) -> None:
         """Stop everything at once; what is left in Asterisk and at Kallglot is the sweepers'."""
+        self._closed = True
         for name in list(self._timers):
             self._cancel(name)
         await self._tasks.close()

@@ -19,6 +19,8 @@ CONNECTIONS = 4
 _EVERY = 20.0
 """Seconds between touches: less than any usual idle time-out of a server or a firewall."""
 _LOOK_EVERY = 1.0
+_SOON = 5.0
+"""After a stream took a connection: calls that come close together cause one round of touches, not one each."""
 _ORIGINS = 8
 
 _log = get("kallglot_ari.kallglot.client")
@@ -49,7 +51,7 @@ class Warmer:
         hosts = {urlsplit(base).netloc for base in self._api.addresses.urls}
         if parts.scheme == "wss" and parts.netloc not in hosts and len(self._origins) < _ORIGINS:
             self._origins.setdefault(f"https://{parts.netloc}/")
-        self._due = 0.0
+        self._due = min(self._due, self._clock.now() + _SOON)
 
     async def _keep(self) -> None:
         while True:

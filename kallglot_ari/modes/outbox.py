@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
 from kallglot_ari.calls.model import Session, SessionRequest
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ApiError, ApiNotFound, KallglotAriError, StoreError
+from kallglot_ari.errors import ApiError, ApiNotFound, ApiUnauthorized, KallglotAriError, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.tasks import Tasks
 
 SWEEP_SECONDS = 5.0
 MAX_PAUSE = 300.0
+WATCH_SECONDS = 30.0
+KEY_LIFE = 23 * 3600.0
+"""Kallglot keeps an idempotency key for about 24 h. After that the same key would buy a second session, while the first, unused
+for over 30 minutes, was ended by the server long ago."""
+_ENDED = 1000
 
 _log = get(__name__)
 
@@ -39,6 +45,10 @@ class Outbox:
         self._rows: dict[str, PendingSession] = {}
         self._not_before: dict[str, float] = {}
         self._busy: set[str] = set()
+        self._ended: dict[str, None] = {}
+        self._taken_over = False
+        self._watched: dict[str, tuple[float, Callable[[], set[str]]]] = {}
+        self._next_look = 0.0
         self._tasks = Tasks("outbox")
         self._wake = asyncio.Event()
 
@@ -49,16 +59,52 @@ class Outbox:
 
     async def start(self) -> None:
         """Take over what an earlier run of this instance left behind, and begin to end it."""
+        await self._take_over()
+        self._tasks.spawn(self._sweep(), name="sweep")
+
+    async def _take_over(self) -> None:
         try:
-            for row in await self._store.pending_sessions():
-                if row.key.startswith(self._prefix):
-                    self._rows[row.key] = replace(row, reason=row.reason or "error")
+            rows = await self._store.pending_sessions()
         except StoreError as error:
             _log.error("outbox_unreadable", error=str(error))
-        if self._rows:
-            _log.warning("sessions_left_by_an_earlier_run", count=len(self._rows))
+            return
+        self._taken_over = True
+        left = [
+            row for row in rows if row.key.startswith(f"{self._prefix}-") and row.key not in self._rows | self._ended
+        ]
+        self._rows |= {row.key: replace(row, reason=row.reason or "error") for row in left}
+        if left:
+            _log.warning("sessions_left_by_an_earlier_run", count=len(left))
         self._count()
-        self._tasks.spawn(self._sweep(), name="sweep")
+
+    def watch(self, prefix: str, live: Callable[[], set[str]]) -> None:
+        """Also end what another part of this service wrote down by itself and left: rows whose key begins with `prefix`.
+
+        A row is left when it says that its session shall end, or when it is older than this call of `watch`.
+
+        :param live: the keys of that part's live calls; those are let alone.
+        """
+        self._watched[prefix] = (self._clock.wall().timestamp(), live)
+        self._next_look = 0.0
+        self._wake.set()
+
+    def _knows(self, key: str) -> bool:
+        return key in self._rows or key in self._ended
+
+    async def _look(self) -> None:
+        self._next_look = self._clock.now() + WATCH_SECONDS
+        try:
+            rows = await self._store.pending_sessions()
+        except StoreError as error:
+            _log.error("outbox_unreadable", error=str(error))
+            return
+        for prefix, (since, live) in self._watched.items():
+            alive = live()
+            for row in rows:
+                left = row.key.startswith(prefix) and row.key not in alive and not self._knows(row.key)
+                if left and (row.reason or row.created_at < since):
+                    self._rows[row.key] = replace(row, reason=row.reason or "error")
+        self._count()
 
     async def stop(self, timeout: float = 5.0) -> None:
         """Try once more to end what is pending, for `timeout` seconds; the rest stays in the store."""
@@ -83,27 +129,33 @@ class Outbox:
         await self._quietly(self._store.session_intended(row))
         try:
             session = await self._translator.create_session(request, idempotency_key=key)
-        except ApiError as error:
-            if error.retryable:
-                # It may have been created and only the answer was lost: ask again later, then end it.
-                self._rows[key] = replace(row, reason="error")
-                self._not_before[key] = self._clock.now() + SWEEP_SECONDS
-                await self._quietly(self._store.session_to_end(key, "error"))
-            else:
+            self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
+            await self._quietly(self._store.session_created(key, session.id, session.base_url))
+        except BaseException as error:
+            if isinstance(error, ApiError) and not error.retryable:
                 await self._strike(key)
+                raise
+            # It may have been created, and only the answer was lost or nobody waits for it: ask again later, then end it.
+            self._rows[key] = replace(self._rows[key], reason="error")
+            self._not_before[key] = self._clock.now() + SWEEP_SECONDS
             self._count()
+            if isinstance(error, Exception):
+                await self._quietly(self._store.session_to_end(key, "error"))
             raise
-        except asyncio.CancelledError:
-            self._rows[key] = replace(row, reason="error")
-            raise
-        self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
-        await self._quietly(self._store.session_created(key, session.id, session.base_url))
         return session
 
     async def end(self, key: str, session_id: str, reason: str) -> None:
-        """End it now if that can be; otherwise the sweep goes on trying. Never raises for an API that fails."""
-        row = self._rows.get(key) or PendingSession(key=key, call_id="", session_id=session_id)
-        self._rows[key] = replace(row, reason=reason)
+        """End it now if that can be; otherwise the sweep goes on trying. Never raises for an API that fails.
+
+        Once is enough: the first reason stays, for the same idempotency key with another one is refused.
+        """
+        row = self._rows.get(key)
+        if row is None:
+            if key in self._ended or not session_id:
+                return
+            row = PendingSession(key=key, call_id="", session_id=session_id)
+        self._rows[key] = row = replace(row, session_id=row.session_id or session_id, reason=row.reason or reason)
+        reason = row.reason
         self._count()
         await self._quietly(self._store.session_to_end(key, reason))
         await self._try(key)
@@ -114,31 +166,51 @@ class Outbox:
             return
         self._busy.add(key)
         try:
-            session_id, base_url = row.session_id, row.base_url
-            if not session_id:
-                session = await self._translator.create_session(_request(row.request), idempotency_key=key)
-                session_id, base_url = session.id, session.base_url
-            await self._translator.end_session(session_id, row.reason, base_url=base_url, idempotency_key=f"{key}.end")
+            if not row.session_id:
+                row = await self._ask_again(row)
+            if row.session_id:
+                await self._translator.end_session(
+                    row.session_id, row.reason, base_url=row.base_url, idempotency_key=f"{key}.end"
+                )
+        except ApiNotFound:
+            await self._strike(key)
         except KallglotAriError as error:
-            if isinstance(error, ApiNotFound) or (
-                not row.session_id and isinstance(error, ApiError) and not error.retryable
-            ):
-                await self._strike(key)
-                return
-            attempts = row.attempts + 1
-            pause = min(SWEEP_SECONDS * 2 ** min(attempts - 1, 10), MAX_PAUSE) * random.uniform(0.8, 1.2)
-            self._rows[key] = replace(row, attempts=attempts)
-            self._not_before[key] = self._clock.now() + pause
-            _log.warning(
-                "session_not_ended", session=row.session_id, attempt=attempts, again_in=round(pause), error=str(error)
-            )
-            await self._quietly(self._store.session_attempted(key))
+            await self._failed(key, str(error))
+        except Exception as error:  # noqa: BLE001 - one row that cannot be handled must not stop the sweep of all others
+            _log.error("outbox_row_crashed", key=key, exc_info=error)
+            await self._failed(key, type(error).__name__)
         else:
             await self._strike(key)
         finally:
             self._busy.discard(key)
 
+    async def _ask_again(self, row: PendingSession) -> PendingSession:
+        """The row with its session's id; without one if there is no such session."""
+        if row.created_at and self._clock.wall().timestamp() - row.created_at > KEY_LIFE:
+            return row
+        try:
+            session = await self._translator.create_session(_request(row.request), idempotency_key=row.key)
+        except ApiError as error:
+            if error.retryable or isinstance(error, ApiUnauthorized):
+                raise
+            return row
+        self._rows[row.key] = row = replace(row, session_id=session.id, base_url=session.base_url)
+        await self._quietly(self._store.session_created(row.key, session.id, session.base_url))
+        return row
+
+    async def _failed(self, key: str, why: str) -> None:
+        row = self._rows[key] = replace(self._rows[key], attempts=self._rows[key].attempts + 1)
+        pause = min(SWEEP_SECONDS * 2 ** min(row.attempts - 1, 10), MAX_PAUSE) * random.uniform(0.8, 1.2)
+        self._not_before[key] = self._clock.now() + pause
+        _log.warning(
+            "session_not_ended", session=row.session_id, attempt=row.attempts, again_in=round(pause), error=why
+        )
+        await self._quietly(self._store.session_attempted(key))
+
     async def _strike(self, key: str) -> None:
+        self._ended[key] = None
+        while len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
         self._rows.pop(key, None)
         self._not_before.pop(key, None)
         self._count()
@@ -146,6 +218,10 @@ class Outbox:
 
     async def _sweep(self) -> None:
         while True:
+            if not self._taken_over:
+                await self._take_over()
+            if self._watched and self._next_look <= self._clock.now():
+                await self._look()
             now = self._clock.now()
             due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
             for key in due[:20]:
@@ -168,4 +244,6 @@ class Outbox:
 
 
 def _request(data: dict[str, Any] | None) -> SessionRequest:
-    return SessionRequest(**(data or {}))
+    """Of a row that another version wrote, the fields that this one knows."""
+    known = {field.name for field in fields(SessionRequest)}
+    return SessionRequest(**{name: value for name, value in (data or {}).items() if name in known})

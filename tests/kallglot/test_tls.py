@@ -87,6 +87,7 @@ async def test_a_stream_host_of_its_own_is_kept_warm_without_the_key(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(warm, "_SOON", 0.2)
     async with (
         secure(certificate) as (url, _),
         secure(certificate) as (other, asked),

@@ -1,0 +1,54 @@
+"""A steady tone through the whole path, looked at on the wire: no hole, no click, not one sample too many or too few."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.lab.asterisk import LabAsterisk
+from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.running import nothing_left, running, settings_for
+from tests.asterisk.wire import listening
+from tests.audio_checks import analyse_tone, assert_steady_tone, tone, tone_presence
+from tests.double.server import KallglotDouble
+
+FOR_AGENT_HZ, FOR_CUSTOMER_HZ = 787.0, 1013.0
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(("contract", "seconds"), [("routing", 60.0), ("provider", 15.0)])
+async def test_a_steady_tone_arrives_whole(
+    asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, contract: str, seconds: float
+) -> None:
+    seconds = seconds if asterisk.major >= 22 else 10.0
+    rate = 8000 if contract == "routing" else 16000
+    async with (
+        KallglotDouble(contract, chunk_ms=None) as double,  # type: ignore[arg-type]
+        running(settings_for(asterisk, tmp_path, double)) as service,
+    ):
+        customer = await phones(asterisk, "customer", codecs=("PCMU",))
+        await phones(asterisk, "agent", on_call=0.2, codecs=("PCMU",))
+        await customer.call("101")
+        session = await double.wait_session()
+        await session.wait_audio("agent", 0.3)
+        with listening() as wire:
+            await asyncio.gather(
+                session.speak("customer", tone(FOR_AGENT_HZ, seconds, rate)),
+                session.speak("agent", tone(FOR_CUSTOMER_HZ, seconds, rate)),
+            )
+            await asyncio.sleep(0.5)
+        await customer.hangup()
+        await nothing_left(service, asterisk)
+    found = dict.fromkeys((FOR_AGENT_HZ, FOR_CUSTOMER_HZ), 0)
+    for sound, at in wire.streams():
+        for wanted in found:
+            if (tone_presence(sound, at, wanted) > 0.8).sum() * 0.02 > seconds / 2:
+                if contract == "provider" and at == 8000:
+                    # Asterisk's own G.722 decoder settles in the first 50 ms of a sound; what we sent it is looked at whole.
+                    sound = sound[round((analyse_tone(sound, at, wanted).start + 0.1) * at) :]
+                assert_steady_tone(sound, at, wanted, min_seconds=seconds - 0.2)
+                found[wanted] += 1
+    assert found == dict.fromkeys(found, 2), "from us to Asterisk, and from Asterisk to the phone"

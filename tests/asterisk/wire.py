@@ -1,0 +1,81 @@
+"""What is really on the line: RTP seen on loopback, before any phone's jitter buffer has touched it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from kallglot_ari.audio.codecs import registry
+from kallglot_ari.audio.frame import Pcm
+from tests.asterisk.conftest import missing
+
+_INCOMING = 0
+"""PACKET_HOST: on loopback a packet could be seen twice, going out and coming in."""
+_ALL_IP = 0x0800
+DECODERS = {0: "ulaw", 9: "g722"}
+
+
+class Wire:
+    """PCMU and G.722 streams by (source port, destination port, SSRC, payload type)."""
+
+    def __init__(self) -> None:
+        self._packets: dict[tuple[int, int, int, int], list[tuple[int, bytes]]] = defaultdict(list)
+
+    def take(self, packet: bytes) -> None:
+        """An IP packet."""
+        header = (packet[0] & 15) * 4
+        if packet[9] != socket.IPPROTO_UDP or len(packet) != header + 8 + 12 + 160:
+            return
+        source, destination = struct.unpack_from("!HH", packet, header)
+        rtp = packet[header + 8 :]
+        kind = rtp[1] & 0x7F
+        if rtp[0] == 0x80 and kind in DECODERS:
+            sequence, _, ssrc = struct.unpack_from("!HII", rtp, 2)
+            self._packets[source, destination, ssrc, kind].append((sequence, rtp[12:]))
+
+    def streams(self) -> Iterator[tuple[Pcm, int]]:
+        """Each stream's sound and its rate. :raises AssertionError: for a sequence number that is missing."""
+        for ports, packets in self._packets.items():
+            for (before, _), (after, _) in pairwise(packets):
+                assert (after - before) & 0xFFFF == 1, f"{ports}: sequence number {after} after {before}"
+            codec = registry.get(DECODERS[ports[3]])
+            decoder = codec.decoder()
+            yield np.concatenate([decoder.decode(sound) for _, sound in packets]), codec.sample_rate
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Wire]:
+    """See all PCMU on loopback. Needs root."""
+    try:
+        sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_IP))
+    except PermissionError:
+        missing("seeing RTP on the wire needs root")
+        raise
+    wire = Wire()
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                packet, address = sniffer.recvfrom(65536)
+                if address[2] == _INCOMING and len(packet) > 28:
+                    wire.take(packet)
+
+    with sniffer:
+        sniffer.bind(("lo", _ALL_IP))
+        sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        sniffer.settimeout(0.2)
+        thread = threading.Thread(target=run, name="wire", daemon=True)
+        thread.start()
+        try:
+            yield wire
+        finally:
+            stop.set()
+            thread.join()
