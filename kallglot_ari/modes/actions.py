@@ -35,6 +35,9 @@ from kallglot_ari.modes.outbox import Outbox
 
 TURNS_WAITING = 200
 """Final transcripts of a call that may wait for the store; beyond it the oldest is lost to the store, not to the listeners."""
+SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
+SAVE_AFTER = 1.0
+"""Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class CallActions:
         self._speakers: dict[str, str] = {}
         self._turns: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
         self._writing = False
+        self._saving = False
         self._latency = TurnLatency(plant.metrics.translation_latency)
         self._log = get(__name__).bind(call=runner.id)
 
@@ -94,8 +98,19 @@ class CallActions:
         self._plant.hub.publish(command.event, self._runner.id, command.data)
         if command.event == "call.active":
             self._plant.metrics.call_setup.observe(command.data["setup_seconds"])
-        if command.event in ("call.created", "session.created", "call.answered", "call.active", "call.ending"):
-            self._runner.tasks.spawn(self.save(), name="save")
+        if command.event in SAVED_AT:
+            self._save_soon()
+
+    def _save_soon(self) -> None:
+        """Calls write little and late, so that the outbox, which calls wait for, is never behind them in the store."""
+        if not self._saving:
+            self._saving = True
+            self._runner.tasks.spawn(self._save_later(), name="save")
+
+    async def _save_later(self) -> None:
+        await asyncio.sleep(SAVE_AFTER)
+        self._saving = False
+        await self.save()
 
     async def save(self) -> None:
         """Write the call as it is now; a store that fails does not hurt the call."""

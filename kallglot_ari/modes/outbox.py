@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from kallglot_ari.tasks import Tasks
 
 SWEEP_SECONDS = 5.0
 MAX_PAUSE = 300.0
+PATIENCE = 0.5
+"""Seconds that a call waits for the store before it goes on."""
 WATCH_SECONDS = 30.0
 KEY_LIFE = 23 * 3600.0
 """Kallglot keeps an idempotency key for about 24 h. After that the same key would buy a second session, while the first, unused
@@ -233,9 +235,14 @@ class Outbox:
             except TimeoutError:
                 pass
 
-    async def _quietly(self, writing: Any) -> None:
+    async def _quietly(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Wait for the store, but not for long: a call goes first, and what is slow is written all the same."""
+        write = self._tasks.spawn(writing, name="write")
         try:
-            await writing
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.shield(write)
+        except TimeoutError:
+            _log.warning("store_slow", seconds=PATIENCE)
         except StoreError as error:
             _log.error("outbox_not_written", error=str(error))
 
