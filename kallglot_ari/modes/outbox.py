@@ -52,7 +52,7 @@ class Outbox:
         self._watched: dict[str, tuple[float, Callable[[], set[str]]]] = {}
         self._next_look = 0.0
         self._tasks = Tasks("outbox")
-        self._wake = asyncio.Event()
+        self._writes = Tasks("outbox.writes")
 
     @property
     def pending(self) -> int:
@@ -88,7 +88,6 @@ class Outbox:
         """
         self._watched[prefix] = (self._clock.wall().timestamp(), live)
         self._next_look = 0.0
-        self._wake.set()
 
     def _knows(self, key: str) -> bool:
         return key in self._rows or key in self._ended
@@ -111,14 +110,14 @@ class Outbox:
     async def stop(self, timeout: float = 5.0) -> None:
         """Try once more to end what is pending, for `timeout` seconds; the rest stays in the store."""
         deadline = self._clock.now() + timeout
-        self._not_before.clear()
-        self._wake.set()
-        for key in list(self._rows):
-            if self._rows[key].reason and self._clock.now() < deadline:
+        await self._tasks.close()
+        for key, row in list(self._rows.items()):
+            if row.reason and self._clock.now() < deadline:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(deadline - self._clock.now()):
                         await self._try(key)
-        await self._tasks.close()
+        await self._writes.join(2.0)
+        await self._writes.close()
         if self.pending:
             _log.warning("sessions_still_to_end", count=self.pending)
 
@@ -228,16 +227,11 @@ class Outbox:
             due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
             for key in due[:20]:
                 await self._try(key)
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(SWEEP_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await asyncio.sleep(SWEEP_SECONDS)
 
     async def _quietly(self, writing: Coroutine[Any, Any, None]) -> None:
         """Wait for the store, but not for long: a call goes first, and what is slow is written all the same."""
-        write = self._tasks.spawn(writing, name="write")
+        write = self._writes.spawn(writing, name="write")
         try:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.shield(write)
