@@ -24,7 +24,9 @@ class Timeline:
         if self._epoch is None:
             self._epoch = chunk.received_at
         if speaker not in self._shifts:
-            self._shifts[speaker] = round((chunk.received_at - self._epoch) * 1000) - chunk.timestamp_ms
+            # a leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that
+            begin = max(0, round((chunk.received_at - self._epoch) * 1000))
+            self._shifts[speaker] = begin - chunk.timestamp_ms
         return max(0, chunk.timestamp_ms + self._shifts[speaker])
 
 

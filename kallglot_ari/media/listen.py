@@ -74,8 +74,9 @@ class Listen:
         self._voices: dict[int, UplinkVoice] = {}
         self._candidates: dict[int, tuple[int, int]] = {}
         self._waiting: set[int] = set()
-        self._padded: dict[int, int] = {}
         """Legs whose buffer holds packets back."""
+        self._padded: dict[int, int] = {}
+        """Of legs on hold: where the silence ends with which their last chunk was filled, in stream bytes."""
         self.taps: dict[int, list[Callable[[Pcm], None]]] = {}
         """Who hears a leg's own voice."""
         self.discarded: Counter[str] = Counter()

@@ -321,7 +321,7 @@ class Speech:
         if not source.size:
             return False
         burst = source.size >= self._unit * (_BURST_MS // FRAME_MS)
-        if not burst and now < source.first_at + self._prebuffer.delay:
+        if not burst and not self._prebuffer.over(now, source.first_at, source.received_at):
             return False
         source.started = True
         self.started_at.append(source.received_at)

@@ -87,7 +87,7 @@ class JitterBuffer:
     restarts: int = 0
     """How often numbers or timestamps began anew."""
     expired: int = 0
-    """Packets dropped in their turn, because the output was more than `max_ms` past them."""
+    """Packets dropped after all: in their turn, because the output was more than `max_ms` past them, or held when numbers began anew."""
     _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
     _odd: int | None = None
     _unanswered: int = 0
@@ -216,7 +216,7 @@ class JitterBuffer:
     def restart(self) -> None:
         """Another source: the next packet begins a new series, which goes on where the output stands."""
         self.started = False
-        self._held.clear()
+        self._drop_held()
 
     def _position(self, packet: RtpPacket) -> int:
         t = self.timing
@@ -234,8 +234,12 @@ class JitterBuffer:
 
     def _restart(self, packet: RtpPacket, now: float) -> None:
         self.restarts += 1
-        self._held.clear()
+        self._drop_held()
         self._start(packet, now)
+
+    def _drop_held(self) -> None:
+        self.expired += len(self._held)
+        self._held.clear()
 
     def _measure(self, position: int, now: float) -> None:
         """Follow the least delay and the spread above it."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 LEAST = 0.004
 MOST = 0.120
+BOUND = 0.038
+"""Seconds from a talkspurt's arrival within which its first packet leaves, whatever was learned: 40 ms less what a tick may be late."""
+PACKET = 0.020
+"""Seconds between two packets of a leg."""
 _AT_FIRST = 0.0115
 """Gives 20 ms until something is known."""
 _FORGET = 0.995
@@ -18,8 +22,16 @@ class Prebuffer:
 
     @property
     def delay(self) -> float:
-        """Seconds to wait at the start of a talkspurt."""
+        """Seconds to wait at the start of a talkspurt, if there were no `BOUND`."""
         return min(MOST, max(LEAST, 1.5 * self._peak + 0.003))
+
+    def over(self, now: float, queued_at: float, received_at: float) -> bool:
+        """Whether a talkspurt begins with the packet due `now`.
+
+        It was received at `received_at` and has been in the queue since `queued_at`, all in seconds. The wait ends early where
+        the next packet would leave past the bound: a leg's packets lie `PACKET` apart, and a wait is as good as the packet after it.
+        """
+        return now >= queued_at + self.delay or now + PACKET > received_at + BOUND
 
     def arrived(self, lateness: float) -> None:
         """A further piece of a talkspurt came `lateness` seconds after the sound before it was over, had that begun to play on arrival.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,16 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.util import await_only
 
 from kallglot_ari.errors import ConfigError
 
 WRITE = "kallglot_write"
 """Execution option of a transaction that writes: in SQLite it takes the write lock at once, so that it cannot fail half-way."""
+
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_BUSY_RECOVERY)
+_AGAIN = 0.01
+"""Seconds between two attempts to turn a file to WAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +135,9 @@ def _sqlite_engine(target: Target, busy_timeout: float, connections: int) -> Asy
     def _connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun by us, below
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(busy_timeout * 1000)}"):
-            cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute(f"PRAGMA busy_timeout={int(busy_timeout * 1000)}")
+        _to_wal(cursor, time.monotonic() + busy_timeout)
+        cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -137,3 +146,15 @@ def _sqlite_engine(target: Target, busy_timeout: float, connections: int) -> Asy
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _to_wal(cursor: Any, deadline: float) -> None:
+    """Two programs that turn a new file to WAL at once: SQLite tells one of them at once that it is locked, whatever its time-out."""
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in _LOCKED or time.monotonic() >= deadline:
+                raise
+            await_only(asyncio.sleep(_AGAIN))

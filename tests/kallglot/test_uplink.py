@@ -46,6 +46,19 @@ def test_routing_sequence_counts_the_stream_and_times_lie_on_one_line() -> None:
     assert [message["timestamp_ms"] for message in made] == [0, 100, 150, 1250, 200]
 
 
+@given(st.lists(st.tuples(st.booleans(), st.floats(-1, 1)), min_size=1, max_size=40), st.floats(-0.3, 0.3))
+def test_a_speakers_chunks_never_overlap_whoever_began_first(order: list[tuple[bool, float]], apart: float) -> None:
+    routing = encoder(KallglotSettings())
+    reached, own = {"customer": 0, "agent": 0}, {"customer": 0, "agent": 0}
+    for customer, late in order:
+        speaker = "customer" if customer else "agent"
+        received = 50.0 + own[speaker] / 1000 + late + (0.0 if customer else apart)
+        (message,) = loads(routing.audio(speaker, chunk(at=own[speaker], received=received)))
+        assert message["timestamp_ms"] >= reached[speaker]
+        reached[speaker] = message["timestamp_ms"] + 100
+        own[speaker] += 100
+
+
 def test_control_messages() -> None:
     routing, provider = encoder(KallglotSettings()), encoder(KallglotSettings(contract="provider"))
     assert (routing.ping(), routing.end()) == ('{"type":"ping"}', '{"type":"session.end"}')

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kallglot_ari.rtp.pacer import Deadlines, Numbering
-from kallglot_ari.rtp.playout import LEAST, MOST, Prebuffer
+from kallglot_ari.rtp.playout import BOUND, LEAST, MOST, PACKET, Prebuffer
 from kallglot_ari.rtp.sequence import Unwrapper, signed_distance
 
 
@@ -87,3 +87,23 @@ def test_the_wait_before_a_talkspurt_follows_what_is_measured() -> None:
     assert prebuffer.delay == pytest.approx(0.033)
     prebuffer.arrived(5.0)
     assert prebuffer.delay == MOST
+
+
+@given(
+    st.floats(-0.1, 0.3), st.floats(0, 0.010), st.floats(0, PACKET, exclude_max=True), st.lists(st.floats(0, 0.003), min_size=20, max_size=20)
+)  # fmt: skip
+def test_a_talkspurt_never_waits_past_the_bound(learned: float, pickup: float, phase: float, late: list[float]) -> None:
+    """Whatever was learned and wherever the leg's packets lie: first packet within 40 ms, and not before it need be."""
+    prebuffer = Prebuffer()
+    prebuffer.arrived(learned)
+    queued = 100.0 + pickup
+    beats = [queued + phase + i * PACKET + jitter for i, jitter in enumerate(late)]
+    first = next(beat for beat in beats if prebuffer.over(beat, queued, 100.0))
+    assert first - 100.0 <= 0.040
+    waited = first - queued
+    assert waited >= min(prebuffer.delay, BOUND - PACKET - pickup)
+
+
+def test_speech_that_was_long_under_way_begins_at_once() -> None:
+    assert Prebuffer().over(100.0, 100.0, 99.5)
+    assert not Prebuffer().over(100.0, 100.0, 100.0)

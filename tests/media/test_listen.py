@@ -1,0 +1,255 @@
+"""The uplink without sockets or clocks: made-up arrivals in, and every byte and every millisecond of what goes up accounted for."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from kallglot_ari.audio.codecs import registry
+from kallglot_ari.media import listen
+from kallglot_ari.media.legs import Legs
+from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.plane import TICK
+from kallglot_ari.media.udp import NAME_BYTES, Block, pack_address
+from kallglot_ari.rtp.packet import RtpPacket
+
+ULAW = registry.get("ulaw")
+SILENCE = b"\xff"
+BARS = "late", "duplicate", "overflow", "odd", "ssrc"
+
+
+def payload(leg: int, number: int, size: int = 160) -> bytes:
+    """Sound that is like no other packet's, has no silence in it, and survives mu-law to samples and back."""
+    rng = random.Random(leg << 32 | number)
+    return bytes(rng.randrange(0x7F) | rng.choice((0, 0x80)) for _ in range(size)).replace(SILENCE, b"\x01")
+
+
+class Rig:
+    """A `Listen` with some legs, fed by hand."""
+
+    def __init__(self, legs: int, chunk_ms: int = 100) -> None:
+        self.listen = Listen(ULAW, "mulaw", 8000, chunk_ms, jitter_min_ms=20, jitter_max_ms=200)
+        self.legs = Legs(uplink_bytes=self.listen.uplink_bytes, frame_bytes=160, silence=SILENCE * 160, payload_type=0)
+        self._block = Block(512)
+        self._names = [pack_address(socket.AF_INET, "127.0.0.1", 20000 + row) for row in range(legs)]
+        for row, name in enumerate(self._names):
+            self.legs.open(row, row + 1, ssrc=1, sequence=0, timestamp=0, phase=row % 2)
+            self.legs.connect(row, name)
+
+    def take(self, datagrams: list[tuple[int, float, bytes]], now: float) -> None:
+        """A tick's block: (leg, arrival, datagram) each."""
+        for at, (row, arrival, data) in enumerate(datagrams):
+            self._block.data[at, : len(data)] = np.frombuffer(data, dtype=np.uint8)
+            self._block.length[at] = len(data)
+            self._block.arrival[at] = arrival
+            self._block.name[at] = 0
+            self._block.name[at, :NAME_BYTES][: len(self._names[row])] = np.frombuffer(self._names[row], dtype=np.uint8)
+        if datagrams:
+            self.listen.block(self.legs, self._block, len(datagrams), now)
+
+    def of(self, row: int) -> list[Chunk]:
+        return [chunk for chunk in self.listen.chunks if chunk.row == row]
+
+    def said(self, row: int) -> bytes:
+        """All that went up, and what is begun."""
+        fill = int(self.legs.fill[row])
+        begun = fill % self.listen._chunk
+        rest = self.legs.uplink[row, fill - begun : fill].tobytes()
+        return b"".join(chunk.payload for chunk in self.of(row)) + rest
+
+
+@dataclass
+class Sender:
+    """One leg's packets, with everything a network and an Asterisk under load do to them."""
+
+    row: int
+    rng: random.Random
+    packets: list[tuple[float, bytes]] = field(default_factory=list)
+    """Arrival and datagram."""
+    payloads: list[bytes] = field(default_factory=list)
+    """Of what arrives, in the order it was said."""
+
+    def speak(self, count: int, *, loss: float, jitter: float, pauses: float, odd: float, sources: float) -> None:
+        rng = self.rng
+        clock = begun = rng.uniform(0.0, 0.3)
+        sequence, timestamp, ssrc = rng.randrange(65536), rng.randrange(2**32), 100 + self.row
+        held_until = last = 0.0
+        for number in range(count):
+            if rng.random() < pauses:  # silence left out: the numbers go on, the timestamp jumps
+                ticks = rng.choice((160, 480, 1600, 37, 1003))
+                timestamp += ticks
+                clock += ticks / 8000
+            if rng.random() < sources:
+                ssrc += 1000
+                sequence, timestamp = rng.randrange(65536), rng.randrange(2**32)
+                held_until = max(held_until, last)  # two sources of a leg do not overlap
+            size = rng.choice((80, 240, 72, 161, 9)) if rng.random() < odd else 160
+            sound = payload(self.row, number, size)
+            if rng.random() < 0.02:
+                held_until = clock + rng.uniform(0.02, 0.15)  # the machine stood still: a burst
+            arrival = max(clock + rng.random() * jitter, held_until)
+            last = max(last, arrival)
+            if rng.random() >= loss:
+                packet = RtpPacket(0, sequence, timestamp, ssrc, sound, marker=number == 0)
+                self.packets.append((max(arrival, begun), packet.pack()))
+                self.payloads.append(sound)
+            sequence += 1
+            timestamp += size
+            clock += size / 8000
+
+
+def play(rig: Rig, senders: list[Sender], rng: random.Random, *, seconds: float) -> None:
+    """Tick through the packets; some ticks stall and are made good at once, some are skipped, as the worker does it."""
+    waiting = sorted(((at, s.row, data) for s in senders for at, data in s.packets), key=lambda entry: entry[0])
+    beat, stalled_until, position = 0, 0.0, 0
+    while (now := beat * TICK) < seconds:
+        beat += 1
+        if rng.random() < 0.01:
+            stalled_until = now + rng.uniform(0.0, 0.2)
+        if now < stalled_until:
+            continue
+        now += rng.random() * 0.004
+        block: list[tuple[int, float, bytes]] = []
+        while position < len(waiting) and waiting[position][0] <= now and len(block) < 500:
+            at, row, data = waiting[position]
+            block.append((row, at if rng.random() < 0.9 else now, data))
+            position += 1
+        rig.take(block, now)
+        rig.listen.overdue(rig.legs, now)
+    assert position == len(waiting)
+
+
+def check_time(rig: Rig, row: int, chunk_ms: int) -> None:
+    """Chunks follow one another without hole or overlap, from 0 on, all of the same length."""
+    chunks = rig.of(row)
+    assert [chunk.timestamp_ms for chunk in chunks] == [n * chunk_ms for n in range(len(chunks))]
+    assert {len(chunk.payload) for chunk in chunks} <= {chunk_ms * 8}
+    assert rig.legs.clock[row] == len(rig.said(row))
+
+
+def check_bytes(rig: Rig, sender: Sender, *, tail: int | None = None) -> int:
+    """Every packet once and in order, and nothing else but silence; with `tail`, only the end of each is looked for.
+
+    Returns how many of those that arrived did not go up.
+    """
+    said = rig.said(sender.row)
+    at = missing = 0
+    for sound in sender.payloads:
+        found = said.find(sound if tail is None else sound[-tail:], at)
+        if found < 0:
+            missing += 1
+            continue
+        if tail is None:
+            assert not said[at:found].strip(SILENCE), f"leg {sender.row}: sound nobody sent before byte {found}"
+            at = found + len(sound)
+        else:
+            at = found + min(tail, len(sound))
+    if tail is None:
+        assert not said[at:].strip(SILENCE)
+    return missing
+
+
+@pytest.mark.parametrize("chunk_ms", [20, 40, 60, 100, 200])
+@pytest.mark.parametrize("seed", range(3))
+def test_bursts_and_stalls_change_nothing(seed: int, chunk_ms: int) -> None:
+    """No packet is lost and none too late to be in its turn: what goes up is what was said, byte for byte, with silence at most."""
+    rng = random.Random(seed)
+    rig = Rig(6, chunk_ms)
+    senders = [Sender(row, random.Random(seed * 100 + row)) for row in range(6)]
+    for sender in senders:
+        sender.speak(150, loss=0, jitter=0.018, pauses=0, odd=0, sources=0)
+    play(rig, senders, rng, seconds=4.0)
+    for sender in senders:
+        check_time(rig, sender.row, chunk_ms)
+    assert sum(check_concealed(rig, sender) for sender in senders) == discarded(rig)
+
+
+def check_concealed(rig: Rig, sender: Sender) -> int:
+    """As `check_bytes`, where invented sound may lie between packets and be joined to the first part of one."""
+    return check_bytes(rig, sender, tail=8)
+
+
+def discarded(rig: Rig) -> int:
+    assert set(rig.listen.discarded) <= set(BARS)
+    return sum(rig.listen.discarded.values())
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+@pytest.mark.parametrize("odd", [0.0, 0.05])
+@pytest.mark.parametrize("sources", [0.0, 0.01])
+@pytest.mark.parametrize("jitter", [0.0, 0.018, 0.12])
+def test_whatever_arrives_goes_up_in_order_and_in_time(
+    loss: float, odd: float, sources: float, jitter: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With silence for what is missing, so that every byte can be told."""
+    monkeypatch.setattr(listen, "_CONCEALMENTS", 0)
+    for seed in range(2):
+        rig = Rig(4)
+        rig.listen._concealments = 0
+        senders = [Sender(row, random.Random(seed * 100 + row)) for row in range(4)]
+        for sender in senders:
+            sender.speak(200, loss=loss, jitter=jitter, pauses=0.03, odd=odd, sources=sources)
+        play(rig, senders, random.Random(seed), seconds=9.0)
+        for sender in senders:
+            check_time(rig, sender.row, 100)
+        assert sum(check_bytes(rig, sender) for sender in senders) == discarded(rig)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_invented_sound_time_is_kept_all_the_same(seed: int) -> None:
+    rig = Rig(6)
+    senders = [Sender(row, random.Random(seed * 100 + row)) for row in range(6)]
+    for sender in senders:
+        sender.speak(200, loss=0.1, jitter=0.06, pauses=0.02, odd=0.02, sources=0.005)
+    play(rig, senders, random.Random(seed), seconds=9.0)
+    for sender in senders:
+        check_time(rig, sender.row, 100)
+
+
+@pytest.mark.parametrize("in_chunk", range(5))
+@pytest.mark.parametrize("held", range(12))
+def test_a_hold_of_any_length_never_goes_back_in_time(in_chunk: int, held: int) -> None:
+    """Paused `in_chunk` packets into a chunk, for `held` packets: what is begun goes up filled with silence, and time goes on after it."""
+    rig = Rig(1)
+    begun = 5 + in_chunk
+    for number in range(40):
+        now = number * 0.02
+        if number == begun:
+            rig.listen.pause(rig.legs, 0, now)
+            rig.listen.pause(rig.legs, 0, now)  # twice is once
+        if number == begun + held:
+            rig.listen.resume(rig.legs, 0)
+        rig.take([(0, now, RtpPacket(0, number, number * 160, 7, payload(0, number)).pack())], now)
+        rig.listen.overdue(rig.legs, now)
+    chunks = rig.of(0)
+    starts = [chunk.timestamp_ms for chunk in chunks]
+    assert all(later >= earlier + 100 for earlier, later in itertools.pairwise(starts))
+    padded = 100 if in_chunk else 0
+    resumes = max(100 + padded, (begun + held) * 20)
+    assert starts[: 2 + (in_chunk > 0)] == [*[0, 100][: 1 + (in_chunk > 0)], resumes]
+    sound = b"".join(chunk.payload for chunk in chunks)
+    filled = (5 - in_chunk) % 5
+    assert sound.startswith(b"".join(payload(0, n) for n in range(begun)) + SILENCE * 160 * filled)
+    rest = sound[(begun + filled) * 160 :]
+    assert rest == b"".join(payload(0, n) for n in range(begun + held, 40))[: len(rest)]
+
+
+def test_a_hold_within_a_hold_s_silence_still_goes_forward() -> None:
+    """Resumed and held again before the silence that filled the chunk is over."""
+    rig = Rig(1)
+    for number in range(60):
+        now = number * 0.02
+        if number in (6, 8, 10, 31):
+            rig.listen.pause(rig.legs, 0, now)
+        if number in (7, 9, 11, 32):
+            rig.listen.resume(rig.legs, 0)
+        rig.take([(0, now, RtpPacket(0, number, number * 160, 7, payload(0, number)).pack())], now)
+        rig.listen.overdue(rig.legs, now)
+    starts = [chunk.timestamp_ms for chunk in rig.of(0)]
+    assert len(starts) >= 10
+    assert all(later >= earlier + 100 for earlier, later in itertools.pairwise(starts))
