@@ -92,6 +92,11 @@ class LabAsterisk:
         return self._folder
 
     @property
+    def inside(self) -> Path:
+        """The same folder as Asterisk sees it, whose root may be a folder of this machine."""
+        return Path(f"/{_RUNS}") / self.folder.name
+
+    @property
     def version(self) -> str:
         return self.root.version
 
@@ -205,7 +210,7 @@ class LabAsterisk:
         conf.write(self._folder, values, self.root.modules(), self._local)
 
     async def _launch(self) -> None:
-        inside = f"/{_RUNS}/{self.folder.name}/etc/asterisk.conf"
+        inside = str(self.inside / "etc/asterisk.conf")
         arguments = ["-f", "-C", inside, *(["-" + "v" * self._verbose] if self._verbose else [])]
         with (self.folder / "log/output.log").open("ab") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - a few ms; and it must not belong to one event loop
@@ -253,7 +258,7 @@ class LabAsterisk:
 
     async def cli(self, command: str, timeout: float = 10) -> str:
         """What Asterisk's console says to `command`. :raises LabError: when it does not answer."""
-        inside = f"/{_RUNS}/{self.folder.name}/etc/asterisk.conf"
+        inside = str(self.inside / "etc/asterisk.conf")
         process = await asyncio.create_subprocess_exec(
             *self.root.command("-C", inside, "-rx", command),
             stdin=subprocess.DEVNULL,

@@ -16,9 +16,7 @@ from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left, running, settings_for, until
-from tests.audio_checks import tone
 from tests.double.server import KallglotDouble
-from tests.double.session import DoubleSession
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -167,53 +165,3 @@ async def test_junk_on_the_rtp_socket_and_the_stream_does_not_hurt_a_call(
         assert "kallglot_stream_messages_total{" in told
         await customer.hangup()
         await nothing_left(service, asterisk22)
-
-
-def share_within(service: Service, name: str, seconds: str) -> tuple[float, int]:
-    """Of a histogram: the share of values up to a bucket's bound, and how many there are."""
-    lines = service.metrics.render().decode().splitlines()
-    within = next(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(f'{name}_bucket{{le="{seconds}"}}'))
-    count = next(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(f"{name}_count"))
-    return within / max(count, 1), int(count)
-
-
-async def test_latency_of_calls_at_once(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> None:
-    pairs = 20 if CALLS >= 500 else 5
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk22, tmp_path, double)) as service,
-    ):
-        customers = []
-        for pair in range(pairs):
-            agent = f"phone{pair * 2 + 2:02d}"
-            step = f"9{pair:02d},1,Stasis(kallglot,source=de,target=en,agent=PJSIP/{agent})"
-            await asterisk22.cli(f'dialplan add extension "{step}" into kallglot-phones replace')
-            await phones(asterisk22, agent, on_call=0.1, codecs=("PCMU",), rate=8000)
-            customers.append(await phones(asterisk22, f"phone{pair * 2 + 1:02d}", codecs=("PCMU",), rate=8000))
-        for pair, customer in enumerate(customers):
-            await customer.tone(453)
-            await customer.call(f"9{pair:02d}")
-        await until(lambda: [c.state for c in service.calls()] == ["active"] * pairs, 20, "all calls up")
-
-        async def talk(session: DoubleSession) -> None:
-            for _ in range(10):
-                await asyncio.gather(
-                    session.speak("customer", tone(787, 1.0, 8000)), session.speak("agent", tone(1013, 1.0, 8000))
-                )
-                await asyncio.sleep(0.5)
-
-        await asyncio.gather(*(talk(session) for session in double.open_sessions))
-        uplink, chunks = share_within(service, "kallglot_uplink_latency_seconds", "0.125")
-        downlink, spurts = share_within(service, "kallglot_downlink_latency_seconds", "0.04")
-        late, ticks = share_within(service, "kallglot_media_tick_lateness_seconds", "0.01")
-        print(
-            f"{pairs} calls: uplink {uplink:.4f} of {chunks} within chunk + 25 ms, downlink {downlink:.4f} of {spurts}"
-        )
-        print(f"within 40 ms; tick {late:.4f} of {ticks} within 10 ms")
-        for customer in customers:
-            await customer.hangup()
-        await nothing_left(service, asterisk22)
-        assert chunks > 100 * pairs
-        assert spurts >= 10 * pairs
-        assert uplink >= 0.99
-        assert downlink >= 0.99
