@@ -9,23 +9,84 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+import numpy as np
+
+from kallglot_ari.audio.codecs import registry
+from kallglot_ari.audio.frame import Pcm
 from tests.asterisk.conftest import missing
 
 _PACKET_HOST = 0
 _ALL_IP = 0x0800
 _SO_TIMESTAMPNS = 35
+_SOL_PACKET = 263
+_PACKET_STATISTICS = 6
+_CODECS = {0: "ulaw", 9: "g722"}
 
 
 class Seen(NamedTuple):
-    """When (monotonic seconds), UDP ports, and the payload behind a plain RTP header."""
+    """When (monotonic seconds), UDP ports, and an RTP packet with a plain header."""
 
     at: float
     source: int
     destination: int
-    payload: bytes
+    rtp: bytes
+
+    @property
+    def payload(self) -> bytes:
+        return self.rtp[12:]
+
+    @property
+    def kind(self) -> int:
+        """Payload type."""
+        return self.rtp[1] & 0x7F
+
+    @property
+    def sequence(self) -> int:
+        return int.from_bytes(self.rtp[2:4], "big")
+
+    @property
+    def ssrc(self) -> int:
+        return int.from_bytes(self.rtp[8:12], "big")
+
+
+@dataclass
+class Flow:
+    """One stream of PCMU or G.722, in the order it was on the wire."""
+
+    packets: list[Seen]
+
+    @property
+    def rate(self) -> int:
+        return registry.get(_CODECS[self.packets[0].kind]).sample_rate
+
+    @property
+    def sound(self) -> Pcm:
+        decoder = registry.get(_CODECS[self.packets[0].kind]).decoder()
+        return np.concatenate([decoder.decode(packet.payload) for packet in self.packets])
+
+    @property
+    def missing(self) -> list[int]:
+        """Sequence numbers after which one is missing."""
+        return [a.sequence for a, b in pairwise(self.packets) if (b.sequence - a.sequence) & 0xFFFF != 1]
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds."""
+        return max((b.at - a.at for a, b in pairwise(self.packets)), default=0.0)
+
+
+def flows(seen: list[Seen]) -> list[Flow]:
+    """The streams of whole 20 ms packets in what was seen."""
+    found: dict[tuple[int, int, int, int], list[Seen]] = {}
+    for packet in seen:
+        if packet.rtp[0] == 0x80 and packet.kind in _CODECS and len(packet.payload) == 160:
+            found.setdefault((packet.source, packet.destination, packet.ssrc, packet.kind), []).append(packet)
+    return [Flow(packets) for packets in found.values()]
 
 
 class Sniffer:
@@ -35,14 +96,16 @@ class Sniffer:
         self._pipe = pipe
 
     def take(self) -> list[Seen]:
-        """Stop, and give what was seen."""
+        """Stop, and give what was seen. :raises AssertionError: when the kernel could not keep all for us."""
         self._pipe.send(None)
-        return [Seen(*packet) for packet in self._pipe.recv()]
+        seen, dropped = self._pipe.recv()
+        assert not dropped, f"the sniffer missed {dropped} packets: this machine is too busy to measure on"
+        return [Seen(*packet) for packet in seen]
 
 
 @contextlib.contextmanager
-def sniffing(port: int) -> Iterator[Sniffer]:
-    """See RTP to and from UDP `port`. Needs root."""
+def sniffing(port: int = 0) -> Iterator[Sniffer]:
+    """See RTP to and from UDP `port`, or all on loopback. Needs root."""
     if os.geteuid():
         missing("seeing RTP on the wire needs root")
     context = multiprocessing.get_context("spawn")
@@ -73,8 +136,9 @@ def _run(port: int, pipe: Connection) -> None:
                 if address[2] != _PACKET_HOST or packet[9] != socket.IPPROTO_UDP or len(packet) < header + 20:
                     continue
                 source, destination = struct.unpack_from("!HH", packet, header)
-                if port in (source, destination):
+                if port in (0, source, destination) and packet[header + 8] >> 6 == 2:
                     seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
                     at = seconds + nanoseconds / 1e9 - offset
-                    seen.append((at, source, destination, packet[header + 20 :]))
-        pipe.send(seen)
+                    seen.append((at, source, destination, packet[header + 8 :]))
+        _, dropped = struct.unpack("II", sniffer.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+        pipe.send((seen, dropped))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left, running, settings_for
-from tests.asterisk.wire import listening
+from tests.asterisk.sniffing import flows, sniffing
 from tests.audio_checks import analyse_tone, assert_steady_tone, tone, tone_presence
 from tests.double.server import KallglotDouble
 
@@ -19,7 +20,13 @@ FOR_AGENT_HZ, FOR_CUSTOMER_HZ = 787.0, 1013.0
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("contract", "seconds"), [("routing", 60.0), ("provider", 15.0)])
+LONG = int(os.environ.get("KALLGLOT_SOAK_CALLS", "30")) >= 500
+STALL = 0.060
+"""Seconds without a packet on the wire that say the machine stood still: then it is tried again, for that is not what is tested."""
+TRIES = 3
+
+
+@pytest.mark.parametrize(("contract", "seconds"), [("routing", 60.0 if LONG else 20.0), ("provider", 15.0)])
 async def test_a_steady_tone_arrives_whole(
     asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, contract: str, seconds: float
 ) -> None:
@@ -34,18 +41,26 @@ async def test_a_steady_tone_arrives_whole(
         await customer.call("101")
         session = await double.wait_session()
         await session.wait_audio("agent", 0.3)
-        with listening() as wire:
-            await asyncio.gather(
-                session.speak("customer", tone(FOR_AGENT_HZ, seconds, rate)),
-                session.speak("agent", tone(FOR_CUSTOMER_HZ, seconds, rate)),
-            )
-            await asyncio.sleep(0.5)
+        for left in reversed(range(TRIES)):
+            with sniffing() as sniffer:
+                await asyncio.gather(
+                    session.speak("customer", tone(FOR_AGENT_HZ, seconds, rate)),
+                    session.speak("agent", tone(FOR_CUSTOMER_HZ, seconds, rate)),
+                )
+                await asyncio.sleep(0.5)
+                seen = flows(sniffer.take())
+            stood_still = max(flow.longest_wait for flow in seen)
+            if stood_still < STALL or not left:
+                break
+            print(f"the machine stood still for {stood_still * 1000:.0f} ms: again")
         await customer.hangup()
         await nothing_left(service, asterisk)
     found = dict.fromkeys((FOR_AGENT_HZ, FOR_CUSTOMER_HZ), 0)
-    for sound, at in wire.streams():
+    for flow in seen:
+        sound, at = flow.sound, flow.rate
         for wanted in found:
             if (tone_presence(sound, at, wanted) > 0.8).sum() * 0.02 > seconds / 2:
+                assert flow.missing == []
                 if contract == "provider" and at == 8000:
                     # Asterisk's own G.722 decoder settles in the first 50 ms of a sound; what we sent it is looked at whole.
                     sound = sound[round((analyse_tone(sound, at, wanted).start + 0.1) * at) :]
