@@ -7,6 +7,9 @@ from enum import Enum, auto
 
 from kallglot_ari.calls.model import LegState
 
+MEDIA_TRIES = 3
+"""External-media channels of a leg that may fail before it counts as without."""
+
 
 class Thing(Enum):
     """Life of a channel or bridge that we make: it only moves down."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.commands import Finish
-from kallglot_ari.calls.machine import CallMachine, CallPlan
+from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.log import get

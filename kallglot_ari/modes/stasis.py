@@ -10,7 +10,7 @@ from kallglot_ari.ari import models as m
 from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls import events as e
-from kallglot_ari.calls.machine import CallPlan
+from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
 from kallglot_ari.errors import AriError, UsageError
 from kallglot_ari.log import get
