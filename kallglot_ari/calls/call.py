@@ -7,7 +7,7 @@ from datetime import datetime
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.legs import Candidate, Leg
-from kallglot_ari.calls.link import Link
+from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.model import CUSTOMER, CallState, CallView, DialplanStatus, EndReason, LegView, SessionRequest
 
 
@@ -41,7 +41,8 @@ class Call:
     def __init__(self, plan: CallPlan, now: float, wall: datetime) -> None:
         self.plan = plan
         self.state = CallState.SETUP
-        self.link = Link(plan.call_id)
+        request = plan.request
+        self.links = [Link(plan.call_id, "", request.source_language, request.target_language, request.mode)]
         self.legs: dict[str, Leg] = {}
         self.candidates: dict[str, Candidate] = {}
         self.failures: list[tuple[int, bool]] = []
@@ -52,8 +53,12 @@ class Call:
         """The parties are connected without translation."""
         self.dtmf: list[dict[str, str]] = []
         self.problem = ""
-        self.deaf_to: tuple[tuple[str, tuple[str, ...]], ...] = ()
-        """The routes that were asked for last."""
+        self.route = c.Route((), ())
+        """What was asked for last."""
+        self.consulting: tuple[str, str] | None = None
+        """A transfer with consultation: the leg that leaves when it is done, and the leg that stays; the others wait."""
+        self.unwanted: set[str] = set()
+        """Channels that are on their way to us and not needed any more."""
         self.ringing_told = False
         self.session_told: set[str] = set()
         self.last_session = ""
@@ -75,9 +80,32 @@ class Call:
         return [leg for leg in self.legs.values() if leg.up]
 
     @property
+    def full(self) -> bool:
+        return len(self.legs) >= self.plan.max_parties
+
+    def parked(self, leg: Leg) -> bool:
+        """Waits while two others consult."""
+        if self.consulting is None or leg.id in self.consulting:
+            return False
+        return all(leg_id in self.legs and self.legs[leg_id].up for leg_id in self.consulting)
+
+    @property
     def waits_for_agent(self) -> bool:
         agent = self.legs.get("agent")
-        return bool(self.plan.agents) and agent is not None and not agent.up
+        return bool(self.plan.agents) and agent is not None and not agent.up and not agent.vacant
+
+    @property
+    def waits_for_transfer(self) -> bool:
+        """Somebody left for whom another one is being dialled."""
+        return any(leg.vacant for leg in self.legs.values())
+
+    @property
+    def link(self) -> Link:
+        """The first link that is not closed."""
+        return next((link for link in self.links if link.state is not LinkState.CLOSED), self.links[0])
+
+    def link_of(self, session_id: str) -> Link | None:
+        return next((link for link in self.links if link.session is not None and link.session.id == session_id), None)
 
     def leg_of(self, channel_id: str) -> Leg | None:
         """The leg whose party this channel is."""
@@ -96,7 +124,7 @@ class Call:
     def add_party(self, speaker: str, language: str) -> Leg:
         """A leg beyond the first two, under the label wished for if that is free."""
         self._serial += 1
-        return self.add_leg(f"p{self._serial}", self._label(speaker), language)
+        return self.add_leg(f"p{self._serial}", self._label(speaker), language or self.plan.request.target_language)
 
     def _label(self, wanted: str) -> str:
         taken = {leg.speaker for leg in self.legs.values()}
@@ -107,17 +135,30 @@ class Call:
             number += 1
         return f"party-{number}"
 
+    def next_name(self, prefix: str) -> str:
+        """A new name within this call."""
+        self._serial += 1
+        return f"{prefix}{self._serial}"
+
     def next_id(self, prefix: str) -> str:
         """A new id of this call's, for a channel or bridge."""
-        self._serial += 1
-        return f"{self.plan.call_id}.{prefix}{self._serial}"
+        return f"{self.plan.call_id}.{self.next_name(prefix)}"
 
     def drop_candidates(self, leg: str | None = None) -> list[c.Command]:
         """Hang up who is still being dialled (for one leg)."""
-        gone = [k for k, cand in self.candidates.items() if leg is None or cand.leg == leg]
-        for channel in gone:
-            del self.candidates[channel]
-        return [c.Hangup(channel) for channel in gone]
+        gone = [cand for cand in self.candidates.values() if leg is None or cand.leg == leg]
+        commands: list[c.Command] = []
+        for candidate in gone:
+            commands += self.give_up(candidate.channel_id)
+        return commands
+
+    def give_up(self, channel_id: str) -> list[c.Command]:
+        """Hang up one who is still being dialled."""
+        candidate = self.candidates.pop(channel_id)
+        if candidate.fetched:
+            self.unwanted.add(channel_id)
+            return []
+        return [c.Hangup(channel_id)]
 
     def view(self) -> CallView:
         """The call as the API shows it, without the media's figures."""

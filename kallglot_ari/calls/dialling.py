@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
-from kallglot_ari.calls.ending import RING_TIMER, dismantle, finish
+from kallglot_ari.calls.ending import RING_TIMER, finish, remove, without
 from kallglot_ari.calls.legs import Candidate
 from kallglot_ari.calls.model import AGENT, CallState, DialplanStatus, EndReason
 
@@ -14,20 +16,20 @@ NO_ANSWER_CAUSES = frozenset({16, 18, 19, 26, 102})
 """Q.850: no user responding, no answer, and what Asterisk says of a dial that ran out of time."""
 
 
-def dial(call: Call, endpoint: str, leg: str, timeout: float, *, replaces: bool = False) -> list[c.Command]:
+def dial(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candidate, list[c.Command]]:
     """Dial one more candidate for a leg."""
     channel = call.next_id("d")
-    call.candidates[channel] = Candidate(channel, endpoint, leg, replaces)
+    candidate = call.candidates[channel] = Candidate(channel, endpoint, leg)
     customer = call.legs.get("customer")
     originator = customer.channel_id if customer and customer.up and not customer.ours else ""
     # Asterisk's own time-out is a net below our timer.
-    return [c.Dial(channel, endpoint, timeout + 5, originator, call.plan.caller_id)]
+    return candidate, [c.Dial(channel, endpoint, timeout + 5, originator, call.plan.caller_id)]
 
 
-def dial_for(call: Call, endpoint: str, leg: str, timeout: float, *, replaces: bool = False) -> list[c.Command]:
+def dial_for(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candidate, list[c.Command]]:
     """The same, given up on its own after `timeout`."""
-    commands = dial(call, endpoint, leg, timeout, replaces=replaces)
-    return [*commands, c.SetTimer(f"candidate.{next(reversed(call.candidates))}", timeout)]
+    candidate, commands = dial(call, endpoint, leg, timeout)
+    return candidate, [*commands, c.SetTimer(f"candidate.{candidate.channel_id}", timeout)]
 
 
 def ring_agents(call: Call) -> list[c.Command]:
@@ -39,7 +41,7 @@ def ring_agents(call: Call) -> list[c.Command]:
     call.state = CallState.RINGING
     commands: list[c.Command] = []
     for endpoint in plan.agents:
-        commands += dial(call, endpoint, "agent", plan.timeout)
+        commands += dial(call, endpoint, "agent", plan.timeout)[1]
     commands.append(c.SetTimer(RING_TIMER, plan.timeout))
     commands.append(c.Publish("call.ringing", {"agents": list(plan.agents)}))
     return commands
@@ -49,14 +51,13 @@ def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
     """A candidate answered: it is the leg's party now, and the others are let go."""
     leg = call.legs[candidate.leg]
     commands = call.drop_candidates(leg.id)
+    if candidate.referrer:
+        commands.append(c.TransferProgress(candidate.referrer, "channel_answered"))
     if leg.up:  # a transfer: the one who was there is let go
         commands.append(c.Hangup(leg.channel_id))
-    leg.channel_id, leg.channel_name = candidate.channel_id, name
-    leg.up = leg.ours = leg.answered = True
-    leg.held = leg.hung_up = leg.music_on = False
-    leg.in_bridge = leg.in_bridge_done = ""
+    leg.takes(candidate.channel_id, name, candidate.language)
     commands.append(c.Publish("leg.joined", {"speaker": leg.speaker, "channel": name}))
-    if leg.id == "customer":
+    if leg.id == "customer" and call.plan.dial_customer and call.answered_at is None and "agent" not in call.legs:
         commands += ring_agents(call)
     elif call.ringing_told and (customer := call.legs.get("customer")) and customer.up and not customer.in_bridge:
         commands.append(c.Ring(customer.channel_id, on=False))
@@ -66,23 +67,36 @@ def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
 def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Command]:
     """A candidate will not come; when it was the last of the first two parties', the call is over."""
     told: list[c.Command] = [c.Publish("leg.failed", {"endpoint": candidate.endpoint, "cause": cause})]
+    if candidate.referrer:
+        state: Final = "channel_declined" if cause in BUSY_CAUSES else "channel_unavailable"
+        told.append(c.TransferProgress(candidate.referrer, state))
     leg = call.legs.get(candidate.leg)
-    if candidate.replaces or leg is None or leg.up:
+    if leg is None or leg.up or any(cand.leg == leg.id for cand in call.candidates.values()):
+        if leg is not None and not leg.up:
+            call.failures.append((cause, candidate.ringing))
         return told
-    others = any(cand.leg == leg.id for cand in call.candidates.values())
-    if leg.id not in ("customer", "agent"):
-        if not others:
-            del call.legs[leg.id]
-            told += dismantle(leg)
-        return told
-    call.failures.append((cause, candidate.ringing))
-    return told if others else told + _nobody(call)
+    if leg.vacant:
+        leg.vacant = False
+        status = DialplanStatus.COMPLETED if leg.id == "customer" else _status([(cause, candidate.ringing)])
+        return told + without(call, leg, status)
+    if leg.id in ("customer", "agent"):
+        call.failures.append((cause, candidate.ringing))
+        status = _status(call.failures)
+        return told + finish(call, _REASONS[status], status)
+    return told + remove(call, leg)
 
 
-def _nobody(call: Call) -> list[c.Command]:
-    """All candidates failed: say why as the dialplan needs it."""
-    if any(cause in BUSY_CAUSES for cause, _ in call.failures):
-        return finish(call, EndReason.AGENT_HANGUP, DialplanStatus.AGENTBUSY)
-    if any(cause in NO_ANSWER_CAUSES and (ringing or cause != 16) for cause, ringing in call.failures):
-        return finish(call, EndReason.TIMEOUT, DialplanStatus.NOANSWER)
-    return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+_REASONS = {
+    DialplanStatus.AGENTBUSY: EndReason.AGENT_HANGUP,
+    DialplanStatus.NOANSWER: EndReason.TIMEOUT,
+    DialplanStatus.UNAVAILABLE: EndReason.ERROR,
+}
+
+
+def _status(failures: list[tuple[int, bool]]) -> DialplanStatus:
+    """Nobody came: why, as the dialplan needs it."""
+    if any(cause in BUSY_CAUSES for cause, _ in failures):
+        return DialplanStatus.AGENTBUSY
+    if any(cause in NO_ANSWER_CAUSES and (ringing or cause != 16) for cause, ringing in failures):
+        return DialplanStatus.NOANSWER
+    return DialplanStatus.UNAVAILABLE

@@ -29,10 +29,12 @@ def finish(call: Call, reason: EndReason, status: DialplanStatus, *, hang_up: bo
         elif leg.up:
             commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", status.value))
             commands.append(c.ContinueInDialplan(leg.channel_id) if back else c.Hangup(leg.channel_id))
-        leg.up = False
+        leg.up = leg.vacant = False
         commands += dismantle(leg)
     commands += call.drop_candidates()
-    return commands + call.link.close(reason)
+    for link in call.links:
+        commands += link.close(reason)
+    return commands
 
 
 def dismantle(leg: Leg) -> list[c.Command]:
@@ -48,19 +50,63 @@ def dismantle(leg: Leg) -> list[c.Command]:
 
 
 def party_gone(call: Call, leg: Leg) -> list[c.Command]:
-    """A party left: the call goes on with those who remain, if they are two or more."""
+    """A party left. Who shall come in its place is waited for; else the call goes on if two or more remain."""
     leg.up = False
-    left: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})]
-    remaining = [other for other in call.parties if other is not leg]
-    if len(remaining) < 2:
-        return left + finish(call, _reason(call, leg), DialplanStatus.COMPLETED)
+    leg.in_bridge = leg.in_bridge_done = ""
+    told: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})]
+    for candidate in call.candidates.values():
+        if candidate.referrer == leg.channel_id:
+            candidate.referrer = ""
+    if call.consulting is not None and leg.id == call.consulting[0]:
+        told += _consulted_takes_over(call, leg)
+    if call.parties and any(cand.leg == leg.id and cand.replaces for cand in call.candidates.values()):
+        leg.vacant = True
+        return told
+    return told + without(call, leg, DialplanStatus.COMPLETED)
+
+
+def _consulted_takes_over(call: Call, leg: Leg) -> list[c.Command]:
+    """The one who asked somebody in has left; if that one is still being dialled, it replaces who left."""
+    assert call.consulting is not None
+    other = call.legs.get(call.consulting[1])
+    call.consulting = None
+    if other is None or other.up:
+        return []
+    for candidate in call.candidates.values():
+        if candidate.leg == other.id:
+            candidate.leg, candidate.replaces = leg.id, True
+            candidate.language = candidate.language or other.language
+    del call.legs[other.id]
+    return dismantle(other)
+
+
+def without(call: Call, leg: Leg, status: DialplanStatus) -> list[c.Command]:
+    """Go on without a leg: with two parties or more, or with one and another one to come."""
+    remaining = call.parties
+    waiting = sum(other.vacant for other in call.legs.values() if other is not leg)
+    if len(remaining) + waiting < 2 or not remaining or _only_consulting(call, leg):
+        return finish(call, _reason(call, leg), status)
+    return remove(call, leg)
+
+
+def remove(call: Call, leg: Leg) -> list[c.Command]:
+    """The call no longer has this leg."""
+    if call.consulting is not None and leg.id in call.consulting:
+        call.consulting = None
     del call.legs[leg.id]
-    shared = any(other.in_bridge == leg.bridge_id for other in remaining)
-    for other in remaining:
+    for other in call.legs.values():
         other.originals.pop(leg.id, None)
-        if shared and leg.in_bridge != leg.bridge_id:
-            other.in_bridge = other.in_bridge_done = ""
-    return left + call.drop_candidates(leg.id) + dismantle(leg)
+    return call.drop_candidates(leg.id) + dismantle(leg)
+
+
+def _only_consulting(call: Call, leg: Leg) -> bool:
+    """The last one for whom two parties consulted has left."""
+    consulting = call.consulting
+    return (
+        consulting is not None
+        and leg.id not in consulting
+        and all(other.id in consulting for other in call.legs.values() if other is not leg)
+    )
 
 
 def _reason(call: Call, leg: Leg) -> EndReason:

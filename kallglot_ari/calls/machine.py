@@ -12,16 +12,15 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls import dialling, placing, routing
+from kallglot_ari.calls import dialling, placing, routing, transfers, translating
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call, CallPlan
-from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone
-from kallglot_ari.calls.legs import MEDIA_TRIES, Thing
-from kallglot_ari.calls.link import HEAL_TIMER, RETRY_TIMER, LinkState
+from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove
+from kallglot_ari.calls.legs import Thing
 from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason
 
-READY_SECONDS = 5.0
-"""How long parties that are up may wait for Kallglot before they are connected directly."""
+NO_ANSWER = 19
+"""Q.850: no answer from the user."""
 
 
 class CallMachine(Call):
@@ -42,12 +41,17 @@ class CallMachine(Call):
             e.HoldChanged: self._hold,
             e.Done: self._done,
             e.Failed: self._failed,
-            e.SessionCreated: lambda ev: self.link.created(ev.command, ev.session),
-            e.StreamUp: lambda ev: self.link.stream_up(ev.session_id),
+            e.SessionCreated: self._session_created,
+            e.StreamUp: self._stream_up,
             e.StreamDown: self._stream_down,
             e.TimerFired: self._timer,
             e.HangupAsked: lambda _: finish(self, EndReason.COMPLETED, DialplanStatus.COMPLETED),
-            e.TransferAsked: self._transfer,
+            e.TransferAsked: lambda ev: transfers.asked(self, ev),
+            e.FetchAsked: lambda ev: transfers.fetch(self, ev),
+            e.PartyReplaced: lambda ev: transfers.replaced(self, ev),
+            e.PartyGiven: lambda ev: transfers.given(self, ev),
+            e.DialplanAsked: lambda ev: transfers.to_dialplan(self, ev),
+            e.PartyDropped: self._dropped,
             e.DtmfAsked: self._send_dtmf,
             e.PartyJoined: self._joined,
             e.PartyAsked: self._party_asked,
@@ -62,7 +66,7 @@ class CallMachine(Call):
         commands: list[c.Command] = [c.Publish("call.created", {"caller": plan.caller, "mode": plan.request.mode})]
         commands += self.link.start()
         if plan.dial_customer:
-            commands += dialling.dial(self, plan.dial_customer, "customer", plan.timeout)
+            commands += dialling.dial(self, plan.dial_customer, "customer", plan.timeout)[1]
             self.state = CallState.RINGING
         else:
             customer.channel_id, customer.channel_name, customer.up = plan.customer_channel, plan.customer_name, True
@@ -89,7 +93,12 @@ class CallMachine(Call):
         for command in commands:
             if isinstance(command, c.RELEASING):
                 self._outstanding.add(command)
-        if self.state is CallState.ENDING and not self._outstanding and self.link.settled and not self._finished:
+        if (
+            self.state is CallState.ENDING
+            and not self._outstanding
+            and all(link.settled for link in self.links)
+            and not self._finished
+        ):
             assert self.reason is not None
             assert self.status is not None
             self._finished = True
@@ -101,45 +110,14 @@ class CallMachine(Call):
     # --- the state that should be ------------------------------------------------------------------------------------
 
     def _reconcile(self) -> list[c.Command]:
-        commands = self._judge_link()
+        commands = translating.judge(self)
         if not self.active:
             return commands
-        commands += self._tell_session()
+        commands += translating.reconcile(self)
+        commands += translating.tell_session(self)
         commands += placing.reconcile(self)
         commands += routing.reconcile(self)
         commands += self._progress()
-        return commands
-
-    def _judge_link(self) -> list[c.Command]:
-        """Decide between translation and a direct connection."""
-        down = self.link.state is LinkState.DOWN
-        lost_media = any(leg.media is Thing.GONE and leg.media_tries >= MEDIA_TRIES for leg in self.legs.values())
-        if self.link.state is LinkState.OPEN and not lost_media:
-            if self.direct:
-                self.direct = False
-                self.problem = ""
-                return [c.Publish("call.restored", {})]
-            return []
-        if self.direct or not (down or lost_media):
-            return []
-        self.problem = self.link.problem if down else "no media channel"
-        if self.plan.on_unavailable == "hangup":
-            return finish(self, EndReason.ERROR, DialplanStatus.UNAVAILABLE, hang_up=True)
-        if len(self.parties) >= 2 or (self.plan.on_unavailable == "passthrough" and self.waits_for_agent):
-            self.direct = True
-            return [c.Publish("call.degraded", {"reason": self.problem})]
-        return finish(self, EndReason.ERROR, DialplanStatus.UNAVAILABLE)
-
-    def _tell_session(self) -> list[c.Command]:
-        session = self.link.session
-        if session is None:
-            return []
-        commands: list[c.Command] = []
-        for leg in self.parties:
-            mark = f"{leg.channel_id}={session.id}"
-            if not leg.ours and mark not in self.session_told:
-                self.session_told.add(mark)
-                commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_SESSION_ID", session.id))
         return commands
 
     def _progress(self) -> list[c.Command]:
@@ -149,12 +127,11 @@ class CallMachine(Call):
         if self.answered_at is None and up and not self.waits_for_agent and len(up) == len(self.legs):
             self.answered_at, self.answered_wall = self.now, self.wall
             commands += [c.CancelTimer(RING_TIMER), c.Publish("call.answered", {})]
-            if self.link.state is not LinkState.OPEN:
-                commands.append(c.SetTimer(READY_TIMER, READY_SECONDS))
+            commands += translating.wait_for_kallglot(self)
         if self.state is CallState.ACTIVE or self.answered_at is None:
             return commands
         placed = all(leg.in_bridge and leg.in_bridge == leg.in_bridge_done for leg in up)
-        translated = self.link.state is LinkState.OPEN and all(leg.connected for leg in up)
+        translated = translating.is_open(translating.serving(self)) and all(leg.connected for leg in up)
         if placed and (self.direct or translated):
             self.state = CallState.ACTIVE
             commands.append(c.CancelTimer(READY_TIMER))
@@ -175,6 +152,9 @@ class CallMachine(Call):
                 leg.media_entered = True
                 return []
         candidate = self.candidates.pop(event.channel_id, None)
+        if event.channel_id in self.unwanted:
+            self.unwanted.discard(event.channel_id)
+            return [c.Hangup(event.channel_id)]
         if candidate is None or not self.active:
             return []
         return dialling.answered(self, candidate, event.name)
@@ -212,7 +192,10 @@ class CallMachine(Call):
         if candidate is None or candidate.ringing:
             return []
         candidate.ringing = True
-        return [c.Publish("leg.ringing", {"endpoint": candidate.endpoint})]
+        return [
+            *transfers.progress(candidate, "channel_progress"),
+            c.Publish("leg.ringing", {"endpoint": candidate.endpoint}),
+        ]
 
     def _dtmf(self, event: e.DtmfReceived) -> list[c.Command]:
         leg = self.leg_of(event.channel_id)
@@ -238,7 +221,8 @@ class CallMachine(Call):
     def _done(self, event: e.Done) -> list[c.Command]:
         self._outstanding.discard(event.command)
         if isinstance(event.command, c.EndSession):
-            self.link.ended()
+            for link in self.links:
+                link.ended(event.command.key)
         placing.made(self, event.command)
         return []
 
@@ -248,11 +232,11 @@ class CallMachine(Call):
             # What could not be removed is swept later; the call must not wait for it.
             return self._done(e.Done(command))
         if isinstance(command, c.CreateSession):
-            return self.link.refused(command, event.error)
+            return [x for link in self.links for x in link.refused(command, event.error)]
         if not self.active:
             return []
         match command:
-            case c.Dial():
+            case c.Dial() | c.Fetch():
                 candidate = self.candidates.pop(command.channel_id, None)
                 return dialling.candidate_failed(self, candidate, 0) if candidate else []
             case c.CreateMedia():
@@ -278,8 +262,16 @@ class CallMachine(Call):
                 return finish(self, EndReason.ERROR, DialplanStatus.FAILED)
         return []
 
+    def _session_created(self, event: e.SessionCreated) -> list[c.Command]:
+        return [x for link in self.links for x in link.created(event.command, event.session)]
+
+    def _stream_up(self, event: e.StreamUp) -> list[c.Command]:
+        link = self.link_of(event.session_id)
+        return link.stream_up(event.session_id) if link else []
+
     def _stream_down(self, event: e.StreamDown) -> list[c.Command]:
-        return self.link.stream_down(event.session_id, event.reason, final=event.final) if self.active else []
+        link = self.link_of(event.session_id)
+        return link.stream_down(event.session_id, event.reason, final=event.final) if link and self.active else []
 
     def _timer(self, event: e.TimerFired) -> list[c.Command]:
         if not self.active:
@@ -288,36 +280,27 @@ class CallMachine(Call):
             case "ring" if self.waits_for_agent:
                 return finish(self, EndReason.TIMEOUT, DialplanStatus.NOANSWER)
             case "ready":
-                return self._not_ready()
-            case name if name == RETRY_TIMER:
-                return self.link.retry()
-            case name if name == HEAL_TIMER:
-                return self.link.heal()
+                return translating.not_ready(self)
+            case name if name.startswith("link."):
+                return [x for link in self.links for x in link.timer(name)]
             case name if name.startswith("candidate."):
-                channel = name.removeprefix("candidate.")
-                candidate = self.candidates.pop(channel, None)
-                return [c.Hangup(channel), *dialling.candidate_failed(self, candidate, 19)] if candidate else []
+                candidate = self.candidates.get(name.removeprefix("candidate."))
+                if candidate is None:
+                    return []
+                given_up = self.give_up(candidate.channel_id)
+                return given_up + dialling.candidate_failed(self, candidate, NO_ANSWER)
             case _:
                 return []
 
-    def _not_ready(self) -> list[c.Command]:
-        """Kallglot takes too long: connect the parties now; translation comes in when it is there."""
-        if self.state is CallState.ACTIVE or self.link.state is LinkState.OPEN or self.direct:
-            return []
-        if len(self.parties) < 2:
-            return []
-        self.direct = True
-        self.problem = "translation is not ready yet"
-        return [c.Publish("call.degraded", {"reason": self.problem})]
-
     # --- what people ask ---------------------------------------------------------------------------------------------
 
-    def _transfer(self, event: e.TransferAsked) -> list[c.Command]:
+    def _dropped(self, event: e.PartyDropped) -> list[c.Command]:
         leg = self.leg_named(event.speaker)
-        if leg is None or not leg.up or not self.active:
+        if leg is None or not self.active:
             return []
-        commands = dialling.dial_for(self, event.endpoint, leg.id, event.timeout, replaces=True)
-        return [*commands, c.Publish("transfer.started", {"speaker": leg.speaker, "target": event.endpoint})]
+        if leg.up:
+            return [c.Hangup(leg.channel_id)]
+        return [] if leg.id in ("customer", "agent") else remove(self, leg)
 
     def _send_dtmf(self, event: e.DtmfAsked) -> list[c.Command]:
         leg = self.leg_named(event.speaker)
@@ -326,7 +309,7 @@ class CallMachine(Call):
         return [c.SendDtmf(leg.channel_id, event.digits)]
 
     def _joined(self, event: e.PartyJoined) -> list[c.Command]:
-        if not self.active or len(self.legs) >= self.plan.max_parties:
+        if not self.active or self.full:
             status = DialplanStatus.BUSY if self.active else DialplanStatus.FAILED
             return [
                 c.SetVariable(event.channel_id, "KALLGLOT_STATUS", status.value),
@@ -337,7 +320,7 @@ class CallMachine(Call):
         return [c.Publish("leg.joined", {"speaker": leg.speaker, "channel": event.name})]
 
     def _party_asked(self, event: e.PartyAsked) -> list[c.Command]:
-        if not self.active or len(self.legs) >= self.plan.max_parties:
+        if not self.active or self.full:
             return []
         leg = self.add_party(event.speaker, event.language)
-        return dialling.dial_for(self, event.endpoint, leg.id, event.timeout)
+        return dialling.dial_for(self, event.endpoint, leg.id, event.timeout)[1]

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 CUSTOMER = "customer"
 AGENT = "agent"
+AUTO = "auto"
+"""A language that is to be detected."""
 
 
 class CallState(StrEnum):
