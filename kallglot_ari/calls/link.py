@@ -86,9 +86,9 @@ class Link:
         """What a leg is called on this link; once given it stays. Kallglot's contract knows `customer` and whoever else there is."""
         if leg_id not in self.labels:
             if of_source and leg_id != CUSTOMER:
-                speaker = CUSTOMER if CUSTOMER not in self.labels.values() else f"{CUSTOMER}-{leg_id}"
+                speaker = CUSTOMER if CUSTOMER not in self.labels.values() else f"{CUSTOMER}-{speaker}"
             elif not of_source and speaker.startswith(CUSTOMER):
-                speaker = f"{AGENT}-{leg_id}"
+                speaker = f"{AGENT}-{speaker}"
             self.labels[leg_id] = speaker
         return self.labels[leg_id]
 

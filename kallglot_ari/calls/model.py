@@ -13,6 +13,11 @@ AUTO = "auto"
 """A language that is to be detected."""
 
 
+def of_customer(speaker: str) -> bool:
+    """Whether a speaker of a session is on the customer's side and speaks its source language."""
+    return speaker == CUSTOMER or speaker.startswith(f"{CUSTOMER}-")
+
+
 class CallState(StrEnum):
     """Where a call stands; it only ever moves down this list."""
 
