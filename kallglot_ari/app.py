@@ -320,8 +320,13 @@ class Service:
             return
         await self.stasis.hangup(call_id)
 
-    async def transfer(self, call_id: str, *, party: str, target: str) -> None:
-        await self.stasis.transfer(call_id, party=party, target=target)
+    async def transfer(
+        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
+    ) -> None:
+        await self.stasis.transfer(call_id, party=party, target=target, mode=mode, language=language, timeout=timeout)
+
+    async def drop(self, call_id: str, *, party: str) -> None:
+        await self.stasis.drop(call_id, party=party)
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self.stasis.dtmf(call_id, party=party, digits=digits)

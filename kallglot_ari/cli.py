@@ -73,7 +73,23 @@ def _hangup(args: argparse.Namespace) -> int:
 def _transfer(args: argparse.Namespace) -> int:
     from kallglot_ari.web.client import run_transfer
 
-    return run_transfer(settings.load(args.config), args.call, args.target, party=args.party)
+    return run_transfer(
+        settings.load(args.config), args.call, args.target, args.party, warm=args.warm, language=args.language
+    )
+
+
+def _call(args: argparse.Namespace) -> int:
+    from kallglot_ari.web.client import run_call
+
+    return run_call(
+        settings.load(args.config),
+        args.customer,
+        args.agent,
+        source=args.source,
+        target=args.target,
+        caller_id=args.caller_id,
+        timeout=args.timeout,
+    )
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -128,8 +144,19 @@ def build_parser() -> argparse.ArgumentParser:
     hangup.add_argument("call", metavar="CALL")
     transfer = add("transfer", _transfer, "transfer a party of a call", config=True)
     transfer.add_argument("call", metavar="CALL")
-    transfer.add_argument("target", metavar="TARGET")
-    transfer.add_argument("--party", choices=("customer", "agent"), default="agent")
+    transfer.add_argument(
+        "target", metavar="TARGET", help="an extension, a dial string, or context,extension,priority of the dialplan"
+    )
+    transfer.add_argument("--party", default="agent", help="customer, agent (the default), or another party's label")
+    transfer.add_argument("--warm", action="store_true", help="the two talk first; it is done when the party hangs up")
+    transfer.add_argument("--language", default="", help="the new party's language; otherwise as the party's before")
+    call = add("call", _call, "dial a customer and an agent and translate", config=True)
+    call.add_argument("customer", metavar="CUSTOMER", help="a dial string such as PJSIP/+4930123@carrier")
+    call.add_argument("agent", metavar="AGENT", help="a dial string, or several joined with &")
+    call.add_argument("--source", default="", help="the customer's language")
+    call.add_argument("--target", default="", help="the agent's language")
+    call.add_argument("--caller-id", default="", help="what both see as the caller")
+    call.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each to answer (30)")
     for name, run, about in (
         ("bench", _bench, "load benchmarks"),
         ("models", _models, "the offline interpreter's models"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kallglot_ari.calls.model import DialplanStatus, EndReason, Session
 
@@ -64,7 +64,12 @@ class Hangup(ChannelCommand):
 
 @dataclass(frozen=True, slots=True)
 class ContinueInDialplan(ChannelCommand):
-    """Give the caller back to the dialplan at the next priority."""
+    """Give a party to the dialplan: back at the next priority, or to the place named."""
+
+    context: str = ""
+    extension: str = ""
+    priority: str = ""
+    """A number or a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,22 @@ class SetVariable(ChannelCommand):
 
     name: str
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress(ChannelCommand):
+    """Tell a phone how the transfer it asked for goes."""
+
+    state: Literal["channel_progress", "channel_answered", "channel_unavailable", "channel_declined"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(ChannelCommand):
+    """Bring a channel that the dialplan has into our application."""
+
+    name: str
+    helper_id: str
+    """Id for the channel that does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +180,12 @@ class Hear(Command):
 
 @dataclass(frozen=True, slots=True)
 class Route(Command):
-    """Who hears whose translation: listening leg → speakers it does not hear; absent legs hear none."""
+    """Whose voice goes where, and who hears whose translation; what is absent is not streamed, or not heard."""
 
-    deaf_to: tuple[tuple[str, tuple[str, ...]], ...]
+    speaks: tuple[tuple[str, str, str], ...]
+    """(leg, link, its speaker label there)."""
+    hears: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """(leg, link, labels it does not hear there)."""
 
 
 # --- Kallglot --------------------------------------------------------------------------------------------------------
@@ -172,10 +196,15 @@ class CreateSession(Command):
     """Create a session under an idempotency key of ours."""
 
     key: str
+    link: str = ""
+    source: str = ""
+    target: str = ""
+    mode: str = ""
+    """Empty: as the call was asked for."""
 
     @property
     def lane(self) -> str:
-        return "session"
+        return f"session.{self.link}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +217,7 @@ class EndSession(Command):
 
     @property
     def lane(self) -> str:
-        return "session"
+        return f"session.{self.session_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +225,11 @@ class OpenStream(Command):
     """Connect the session's stream; its outcome is `StreamUp` or `StreamDown`."""
 
     session: Session
+    link: str = ""
 
     @property
     def lane(self) -> str:
-        return "stream"
+        return f"stream.{self.session.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +240,7 @@ class CloseStream(Command):
 
     @property
     def lane(self) -> str:
-        return "stream"
+        return f"stream.{self.session_id}"
 
 
 # --- the shell -------------------------------------------------------------------------------------------------------

@@ -145,6 +145,59 @@ class TransferAsked(Event):
     speaker: str
     endpoint: str
     timeout: float = 30.0
+    language: str = ""
+    """The new party's; empty: that of the one it replaces."""
+    consult: bool = False
+    """First the two talk to each other while the others wait; the new party takes over when the old one leaves."""
+    referrer: str = ""
+    """The channel whose phone asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchAsked(Event):
+    """An attended transfer to a party that the dialplan has: it is brought here and replaces the phone that asked."""
+
+    referrer: str
+    channel_id: str
+    name: str
+    helper_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartyReplaced(Event):
+    """Asterisk itself, or an attended transfer between two of our calls, put `channel_id` in the place of `old`."""
+
+    old: str
+    channel_id: str
+    name: str = ""
+    language: str = ""
+    """Its own, if known."""
+    referrer: bool = False
+    """`old`'s phone asked for it and is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartyGiven(Event):
+    """This party belongs to another call from now on."""
+
+    channel_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialplanAsked(Event):
+    """Send `speaker`'s party to a place in the dialplan; it is no longer of this call."""
+
+    speaker: str
+    context: str
+    extension: str
+    priority: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class PartyDropped(Event):
+    """Let one party go; the others go on if they are two or more."""
+
+    speaker: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from kallglot_ari.calls.model import (
     CallView,
@@ -280,7 +280,15 @@ class CallControl(Protocol):
 
     async def hangup(self, call_id: str) -> None: ...
 
-    async def transfer(self, call_id: str, *, party: Literal["customer", "agent"] | str, target: str) -> None: ...
+    async def transfer(
+        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
+    ) -> None:
+        """`mode`: cold or warm; `target` may be a place in the dialplan."""
+        ...
+
+    async def drop(self, call_id: str, *, party: str) -> None:
+        """Let one party go; the call goes on if two or more remain."""
+        ...
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
 

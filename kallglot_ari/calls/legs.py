@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from kallglot_ari.calls.model import LegState
+
+MEDIA_TRIES = 3
+"""External-media channels of a leg that may fail before it counts as without."""
 
 
 class Thing(Enum):
@@ -35,6 +38,8 @@ class Leg:
     hung_up: bool = False
     """Asterisk said that this party hung up."""
     held: bool = False
+    vacant: bool = False
+    """Its party has left, and who shall come instead is being dialled."""
     bridge_id: str = ""
     bridge: Thing = Thing.NONE
     media_id: str = ""
@@ -51,6 +56,18 @@ class Leg:
     music_on: bool = False
     originals: dict[str, float] = field(default_factory=dict)
 
+    def takes(self, channel_id: str, name: str, language: str = "") -> None:
+        """This channel, which we hang up in the end, is the party from now on."""
+        self.channel_id, self.channel_name = channel_id, name
+        self.up = self.ours = self.answered = True
+        self.held = self.hung_up = self.music_on = self.vacant = False
+        self.in_bridge = self.in_bridge_done = ""
+        self.language = language or self.language
+
+    def speaking(self, language: str) -> Leg:
+        """The same leg with a party of another language, to think ahead with."""
+        return replace(self, language=language)
+
     @property
     def media_usable(self) -> bool:
         """The external-media channel can be bridged: it entered our application and we know its address."""
@@ -66,7 +83,7 @@ class Leg:
         """What the API shows."""
         if self.up:
             return LegState.HELD if self.held else LegState.UP
-        return LegState.DIALLING if self.channel_id == "" else LegState.GONE
+        return LegState.DIALLING if self.channel_id == "" or self.vacant else LegState.GONE
 
 
 @dataclass(slots=True)
@@ -79,3 +96,9 @@ class Candidate:
     replaces: bool = False
     """A transfer: when it answers, the leg's present party is let go."""
     ringing: bool = False
+    language: str = ""
+    """Of who is dialled; empty: the leg's."""
+    referrer: str = ""
+    """The channel whose phone asked for the transfer and is told how it goes."""
+    fetched: bool = False
+    """It is not dialled but brought here from the dialplan."""

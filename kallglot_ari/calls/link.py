@@ -18,7 +18,7 @@ from kallglot_ari.calls.commands import (
     Publish,
     SetTimer,
 )
-from kallglot_ari.calls.model import EndReason, Session
+from kallglot_ari.calls.model import AGENT, CUSTOMER, EndReason, Session
 
 RETRY_TIMER = "link.retry"
 HEAL_TIMER = "link.heal"
@@ -44,18 +44,26 @@ class LinkState(Enum):
 
 @dataclass(slots=True)
 class Link:
-    """One call's sessions and streams."""
+    """The sessions and streams, one at a time, of one pair of languages of a call."""
 
     call_id: str
+    name: str = ""
+    """Empty for the call's first."""
+    source: str = ""
+    """The language of those whose labels are `customer`, `customer-…`."""
+    target: str = ""
+    mode: str = ""
     state: LinkState = LinkState.IDLE
     session: Session | None = None
     ever_open: bool = False
     problem: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Leg → the speaker it is to Kallglot."""
     _created: int = 0
     _creating: CreateSession | None = None
     _keys: dict[str, str] = field(default_factory=dict)
     """Sessions that were created and not ended: id → key."""
-    _ending: int = 0
+    _ending: set[str] = field(default_factory=set)
     _stream_tries: int = 0
     _session_tries: int = 0
     _heal_delay: float = HEAL_FIRST
@@ -64,7 +72,25 @@ class Link:
     @property
     def settled(self) -> bool:
         """Nothing is under way and no session is left."""
-        return self._creating is None and not self._keys and self._ending == 0
+        return self._creating is None and not self._keys and not self._ending
+
+    @property
+    def retry_timer(self) -> str:
+        return f"{RETRY_TIMER}.{self.name}" if self.name else RETRY_TIMER
+
+    @property
+    def heal_timer(self) -> str:
+        return f"{HEAL_TIMER}.{self.name}" if self.name else HEAL_TIMER
+
+    def label(self, leg_id: str, speaker: str, *, of_source: bool) -> str:
+        """What a leg is called on this link; once given it stays. Kallglot's contract knows `customer` and whoever else there is."""
+        if leg_id not in self.labels:
+            if of_source and leg_id != CUSTOMER:
+                speaker = CUSTOMER if CUSTOMER not in self.labels.values() else f"{CUSTOMER}-{speaker}"
+            elif not of_source and speaker.startswith(CUSTOMER):
+                speaker = f"{AGENT}-{speaker}"
+            self.labels[leg_id] = speaker
+        return self.labels[leg_id]
 
     def start(self) -> list[Command]:
         """Create the first session."""
@@ -72,7 +98,10 @@ class Link:
 
     def _create(self) -> list[Command]:
         self._created += 1
-        self._creating = CreateSession(f"{self.call_id}.s{self._created}")
+        prefix = f"{self.name}." if self.name else ""
+        self._creating = CreateSession(
+            f"{self.call_id}.{prefix}s{self._created}", self.name, self.source, self.target, self.mode
+        )
         self.state = LinkState.CREATING
         return [self._creating]
 
@@ -86,7 +115,7 @@ class Link:
             return self._end(session.id, self._end_reason)
         self.session = session
         self.state = LinkState.OPENING
-        return [Publish("session.created", {"session_id": session.id}), OpenStream(session)]
+        return [Publish("session.created", {"session_id": session.id}), OpenStream(session, self.name)]
 
     def refused(self, command: Command, error: str) -> list[Command]:
         """`CreateSession` failed for good."""
@@ -104,7 +133,7 @@ class Link:
         self.problem = ""
         self._stream_tries = 0
         self._heal_delay = HEAL_FIRST
-        return [Publish("stream.up", {"session_id": session_id}), CancelTimer(HEAL_TIMER)]
+        return [Publish("stream.up", {"session_id": session_id}), CancelTimer(self.heal_timer)]
 
     def stream_down(self, session_id: str, reason: str, *, final: bool) -> list[Command]:
         """The stream did not open, or was lost."""
@@ -121,7 +150,7 @@ class Link:
             delay = retries[self._stream_tries]
             self._stream_tries += 1
             self.state = LinkState.WAITING
-            return [*told, SetTimer(RETRY_TIMER, delay)]
+            return [*told, SetTimer(self.retry_timer, delay)]
         self._stream_tries = 0
         told += self._end(session_id, EndReason.ERROR)
         if self.ever_open and self._session_tries < SESSION_RETRIES:
@@ -129,15 +158,19 @@ class Link:
             return told + self._create()
         return told + self._down(f"no stream: {reason}")
 
-    def retry(self) -> list[Command]:
-        """The retry timer ran out."""
+    def timer(self, name: str) -> list[Command]:
+        """A timer ran out; those of other links mean nothing."""
+        if name == self.retry_timer:
+            return self._retry()
+        return self._heal() if name == self.heal_timer else []
+
+    def _retry(self) -> list[Command]:
         if self.state is not LinkState.WAITING or self.session is None:
             return []
         self.state = LinkState.OPENING
-        return [OpenStream(self.session)]
+        return [OpenStream(self.session, self.name)]
 
-    def heal(self) -> list[Command]:
-        """The heal timer ran out."""
+    def _heal(self) -> list[Command]:
         return self._create() if self.state is LinkState.DOWN else []
 
     def _down(self, problem: str) -> list[Command]:
@@ -145,24 +178,25 @@ class Link:
         self.session = None
         self.problem = problem
         delay, self._heal_delay = self._heal_delay, min(self._heal_delay * 2, HEAL_LAST)
-        return [SetTimer(HEAL_TIMER, delay)]
+        return [SetTimer(self.heal_timer, delay)]
 
     def _end(self, session_id: str, reason: EndReason) -> list[Command]:
         key = self._keys.pop(session_id)
-        self._ending += 1
+        self._ending.add(key)
         if self.session is not None and self.session.id == session_id:
             self.session = None
         return [CloseStream(session_id), EndSession(key, session_id, reason)]
 
-    def ended(self) -> None:
+    def ended(self, key: str) -> None:
         """`EndSession` was carried out, or handed to the outbox."""
-        self._ending -= 1
+        if key in self._ending:
+            self._ending.remove(key)
 
     def close(self, reason: EndReason) -> list[Command]:
         """The call is over: end what there is."""
         self.state = LinkState.CLOSED
         self._end_reason = reason
-        commands: list[Command] = [CancelTimer(RETRY_TIMER), CancelTimer(HEAL_TIMER)]
+        commands: list[Command] = [CancelTimer(self.retry_timer), CancelTimer(self.heal_timer)]
         for session_id in list(self._keys):
             commands += self._end(session_id, reason)
         return commands

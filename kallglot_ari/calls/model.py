@@ -9,6 +9,13 @@ from typing import Any, Literal
 
 CUSTOMER = "customer"
 AGENT = "agent"
+AUTO = "auto"
+"""A language that is to be detected."""
+
+
+def of_customer(speaker: str) -> bool:
+    """Whether a speaker of a session is on the customer's side and speaks its source language."""
+    return speaker == CUSTOMER or speaker.startswith(f"{CUSTOMER}-")
 
 
 class CallState(StrEnum):

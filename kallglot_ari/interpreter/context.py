@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kallglot_ari.calls.model import AGENT, CUSTOMER, StreamAudio, TranscriptTurn
+from kallglot_ari.calls.model import AGENT, CUSTOMER, StreamAudio, TranscriptTurn, of_customer
 from kallglot_ari.clock import Clock
 from kallglot_ari.interpreter import languages
 from kallglot_ari.interpreter.chain import Chain
@@ -81,21 +81,21 @@ class Context:
     def language(self, speaker: str) -> str:
         """What `speaker` speaks: by the session's metadata `language.SPEAKER`, by the session, or as detected; else `auto`."""
         own = self.metadata.get(f"language.{speaker}", "")
-        code = languages.base(own or (self.source_language if speaker == CUSTOMER else self.target_language))
+        code = languages.base(own or (self.source_language if of_customer(speaker) else self.target_language))
         return self._detected.get(speaker, AUTO) if code == AUTO else code
 
     def target(self, speaker: str) -> str:
         """What the others want to hear; `auto` while nobody knows."""
-        if self.mode in ALONE or speaker == CUSTOMER:
+        if self.mode in ALONE or of_customer(speaker):
             code = languages.base(self.target_language)
             if code != AUTO:
                 return code
-            return next((found for other, found in self._detected.items() if other != CUSTOMER), AUTO)
+            return next((found for other, found in self._detected.items() if not of_customer(other)), AUTO)
         return self.language(CUSTOMER)
 
     def spoken(self, speaker: str) -> bool:
         """In assistive translation the agent reads, and only the customer listens."""
-        return not (self.mode == ASSISTIVE and speaker == CUSTOMER)
+        return not (self.mode == ASSISTIVE and of_customer(speaker))
 
     def remember(self, speaker: str, found: Recognition, seconds: float) -> None:
         """Keep a language that was detected with some certainty."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kallglot_ari.ari.client import AriClient
@@ -64,10 +64,13 @@ class CallActions:
         self._request = request
         self._flows: dict[str, Flow] = {}
         self._quality: dict[str, LegQuality] = {}
-        self._stream: Stream | None = None
-        self._stream_of = ""
-        self._deaf_to: dict[str, tuple[str, ...]] = {}
-        self._speakers: dict[str, str] = {}
+        self._streams: dict[str, tuple[str, Stream]] = {}
+        """Link → session and its stream."""
+        self._speaks: dict[str, list[tuple[str, str]]] = {}
+        """Leg → links and what it is called there."""
+        self._hears: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+        self._who: dict[tuple[str, str], str] = {}
+        """Link and label → leg."""
         self._turns: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
         self._writing = False
         self._saving = False
@@ -79,7 +82,7 @@ class CallActions:
     def apply(self, command: c.Command) -> None:
         match command:
             case c.Route():
-                self._deaf_to = dict(command.deaf_to)
+                self._route(command)
             case c.Uplink() if flow := self._flows.get(command.leg):
                 if command.on:
                     flow.resume()
@@ -92,6 +95,13 @@ class CallActions:
                 self._publish(command)
             case _:
                 pass
+
+    def _route(self, command: c.Route) -> None:
+        self._hears = command.hears
+        self._speaks = {}
+        for leg, link, label in command.speaks:
+            self._speaks.setdefault(leg, []).append((link, label))
+            self._who[link, label] = leg
 
     def _publish(self, command: c.Publish) -> None:
         self._log.info(command.event, **{k: v for k, v in command.data.items() if k != "event"})
@@ -151,7 +161,11 @@ class CallActions:
             case c.Hangup():
                 await self._hangup(command.channel_id)
             case c.ContinueInDialplan():
-                await channels.continue_in_dialplan(command.channel_id)
+                await self._continue(command)
+            case c.TransferProgress():
+                await channels.transfer_progress(command.channel_id, states=command.state)
+            case c.Fetch():
+                await self._fetch(command)
             case c.SetVariable():
                 await channels.set_channel_var(command.channel_id, variable=command.name, value=command.value)
             case c.SendDtmf():
@@ -165,7 +179,7 @@ class CallActions:
     async def _kallglot(self, command: c.Command) -> e.Event | None:
         match command:
             case c.CreateSession():
-                session = await self._plant.outbox.create(command.key, self._runner.id, self._request)
+                session = await self._plant.outbox.create(command.key, self._runner.id, self._request_of(command))
                 return e.SessionCreated(command, session)
             case c.EndSession():
                 await self._plant.outbox.end(command.key, command.session_id, command.reason.value)
@@ -173,22 +187,38 @@ class CallActions:
                     "session.ended", self._runner.id, {"session_id": command.session_id, "reason": command.reason.value}
                 )
             case c.OpenStream():
-                session_id = command.session.id
-                stream = await self._plant.translator.open_stream(
-                    command.session, lambda event: self._heard(session_id, event)
-                )
-                if self._stream is not None:
-                    self._plant.metrics.stream_reconnects.inc()
-                    await self._stream.close()
-                self._stream, self._stream_of = stream, session_id
-                return e.StreamUp(session_id)
+                await self._open_stream(command)
+                return e.StreamUp(command.session.id)
             case c.CloseStream():
-                if self._stream is not None and self._stream_of == command.session_id:
-                    stream, self._stream = self._stream, None
-                    await stream.close()
+                for link, (session_id, stream) in list(self._streams.items()):
+                    if session_id == command.session_id:
+                        del self._streams[link]
+                        await stream.close()
             case _:
                 raise TypeError(f"no way to carry out {type(command).__name__}")
         return None
+
+    def _request_of(self, command: c.CreateSession) -> SessionRequest:
+        """The call's own request, or one for another pair of languages."""
+        request = self._request
+        if not command.link:
+            return request
+        return replace(
+            request,
+            mode=command.mode or request.mode,
+            source_language=command.source or request.source_language,
+            target_language=command.target or request.target_language,
+        )
+
+    async def _open_stream(self, command: c.OpenStream) -> None:
+        link, session_id = command.link, command.session.id
+        stream = await self._plant.translator.open_stream(
+            command.session, lambda event: self._heard(link, session_id, event)
+        )
+        if link in self._streams:
+            self._plant.metrics.stream_reconnects.inc()
+            await self._streams.pop(link)[1].close()
+        self._streams[link] = session_id, stream
 
     async def _dial(self, command: c.Dial) -> None:
         await self._plant.ari.channels.originate_with_id(
@@ -199,6 +229,28 @@ class CallActions:
             timeout=max(1, round(command.timeout)),
             originator=command.originator or None,
             caller_id=command.caller_id or None,
+        )
+
+    async def _continue(self, command: c.ContinueInDialplan) -> None:
+        priority = command.priority
+        await self._plant.ari.channels.continue_in_dialplan(
+            command.channel_id,
+            context=command.context or None,
+            extension=command.extension or None,
+            priority=int(priority) if priority.isdigit() else None,
+            label=priority if priority and not priority.isdigit() else None,
+        )
+
+    async def _fetch(self, command: c.Fetch) -> None:
+        """The dialplan of asterisk-conf sends the channel to our application; ours is only there to run it."""
+        await self._plant.ari.channels.originate_with_id(
+            command.helper_id,
+            endpoint="Local/fetch@kallglot-fetch/n",
+            context="kallglot-fetch",
+            extension="helper",
+            priority=1,
+            timeout=5,
+            variables={"KALLGLOT_FETCH": command.name},
         )
 
     async def _hangup(self, channel_id: str) -> None:
@@ -212,10 +264,9 @@ class CallActions:
         leg = self._runner.machine.legs.get(command.leg)
         if leg is None:
             raise AriNotFound(f"leg {command.leg} is gone")
-        speaker = leg.speaker
         if old := self._flows.pop(command.leg, None):
             old.close()
-        flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(speaker, chunk))
+        flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(leg.id, chunk))
         self._flows[command.leg] = flow
         host, port = self._plant.media.address
         try:
@@ -244,34 +295,42 @@ class CallActions:
 
     # --- audio -------------------------------------------------------------------------------------------------------
 
-    def _spoke(self, speaker: str, chunk: UplinkChunk) -> None:
-        if self._stream is not None:
-            self._stream.send(speaker, chunk)
-            self._latency.spoke(speaker, chunk.audio, self._plant.clock.now())
+    def _spoke(self, leg: str, chunk: UplinkChunk) -> None:
+        for link, label in self._speaks.get(leg, ()):
+            if link in self._streams:
+                self._streams[link][1].send(label, chunk)
+                self._latency.spoke(label, chunk.audio, self._plant.clock.now())
 
-    def _heard(self, session_id: str, event: StreamEvent) -> None:
+    def _heard(self, link: str, session_id: str, event: StreamEvent) -> None:
+        current = link in self._streams and self._streams[link][0] == session_id
         match event:
             case StreamSpeech():
-                if session_id != self._stream_of:
+                if not current:
                     return
                 self._latency.translated(event.speaker, event.received_at)
-                for leg, deaf_to in self._deaf_to.items():
+                for leg, on, deaf_to in self._hears:
                     flow = self._flows.get(leg)
-                    if flow is not None and event.speaker not in deaf_to:
-                        flow.play(event.speaker, event.audio, received_at=event.received_at)
+                    if on == link and flow is not None and event.speaker not in deaf_to:
+                        flow.play(f"{link}:{event.speaker}", event.audio, received_at=event.received_at)
             case StreamTranscript():
-                self._transcript(event.turn)
+                self._transcript(self._named(link, event.turn))
             case StreamProblem():
                 self._log.warning("stream_problem", code=event.code, message=event.message)
                 self._plant.hub.publish(
                     "stream.problem", self._runner.id, {"code": event.code, "message": event.message}
                 )
             case StreamEnd():
-                if session_id == self._stream_of:
-                    self._stream = None
+                if current:
+                    del self._streams[link]
                     self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass
+
+    def _named(self, link: str, turn: TranscriptTurn) -> TranscriptTurn:
+        """With the call's own name of the speaker, and an id that no other session of the call has."""
+        leg = self._runner.machine.legs.get(self._who.get((link, turn.speaker), ""))
+        speaker = leg.speaker if leg else turn.speaker
+        return replace(turn, speaker=speaker, id=f"{link}.{turn.id}" if link else turn.id)
 
     def _transcript(self, turn: TranscriptTurn) -> None:
         data = {
@@ -305,9 +364,8 @@ class CallActions:
         """Let go of what the machine may have left: used when the service stops with calls up."""
         for leg, flow in list(self._flows.items()):
             self._close_flow(leg, flow)
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.close()
+        while self._streams:
+            await self._streams.popitem()[1][1].close()
 
     def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
         """The one line of a finished call."""

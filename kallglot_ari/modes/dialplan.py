@@ -17,6 +17,8 @@ DIAL_STRING = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}/[A-Za-z0-9_.+*#@:;=/\-\[\]
 function or begin a SIP header."""
 SPEAKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 SESSION = re.compile(r"[A-Za-z0-9_\-]{1,128}")
+CONTEXT = re.compile(r"[A-Za-z0-9_\-]{1,80}")
+PRIORITY = re.compile(r"[1-9][0-9]{0,4}|[A-Za-z_][A-Za-z0-9_\-]{0,79}")
 EXTENSION = re.compile(r"[A-Za-z0-9_.+*#\-]{1,80}")
 METADATA_KEY = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 DTMF = re.compile(r"[0-9A-Da-d*#wW]{1,64}")
@@ -155,13 +157,25 @@ def digits(key: str, value: str) -> str:
     return value
 
 
+def place(key: str, value: str) -> tuple[str, str, str] | None:
+    """``context,extension,priority`` of the dialplan, or None when `value` has no comma."""
+    if "," not in value:
+        return None
+    parts = tuple(part.strip() for part in value.split(","))
+    if len(parts) != 3 or not (
+        CONTEXT.fullmatch(parts[0]) and EXTENSION.fullmatch(parts[1]) and PRIORITY.fullmatch(parts[2])
+    ):
+        raise UsageError(f"{key}: expected context,extension,priority, found {_show(value)}")
+    return parts
+
+
 def target(key: str, value: str, context: str) -> str:
     """A transfer's target: a dial string, or an extension of the dialplan (``300`` or ``300@context``)."""
     if "/" in value:
         return dial_string(key, value)
     extension, at, where = value.partition("@")
     where = where if at else context
-    if not EXTENSION.fullmatch(extension) or not re.fullmatch(r"[A-Za-z0-9_\-]{1,80}", where):
+    if not EXTENSION.fullmatch(extension) or not CONTEXT.fullmatch(where):
         raise UsageError(
             f"{key}: expected a dial string such as PJSIP/1001 or an extension such as 300, found {_show(value)}"
         )

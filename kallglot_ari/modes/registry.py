@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.commands import Finish
-from kallglot_ari.calls.machine import CallMachine, CallPlan
+from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.log import get
@@ -48,12 +49,12 @@ class Registry:
 
     def owner(self, thing: str) -> CallRunner | None:
         """The call that a channel or bridge belongs to: ours carry the call's id, callers are known by theirs."""
-        return self._runners.get(thing.partition(".")[0]) or self._runners.get(self._callers.get(thing, ""))
+        adopted = self._callers.get(thing)
+        return self._runners.get(thing.partition(".")[0] if adopted is None else adopted)
 
     def of_session(self, session_id: str) -> CallRunner | None:
         for runner in self._runners.values():
-            session = runner.machine.link.session
-            if session is not None and session.id == session_id:
+            if runner.machine.link_of(session_id) is not None:
                 return runner
         return None
 

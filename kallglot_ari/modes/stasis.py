@@ -10,12 +10,15 @@ from kallglot_ari.ari import models as m
 from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls import events as e
-from kallglot_ari.calls.machine import CallPlan
+from kallglot_ari.calls.call import CallPlan
+from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
+from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.errors import AriError, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.settings import KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
@@ -39,6 +42,7 @@ class StasisMode:
         self.calls = Registry(plant)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
+        self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
         self._draining = False
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -84,6 +88,8 @@ class StasisMode:
                 self._post(event.channel.id, e.HoldChanged(event.channel.id, True))
             case m.ChannelUnhold():
                 self._post(event.channel.id, e.HoldChanged(event.channel.id, False))
+            case m.ChannelTransfer():
+                self._transfers.asked(event)
             case m.BridgeDestroyed():
                 self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
             case Connected():
@@ -100,6 +106,9 @@ class StasisMode:
     def _entered(self, event: m.StasisStart) -> None:
         channel = event.channel
         runner = self.calls.owner(channel.id)
+        if self._transfers.replaced(event):
+            return
+        self._transfers.watch(channel)
         if runner is not None:
             runner.post(e.ChannelEntered(channel.id, channel.name))
         elif channel.id.startswith("kg-"):
@@ -256,22 +265,64 @@ class StasisMode:
             raise UsageError("this service takes no more calls at the moment")
         return self.calls.start(plan).machine.view()
 
-    async def transfer(self, call_id: str, *, party: str, target: str) -> None:
-        """Replace a party by `target` once that answers. :raises LookupError: :raises UsageError:"""
+    async def transfer(
+        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
+    ) -> None:
+        """Put `target` in a party's place once that answers, or send the party to a place in the dialplan.
+
+        :param mode: `warm`: the two talk first, and the others wait, until the party leaves.
+        :raises LookupError: :raises UsageError:
+        """
         runner = self.calls.get(call_id)
+        leg = self._party(runner, party)
+        if place := dialplan.place("target", target):
+            if not await self._exists(leg.channel_id, *place):
+                raise UsageError(f"target: expected a place in the dialplan, found none at {target}")
+            runner.post(e.DialplanAsked(leg.speaker, *place))
+            return
+        if mode == "warm" and (runner.machine.full or runner.machine.consulting is not None):
+            raise UsageError("mode: a warm transfer needs a free place in the call, and no other one under way")
+        customer = runner.machine.legs.get("customer")
+        context = self._contexts.get(customer.channel_id, "default") if customer else "default"
+        runner.post(
+            e.TransferAsked(
+                leg.speaker,
+                dialplan.target("target", target, context),
+                timeout,
+                dialplan.language("language", language) if language else "",
+                consult=mode == "warm",
+            )
+        )
+
+    @staticmethod
+    def _party(runner: CallRunner, party: str) -> Leg:
+        """:raises UsageError: for a party that is not there."""
         leg = runner.machine.leg_named(party)
         if leg is None or not leg.up:
             raise UsageError(f"party: expected a party that is up, found {party!r}")
-        customer = runner.machine.legs.get("customer")
-        context = self._contexts.get(customer.channel_id, "default") if customer else "default"
-        runner.post(e.TransferAsked(leg.speaker, dialplan.target("target", target, context)))
+        return leg
+
+    async def _exists(self, channel_id: str, context: str, extension: str, priority: str) -> bool:
+        """Whether the dialplan has that place; without func_dialplan nobody knows, and it is taken as there."""
+        try:
+            found = await self._plant.ari.channels.get_channel_var(
+                channel_id, variable=f"DIALPLAN_EXISTS({context},{extension},{priority})"
+            )
+        except AriError:
+            return True
+        return found.value != "0"
+
+    async def drop(self, call_id: str, *, party: str) -> None:
+        """Let one party go. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        if runner.machine.leg_named(party) is None:
+            raise UsageError(f"party: expected one of the call's parties, found {party!r}")
+        runner.post(e.PartyDropped(party))
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         """Send digits to a party. :raises LookupError: :raises UsageError:"""
         runner = self.calls.get(call_id)
-        leg = runner.machine.leg_named(party)
-        if leg is None or not leg.up:
-            raise UsageError(f"party: expected a party that is up, found {party!r}")
+        leg = self._party(runner, party)
         runner.post(e.DtmfAsked(leg.speaker, dialplan.digits("digits", digits)))
 
     async def hangup(self, call_id: str) -> None:
@@ -282,7 +333,7 @@ class StasisMode:
     async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
         """Dial one more party into a call. :raises LookupError: :raises UsageError:"""
         runner = self.calls.get(call_id)
-        if len(runner.machine.legs) >= runner.machine.plan.max_parties:
+        if runner.machine.full:
             raise UsageError(f"endpoint: the call has {len(runner.machine.legs)} parties already, which is the most")
         runner.post(
             e.PartyAsked(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.calls.model import AGENT, CUSTOMER, StreamAudio, TranscriptTurn
+from kallglot_ari.calls.model import AGENT, StreamAudio, TranscriptTurn, of_customer
 from kallglot_ari.sandbox.engine import EngineSink
 
 QUIET_DBFS = -55.0
@@ -126,7 +126,7 @@ class EchoSession:
     def _say(self, speaker: str, audio: StreamAudio) -> None:
         if self._mode in _ALONE:
             self._sink.speech(AGENT, audio)
-        elif self._mode != "assistive_translation" or speaker != CUSTOMER:
+        elif self._mode != "assistive_translation" or not of_customer(speaker):
             self._sink.speech(speaker, audio)
 
     def _finish(self, speaker: str, said: _Utterance) -> None:
@@ -137,7 +137,7 @@ class EchoSession:
 
     def _tell(self, speaker: str, said: _Utterance, *, final: bool) -> None:
         text = f"[heard {said.speech_ms / 1000:.1f} s of speech]"
-        own, other = self._languages if speaker == CUSTOMER else self._languages[::-1]
+        own, other = self._languages if of_customer(speaker) else self._languages[::-1]
         self._sink.transcript(
             TranscriptTurn(
                 id=f"{speaker}-{said.number}",

@@ -70,7 +70,7 @@ class EngineFactory(Protocol):
         metadata: Mapping[str, str],
         sink: EngineSink,
     ) -> EngineSession:
-        """`source_language` is the customer's, `target_language` everybody else's; either may be ``auto``.
+        """`source_language` is that of the speakers `customer` and `customer-…`, `target_language` everybody else's; either may be ``auto``.
 
         `mode` is the API's. In `assistive_translation` only what is said to the customer is spoken; what the customer
         says comes as transcripts. `metadata` is the session's, as the client sent it.

@@ -72,10 +72,21 @@ class CallsApi:
         return self._accepted(call)
 
     async def transfer(self, request: web.Request) -> web.Response:
-        body = fields.take(await body_json(request), {"party": fields.speaker, "target": fields.transfer_target})
+        """`mode`: ``cold`` (default): the target comes in the party's place; ``warm``: the two talk first, the others wait."""
+        body = fields.take(
+            await body_json(request),
+            {"party": fields.speaker, "target": fields.transfer_target},
+            {"mode": fields.transfer_mode, "language": fields.language, "timeout": fields.seconds(1, 300)},
+        )
         call = self._live_call(request)
         self._party(call, body["party"])
-        await self._control.transfer(call.id, party=body["party"], target=body["target"])
+        await self._control.transfer(call.id, **body)
+        return self._accepted(call)
+
+    async def drop_leg(self, request: web.Request) -> web.Response:
+        call = self._live_call(request)
+        self._party(call, request.match_info["speaker"])
+        await self._control.drop(call.id, party=request.match_info["speaker"])
         return self._accepted(call)
 
     async def dtmf(self, request: web.Request) -> web.Response:

@@ -114,11 +114,26 @@ def run_hangup(settings: Settings, call: str) -> int:
     return _run(_post(settings, call, "hangup", {}, f"call {call} is being hung up"))
 
 
-def run_transfer(settings: Settings, call: str, target: str, party: str = "customer") -> int:
+def run_transfer(
+    settings: Settings, call: str, target: str, party: str = "agent", *, warm: bool = False, language: str = ""
+) -> int:
     """Transfer a party of a call to an extension, a dial string or a place in the dialplan."""
-    return _run(
-        _post(settings, call, "transfer", {"party": party, "target": target}, f"the {party} is transferred to {target}")
-    )
+    body = {"party": party, "target": target, "mode": "warm" if warm else "cold"}
+    if language:
+        body["language"] = language
+    done = f"{party} talks to {target} first" if warm else f"the {party} is transferred to {target}"
+    return _run(_post(settings, call, "transfer", body, done))
+
+
+def run_call(settings: Settings, customer: str, agent: str, **options: Any) -> int:
+    """Dial two parties and translate; prints the call's id."""
+    return _run(_call(settings, {"customer": customer, "agent": agent, **{k: v for k, v in options.items() if v}}))
+
+
+async def _call(settings: Settings, body: dict[str, Any]) -> None:
+    async with Client(settings) as client:
+        call = await client.post("/api/v1/calls", body)
+    sys.stdout.write(call["id"] + "\n")
 
 
 def _run(work: Awaitable[None]) -> int:

@@ -66,6 +66,12 @@ def transfer_target(param: str, value: Any) -> str:
     raise invalid(param, f"{param}: expected {what}, found {shown(value)}")
 
 
+def transfer_mode(param: str, value: Any) -> str:
+    if value not in ("cold", "warm"):
+        raise invalid(param, f"{param}: expected cold or warm, found {shown(value)}")
+    return str(value)
+
+
 def sip_uri(param: str, value: Any) -> str:
     """A SIP, SIPS or tel URI without angle brackets; a name before and brackets around it are taken off."""
     what = "a SIP URI like sip:1002@example.com"

@@ -166,6 +166,7 @@ class WebServer:
             Route("POST", f"{one}/transfer", calls.transfer, Access.TOKEN),
             Route("POST", f"{one}/dtmf", calls.dtmf, Access.TOKEN),
             Route("POST", f"{one}/legs", calls.add_leg, Access.TOKEN),
+            Route("DELETE", f"{one}/legs/{{speaker}}", calls.drop_leg, Access.TOKEN),
             Route("GET", "/api/v1/events", self._streams.events, Access.TOKEN),
             Route("POST", "/pbx/incoming", pbx.incoming, Access.TOKEN, limited=True),
             Route("POST", "/pbx/hangup", pbx.hangup, Access.TOKEN, limited=True),

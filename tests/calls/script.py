@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
-from kallglot_ari.calls.machine import CallMachine, CallPlan
+from kallglot_ari.calls.call import CallPlan
+from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import DialplanStatus, EndReason, Session, SessionRequest
 
 C = TypeVar("C", bound=c.Command)

@@ -30,7 +30,9 @@ def test_a_call_from_answer_to_hangup_by_the_customer() -> None:
     assert ("kg-t-1.customer.b", CALLER) in placed
     assert ("kg-t-1.agent.b", agent) in placed
     assert len(placed) == 4
-    assert s.asked(c.Route)[-1].deaf_to == (("customer", ("customer",)), ("agent", ("agent",)))
+    route = s.asked(c.Route)[-1]
+    assert route.hears == (("customer", "", ("customer",)), ("agent", "", ("agent",)))
+    assert route.speaks == (("customer", "", "customer"), ("agent", "", "agent"))
     s.feed(e.HangupRequested(CALLER))
     s.feed(e.ChannelLeft(CALLER))
     s.feed(e.ChannelGone(CALLER))
@@ -263,7 +265,7 @@ def test_alone_with_the_session() -> None:
     s.kallglot_up()
     s.done()
     assert s.machine.state == "active"
-    assert s.asked(c.Route)[-1].deaf_to == (("customer", ()),)
+    assert s.asked(c.Route)[-1].hears == (("customer", "", ()),)
     s.feed(e.HangupAsked())
     s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
 
@@ -281,7 +283,7 @@ def test_alone_without_a_session_goes_back() -> None:
 def test_assistive_translation_lets_the_agent_hear_the_original() -> None:
     s = Script(plan(request=SessionRequest(mode="assistive_translation")))
     s.talking()
-    assert s.asked(c.Route)[-1].deaf_to == (("customer", ("customer",)),)
+    assert s.asked(c.Route)[-1].hears == (("customer", "", ("customer",)),)
     assert c.Hear("agent", "customer", 0.0) in s.all
     assert not s.asked(c.Hear, lambda x: x.leg == "customer")
 
@@ -323,7 +325,9 @@ def test_a_third_party_joins_and_the_opener_leaves() -> None:
     third = s.machine.leg_named("party-3")
     assert third is not None
     assert third.connected
-    assert ("agent", ("agent",)) in s.asked(c.Route)[-1].deaf_to
+    # the third speaks the agent's language: they hear each other as they are
+    assert ("agent", "", ("agent", "party-3")) in s.asked(c.Route)[-1].hears
+    assert c.Hear("agent", third.id, 0.0) in s.all
     s.feed(e.ChannelGone(CALLER))
     s.done()
     assert s.machine.state == "active"

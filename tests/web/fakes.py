@@ -68,8 +68,15 @@ class FakeControl:
         self._note("hangup", call_id=call_id)
         self.live[call_id].state = "ending"
 
-    async def transfer(self, call_id: str, *, party: str, target: str) -> None:
-        self._note("transfer", call_id=call_id, party=party, target=target)
+    async def transfer(
+        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
+    ) -> None:
+        self._note(
+            "transfer", call_id=call_id, party=party, target=target, mode=mode, language=language, timeout=timeout
+        )
+
+    async def drop(self, call_id: str, *, party: str) -> None:
+        self._note("drop", call_id=call_id, party=party)
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         self._note("dtmf", call_id=call_id, party=party, digits=digits)

@@ -109,10 +109,32 @@ class TestControl:
         status, body, _ = await site.ask("POST", f"{path}/legs", json={"endpoint": "PJSIP/1003", "language": "fr"})
         assert (status, len(body["legs"])) == (201, 3)
         assert site.control.asked == [
-            ("transfer", {"call_id": "c1", "party": "customer", "target": "default,1002,1"}),
+            (
+                "transfer",
+                {
+                    "call_id": "c1",
+                    "party": "customer",
+                    "target": "default,1002,1",
+                    "mode": "cold",
+                    "language": "",
+                    "timeout": 30,
+                },
+            ),
             ("dtmf", {"call_id": "c1", "party": "agent", "digits": "12A#"}),
             ("add_leg", {"call_id": "c1", "endpoint": "PJSIP/1003", "language": "fr", "speaker": ""}),
         ]
+
+    async def test_a_warm_transfer_and_letting_one_party_go(self, site: Site) -> None:
+        body = {"party": "agent", "target": "1002", "mode": "warm", "language": "fr", "timeout": 20}
+        assert (await site.ask("POST", "/api/v1/calls/c1/transfer", json=body))[0] == 202
+        assert (await site.ask("DELETE", "/api/v1/calls/c1/legs/agent"))[0] == 202
+        assert site.control.asked == [
+            ("transfer", {"call_id": "c1", **body}),
+            ("drop", {"call_id": "c1", "party": "agent"}),
+        ]
+        wrong = await error(site, "POST", "/api/v1/calls/c1/transfer", 400, json={**body, "mode": "lukewarm"})
+        assert wrong["param"] == "mode"
+        assert (await error(site, "DELETE", "/api/v1/calls/c1/legs/nobody", 400))["param"] == "party"
 
     async def test_a_party_that_is_not_there(self, site: Site) -> None:
         site.control.live["c1"].legs[1].state = "gone"

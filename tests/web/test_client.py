@@ -86,7 +86,10 @@ async def test_hangup_and_transfer(make_site: Make, capsys: pytest.CaptureFixtur
     assert await run(client.run_transfer, settings, "c1", "1002", party="agent") == 0
     assert await run(client.run_hangup, settings, "c1") == 0
     assert site.control.asked == [
-        ("transfer", {"call_id": "c1", "party": "agent", "target": "1002"}),
+        (
+            "transfer",
+            {"call_id": "c1", "party": "agent", "target": "1002", "mode": "cold", "language": "", "timeout": 30},
+        ),
         ("hangup", {"call_id": "c1"}),
     ]
     assert capsys.readouterr().out == "the agent is transferred to 1002\ncall c1 is being hung up\n"

@@ -1,0 +1,102 @@
+"""Who is dialled, who answered, and what it means when nobody does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.ending import RING_TIMER, finish, remove, without
+from kallglot_ari.calls.legs import Candidate
+from kallglot_ari.calls.model import AGENT, CallState, DialplanStatus, EndReason
+
+BUSY_CAUSES = frozenset({17, 21})
+"""Q.850: user busy, call rejected."""
+NO_ANSWER_CAUSES = frozenset({16, 18, 19, 26, 102})
+"""Q.850: no user responding, no answer, and what Asterisk says of a dial that ran out of time."""
+
+
+def dial(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candidate, list[c.Command]]:
+    """Dial one more candidate for a leg."""
+    channel = call.next_id("d")
+    candidate = call.candidates[channel] = Candidate(channel, endpoint, leg)
+    customer = call.legs.get("customer")
+    originator = customer.channel_id if customer and customer.up and not customer.ours else ""
+    # Asterisk's own time-out is a net below our timer.
+    return candidate, [c.Dial(channel, endpoint, timeout + 5, originator, call.plan.caller_id)]
+
+
+def dial_for(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candidate, list[c.Command]]:
+    """The same, given up on its own after `timeout`."""
+    candidate, commands = dial(call, endpoint, leg, timeout)
+    return candidate, [*commands, c.SetTimer(f"candidate.{candidate.channel_id}", timeout)]
+
+
+def ring_agents(call: Call) -> list[c.Command]:
+    """Dial all agents at once; the first to answer gets the call."""
+    plan = call.plan
+    if not plan.agents:
+        return []
+    call.add_leg("agent", AGENT if plan.speaker != AGENT else "agent-2", plan.request.target_language)
+    call.state = CallState.RINGING
+    commands: list[c.Command] = []
+    for endpoint in plan.agents:
+        commands += dial(call, endpoint, "agent", plan.timeout)[1]
+    commands.append(c.SetTimer(RING_TIMER, plan.timeout))
+    commands.append(c.Publish("call.ringing", {"agents": list(plan.agents)}))
+    return commands
+
+
+def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
+    """A candidate answered: it is the leg's party now, and the others are let go."""
+    leg = call.legs[candidate.leg]
+    commands = call.drop_candidates(leg.id)
+    if candidate.referrer:
+        commands.append(c.TransferProgress(candidate.referrer, "channel_answered"))
+    if leg.up:  # a transfer: the one who was there is let go
+        commands.append(c.Hangup(leg.channel_id))
+    leg.takes(candidate.channel_id, name, candidate.language)
+    commands.append(c.Publish("leg.joined", {"speaker": leg.speaker, "channel": name}))
+    if leg.id == "customer" and call.plan.dial_customer and call.answered_at is None and "agent" not in call.legs:
+        commands += ring_agents(call)
+    elif call.ringing_told and (customer := call.legs.get("customer")) and customer.up and not customer.in_bridge:
+        commands.append(c.Ring(customer.channel_id, on=False))
+    return commands
+
+
+def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Command]:
+    """A candidate will not come; when it was the last of the first two parties', the call is over."""
+    told: list[c.Command] = [c.Publish("leg.failed", {"endpoint": candidate.endpoint, "cause": cause})]
+    if candidate.referrer:
+        state: Final = "channel_declined" if cause in BUSY_CAUSES else "channel_unavailable"
+        told.append(c.TransferProgress(candidate.referrer, state))
+    leg = call.legs.get(candidate.leg)
+    if leg is None or leg.up or any(cand.leg == leg.id for cand in call.candidates.values()):
+        if leg is not None and not leg.up:
+            call.failures.append((cause, candidate.ringing))
+        return told
+    if leg.vacant:
+        leg.vacant = False
+        status = DialplanStatus.COMPLETED if leg.id == "customer" else _status([(cause, candidate.ringing)])
+        return told + without(call, leg, status)
+    if leg.id in ("customer", "agent"):
+        call.failures.append((cause, candidate.ringing))
+        status = _status(call.failures)
+        return told + finish(call, _REASONS[status], status)
+    return told + remove(call, leg)
+
+
+_REASONS = {
+    DialplanStatus.AGENTBUSY: EndReason.AGENT_HANGUP,
+    DialplanStatus.NOANSWER: EndReason.TIMEOUT,
+    DialplanStatus.UNAVAILABLE: EndReason.ERROR,
+}
+
+
+def _status(failures: list[tuple[int, bool]]) -> DialplanStatus:
+    """Nobody came: why, as the dialplan needs it."""
+    if any(cause in BUSY_CAUSES for cause, _ in failures):
+        return DialplanStatus.AGENTBUSY
+    if any(cause in NO_ANSWER_CAUSES and (ringing or cause != 16) for cause, ringing in failures):
+        return DialplanStatus.NOANSWER
+    return DialplanStatus.UNAVAILABLE

@@ -1,0 +1,115 @@
+"""How a call, or one party's part in it, ends."""
+
+from __future__ import annotations
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Thing
+from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason
+
+RING_TIMER = "ring"
+READY_TIMER = "ready"
+
+
+def finish(call: Call, reason: EndReason, status: DialplanStatus, *, hang_up: bool = False) -> list[c.Command]:
+    """Let go of everything. Parties that came from the dialplan go back to it, unless the call was completed."""
+    if not call.active:
+        return []
+    call.state = CallState.ENDING
+    call.reason, call.status = reason, status
+    commands: list[c.Command] = [
+        c.CancelTimer(RING_TIMER),
+        c.CancelTimer(READY_TIMER),
+        c.Publish("call.ending", {"end_reason": reason.value, "status": status.value}),
+    ]
+    back = status is not DialplanStatus.COMPLETED and not hang_up
+    for leg in call.legs.values():
+        if leg.up and leg.ours:
+            commands.append(c.Hangup(leg.channel_id))
+        elif leg.up:
+            commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", status.value))
+            commands.append(c.ContinueInDialplan(leg.channel_id) if back else c.Hangup(leg.channel_id))
+        leg.up = leg.vacant = False
+        commands += dismantle(leg)
+    commands += call.drop_candidates()
+    for link in call.links:
+        commands += link.close(reason)
+    return commands
+
+
+def dismantle(leg: Leg) -> list[c.Command]:
+    """Remove what we made for a leg; it is never made again."""
+    commands: list[c.Command] = []
+    if leg.media in (Thing.ASKED, Thing.LIVE):
+        commands.append(c.RemoveMedia(leg.media_id, leg.id))
+    if leg.bridge in (Thing.ASKED, Thing.LIVE):
+        commands.append(c.DestroyBridge(leg.bridge_id))
+    leg.media = leg.bridge = Thing.GONE
+    leg.media_tries = MEDIA_TRIES
+    return commands
+
+
+def party_gone(call: Call, leg: Leg) -> list[c.Command]:
+    """A party left. Who shall come in its place is waited for; else the call goes on if two or more remain."""
+    leg.up = False
+    leg.in_bridge = leg.in_bridge_done = ""
+    told: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})]
+    for candidate in call.candidates.values():
+        if candidate.referrer == leg.channel_id:
+            candidate.referrer = ""
+    if call.consulting is not None and leg.id == call.consulting[0]:
+        told += _consulted_takes_over(call, leg)
+    if call.parties and any(cand.leg == leg.id and cand.replaces for cand in call.candidates.values()):
+        leg.vacant = True
+        return told
+    return told + without(call, leg, DialplanStatus.COMPLETED)
+
+
+def _consulted_takes_over(call: Call, leg: Leg) -> list[c.Command]:
+    """The one who asked somebody in has left; if that one is still being dialled, it replaces who left."""
+    assert call.consulting is not None
+    other = call.legs.get(call.consulting[1])
+    call.consulting = None
+    if other is None or other.up:
+        return []
+    for candidate in call.candidates.values():
+        if candidate.leg == other.id:
+            candidate.leg, candidate.replaces = leg.id, True
+            candidate.language = candidate.language or other.language
+    del call.legs[other.id]
+    return dismantle(other)
+
+
+def without(call: Call, leg: Leg, status: DialplanStatus) -> list[c.Command]:
+    """Go on without a leg: with two parties or more, or with one and another one to come."""
+    remaining = call.parties
+    waiting = sum(other.vacant for other in call.legs.values() if other is not leg)
+    if len(remaining) + waiting < 2 or not remaining or _only_consulting(call, leg):
+        return finish(call, _reason(call, leg), status)
+    return remove(call, leg)
+
+
+def remove(call: Call, leg: Leg) -> list[c.Command]:
+    """The call no longer has this leg."""
+    if call.consulting is not None and leg.id in call.consulting:
+        call.consulting = None
+    del call.legs[leg.id]
+    for other in call.legs.values():
+        other.originals.pop(leg.id, None)
+    return call.drop_candidates(leg.id) + dismantle(leg)
+
+
+def _only_consulting(call: Call, leg: Leg) -> bool:
+    """The last one for whom two parties consulted has left."""
+    consulting = call.consulting
+    return (
+        consulting is not None
+        and leg.id not in consulting
+        and all(other.id in consulting for other in call.legs.values() if other is not leg)
+    )
+
+
+def _reason(call: Call, leg: Leg) -> EndReason:
+    if not leg.hung_up and call.state is CallState.ACTIVE:
+        return EndReason.COMPLETED
+    return EndReason.CUSTOMER_HANGUP if leg.id == "customer" else EndReason.AGENT_HANGUP

@@ -1,0 +1,122 @@
+"""Bridges and external media: what each leg needs in Asterisk, and which bridge its party belongs in."""
+
+from __future__ import annotations
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Thing
+
+
+def reconcile(call: Call) -> list[c.Command]:
+    """Ask for what is missing."""
+    commands: list[c.Command] = []
+    for leg in call.legs.values():
+        commands += _build(call, leg)
+    for leg in call.legs.values():
+        commands += _place(call, leg)
+    return commands
+
+
+def _build(call: Call, leg: Leg) -> list[c.Command]:
+    """Bridge and external media of a leg, before they are needed."""
+    commands: list[c.Command] = []
+    if leg.bridge is Thing.NONE:
+        leg.bridge = Thing.ASKED
+        commands.append(c.CreateBridge(leg.bridge_id))
+    if leg.media is Thing.NONE or (leg.media is Thing.GONE and leg.media_tries < MEDIA_TRIES):
+        leg.media_tries += 1
+        leg.media = Thing.ASKED
+        leg.media_id = f"{call.plan.call_id}.{leg.id}.m{leg.media_tries}"
+        leg.media_entered = leg.media_addressed = leg.media_bridged = False
+        leg.uplink_on = True
+        leg.originals = {}
+        commands.append(c.CreateMedia(leg.media_id, leg.id))
+    if leg.media_usable and leg.bridge is Thing.LIVE and not leg.media_bridged:
+        leg.media_bridged = True
+        commands.append(c.AddToBridge(leg.bridge_id, leg.media_id))
+    return commands
+
+
+def _place(call: Call, leg: Leg) -> list[c.Command]:
+    """Put the party into the bridge it belongs in: its own, or when nobody translates, all into one."""
+    if not leg.up or (leg.id == "customer" and call.waits_for_agent):
+        return _indicate(call, leg)
+    where = call.parties[0] if call.direct else leg
+    if where.bridge is not Thing.LIVE or leg.in_bridge == where.bridge_id:
+        return []
+    commands: list[c.Command] = []
+    if not leg.answered:
+        leg.answered = True
+        commands.append(c.Answer(leg.channel_id))
+    leg.in_bridge = where.bridge_id
+    return [*commands, c.AddToBridge(where.bridge_id, leg.channel_id)]
+
+
+def _indicate(call: Call, leg: Leg) -> list[c.Command]:
+    if not leg.up or leg.id != "customer":
+        return []
+    commands: list[c.Command] = []
+    if call.plan.answer_now and not leg.answered:
+        leg.answered = True
+        commands.append(c.Answer(leg.channel_id))
+    if not call.ringing_told:
+        call.ringing_told = True
+        commands.append(c.Ring(leg.channel_id))
+    return commands
+
+
+# --- what Asterisk took away -----------------------------------------------------------------------------------------
+
+
+def media_lost(call: Call, channel_id: str, *, still_there: bool) -> list[c.Command]:
+    """An external-media channel left or is gone; it is made again."""
+    for leg in call.legs.values():
+        if leg.media_id == channel_id and leg.media in (Thing.ASKED, Thing.LIVE) and call.active:
+            if leg.media is Thing.ASKED and not still_there:
+                return []  # the reply to our request says it as well
+            leg.media = Thing.GONE
+            leg.media_bridged = False
+            return [c.RemoveMedia(channel_id, leg.id), c.Publish("media.lost", {"speaker": leg.speaker})]
+    return []
+
+
+def media_failed(call: Call, command: c.CreateMedia) -> list[c.Command]:
+    """An external-media channel could not be made, as far as we know."""
+    for leg in call.legs.values():
+        if leg.media_id == command.channel_id and leg.media is Thing.ASKED:
+            leg.media = Thing.GONE
+            # The channel may be there although the answer was lost.
+            return [c.RemoveMedia(command.channel_id, leg.id)]
+    return []
+
+
+def bridge_lost(call: Call, bridge_id: str) -> None:
+    """A bridge is gone; another is made, and everybody who was in it is placed anew."""
+    for leg in call.legs.values():
+        if leg.bridge_id == bridge_id and leg.bridge is Thing.LIVE and call.active:
+            leg.bridge = Thing.NONE
+            leg.bridge_id = call.next_id(f"{leg.id}.b")
+            leg.media_bridged = False
+            for other in call.legs.values():
+                if other.in_bridge == bridge_id:
+                    other.in_bridge = other.in_bridge_done = ""
+
+
+def made(call: Call, command: c.Command) -> None:
+    """One of our requests was carried out."""
+    match command:
+        case c.CreateBridge():
+            for leg in call.legs.values():
+                if leg.bridge_id == command.bridge_id and leg.bridge is Thing.ASKED:
+                    leg.bridge = Thing.LIVE
+        case c.CreateMedia():
+            for leg in call.legs.values():
+                if leg.media_id == command.channel_id and leg.media is Thing.ASKED:
+                    leg.media = Thing.LIVE
+                    leg.media_addressed = True
+        case c.AddToBridge():
+            for leg in call.legs.values():
+                if leg.channel_id == command.channel_id and leg.in_bridge == command.bridge_id:
+                    leg.in_bridge_done = command.bridge_id
+        case _:
+            pass

@@ -1,0 +1,90 @@
+"""Who hears whom: uplinks, translations, original voices, and music for who waits."""
+
+from __future__ import annotations
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.legs import Leg, Thing
+from kallglot_ari.calls.translating import agree, link_for, of_source
+
+ORIGINAL_DB = 0.0
+"""A voice that is not translated is heard as it is."""
+
+
+def reconcile(call: Call) -> list[c.Command]:
+    """Ask for what has changed."""
+    up = call.parties
+    talking = [leg for leg in up if not leg.held and not call.parked(leg)]
+    lonely = len(talking) < 2 and (len(up) > 1 or call.waits_for_transfer)
+    speaks: list[tuple[str, str, str]] = []
+    hears: list[tuple[str, str, tuple[str, ...]]] = []
+    commands: list[c.Command] = []
+    for leg in up:
+        said = [] if call.direct or lonely or leg not in talking else _speaks(call, leg, talking)
+        speaks += said
+        if not call.direct and not leg.held and not reads(call, leg):
+            hears += _hears(call, leg, up)
+        if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on != bool(said):
+            leg.uplink_on = bool(said)
+            commands.append(c.Uplink(leg.id, leg.uplink_on))
+        music = not leg.held and not call.direct and (lonely or leg not in talking)
+        if leg.music_on != music:
+            leg.music_on = music
+            commands.append(c.MusicOnHold(leg.channel_id, music))
+        commands += _originals(call, leg, talking)
+    route = c.Route(tuple(speaks), tuple(hears))
+    if route != call.route:
+        call.route = route
+        commands.append(route)
+    return commands
+
+
+def reads(call: Call, leg: Leg) -> bool:
+    """Assistive: everybody but the customer hears the original and reads the translation."""
+    return call.plan.request.mode == "assistive_translation" and leg.id != "customer"
+
+
+def _speaks(call: Call, leg: Leg, talking: list[Leg]) -> list[tuple[str, str, str]]:
+    """(leg, link, label) for every session that is to hear this leg."""
+    others: list[Leg | None] = [other for other in talking if other is not leg and not agree(call, leg, other)]
+    if len(talking) == 1:
+        others = [None]
+    found: dict[str, tuple[str, str, str]] = {}
+    for other in others:
+        link = link_for(call, leg, other)
+        if link is not None:
+            label = link.label(leg.id, leg.speaker, of_source=of_source(link, leg))
+            found[link.name] = (leg.id, link.name, label)
+    return list(found.values())
+
+
+def _hears(call: Call, leg: Leg, up: list[Leg]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(leg, link, labels that it does not hear there): its own, and those of who speaks its language."""
+    if len(up) == 1:
+        alone = not call.plan.agents and len(call.legs) == 1
+        link = link_for(call, leg, None)
+        return [(leg.id, link.name, () if alone else (leg.speaker,))] if link is not None else []
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    for other in up:
+        link = None if other is leg or agree(call, leg, other) else link_for(call, leg, other)
+        if link is not None and link.name not in found:
+            deaf = [one for one in up if one is leg or agree(call, leg, one)]
+            labels = (link.label(one.id, one.speaker, of_source=of_source(link, one)) for one in deaf)
+            found[link.name] = (leg.id, link.name, tuple(labels))
+    return list(found.values())
+
+
+def _originals(call: Call, leg: Leg, talking: list[Leg]) -> list[c.Command]:
+    """Others' own voices: as they are where no translation is heard, else quietly under it if that is wished for."""
+    wanted: dict[str, float] = {}
+    if not call.direct and leg in talking:
+        for other in talking:
+            if other is leg:
+                continue
+            gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else call.plan.original_gain_db
+            if gain is not None:
+                wanted[other.id] = gain
+    commands: list[c.Command] = [c.Hear(leg.id, other, None) for other in leg.originals if other not in wanted]
+    commands += [c.Hear(leg.id, other, gain) for other, gain in wanted.items() if leg.originals.get(other) != gain]
+    leg.originals = wanted
+    return commands

@@ -1,0 +1,146 @@
+"""Which sessions a call needs: one for each pair of languages that are spoken; and what happens while there is none."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.ending import READY_TIMER, finish
+from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Thing
+from kallglot_ari.calls.link import Link, LinkState
+from kallglot_ari.calls.model import AUTO, CallState, DialplanStatus, EndReason
+
+READY_SECONDS = 5.0
+"""How long parties that are up may wait for Kallglot before they are connected directly."""
+ALONE = ("ai_agent", "help_chat_voice")
+"""Modes for a caller who is alone with Kallglot."""
+TOGETHER = "bidirectional_translation"
+
+
+def base(language: str) -> str:
+    """The language without region or script (BCP 47)."""
+    return language.partition("-")[0].casefold()
+
+
+def agree(call: Call, one: Leg, other: Leg) -> bool:
+    """They speak the same language, and the call was not asked for to translate it into itself."""
+    a, b = base(one.language), base(other.language)
+    request = call.plan.request
+    return a == b != AUTO and not a == base(request.source_language) == base(request.target_language)
+
+
+def link_for(call: Call, one: Leg, other: Leg | None) -> Link | None:
+    """The link that translates between two parties, or serves one alone; None when there is none (yet)."""
+    if other is None:
+        return next((link for link in _open(call) if not link.name), None)
+    pair = sorted((base(one.language), base(other.language)))
+    mode = _mode(call)
+    return next(
+        (link for link in _open(call) if link.mode == mode and sorted((base(link.source), base(link.target))) == pair),
+        None,
+    )
+
+
+def of_source(link: Link, leg: Leg) -> bool:
+    """Whether this leg is on the link's source side; both being one language, the customer is."""
+    if base(link.source) == base(link.target):
+        return leg.id == "customer"
+    return base(leg.language) == base(link.source)
+
+
+def _open(call: Call) -> list[Link]:
+    return [link for link in call.links if link.state is not LinkState.CLOSED]
+
+
+def _mode(call: Call) -> str:
+    """How two parties are translated: a caller who was alone with Kallglot no longer is."""
+    mode = call.plan.request.mode
+    return TOGETHER if mode in ALONE and not call.plan.agents else mode
+
+
+def reconcile(call: Call) -> list[c.Command]:
+    """Begin the sessions that are missing; end those no longer needed, once those that are needed are there."""
+    commands: list[c.Command] = []
+    people = [*call.legs.values()]
+    coming = [leg.speaking(cand.language) for cand in call.candidates.values() if (leg := call.legs.get(cand.leg))]
+    needed: list[Link] = []
+    for one, other in combinations([*people, *(leg for leg in coming if leg.language)], 2):
+        if agree(call, one, other) or (one.id == other.id):
+            continue
+        link = link_for(call, one, other)
+        if link is None:
+            link = Link(call.plan.call_id, call.next_name("l"), one.language, other.language, _mode(call))
+            call.links.append(link)
+            commands += link.start()
+        needed.append(link)
+    settled = len(call.parties) == len(people) > 1 and not call.candidates
+    if settled and all(link.state is LinkState.OPEN for link in needed):
+        for link in _open(call):
+            if link not in needed:
+                commands += link.close(EndReason.COMPLETED)
+    return commands
+
+
+def serving(call: Call) -> list[Link | None]:
+    """The links that those who are there need now; None: one that is needed is not there."""
+    up = call.parties
+    if len(up) < 2:
+        return [link_for(call, up[0], None) or call.link] if up else [call.link]
+    return [link_for(call, one, other) for one, other in combinations(up, 2) if not agree(call, one, other)]
+
+
+def judge(call: Call) -> list[c.Command]:
+    """Decide between translation and a direct connection."""
+    links = serving(call)
+    down = next((link for link in links if link is not None and link.state is LinkState.DOWN), None)
+    lost_media = any(leg.media is Thing.GONE and leg.media_tries >= MEDIA_TRIES for leg in call.legs.values())
+    if is_open(links) and not lost_media:
+        if call.direct:
+            call.direct = False
+            call.problem = ""
+            return [c.Publish("call.restored", {})]
+        return []
+    if call.direct or not (down or lost_media):
+        return []
+    call.problem = down.problem if down else "no media channel"
+    if call.plan.on_unavailable == "hangup":
+        return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE, hang_up=True)
+    together = len(call.parties) + call.waits_for_transfer >= 2
+    if together or (call.plan.on_unavailable == "passthrough" and call.waits_for_agent):
+        call.direct = True
+        return [c.Publish("call.degraded", {"reason": call.problem})]
+    return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+
+
+def is_open(links: list[Link | None]) -> bool:
+    """Everybody who is there is translated to everybody."""
+    return all(link is not None and link.state is LinkState.OPEN for link in links)
+
+
+def not_ready(call: Call) -> list[c.Command]:
+    """Kallglot takes too long: connect the parties now; translation comes in when it is there."""
+    if call.state is CallState.ACTIVE or is_open(serving(call)) or call.direct or len(call.parties) < 2:
+        return []
+    call.direct = True
+    call.problem = "translation is not ready yet"
+    return [c.Publish("call.degraded", {"reason": call.problem})]
+
+
+def tell_session(call: Call) -> list[c.Command]:
+    """Parties that came from the dialplan find the session's id in a variable."""
+    session = call.link.session
+    if session is None:
+        return []
+    commands: list[c.Command] = []
+    for leg in call.parties:
+        mark = f"{leg.channel_id}={session.id}"
+        if not leg.ours and mark not in call.session_told:
+            call.session_told.add(mark)
+            commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_SESSION_ID", session.id))
+    return commands
+
+
+def wait_for_kallglot(call: Call) -> list[c.Command]:
+    """The parties are there; give Kallglot some time if it is not."""
+    return [] if is_open(serving(call)) else [c.SetTimer(READY_TIMER, READY_SECONDS)]

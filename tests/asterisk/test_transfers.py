@@ -1,0 +1,251 @@
+"""Transfers on a real Asterisk, with real phones: who hears whom afterwards, and that a failed one changes nothing.
+
+Every party says a tone of its own; the Kallglot of the test answers what it hears of a speaker with that tone and 200 Hz more, so that
+what a phone hears names who spoke and that it went through Kallglot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.app import Service
+from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.lab.phones import Phone, PhoneCall
+from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.running import nothing_left, running, settings_for, until
+from tests.asterisk.tones import Interpreter, hears
+from tests.double.server import KallglotDouble
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
+
+HZ = {"customer": 453.0, "agent": 613.0, "agent2": 787.0, "agent3": 1013.0}
+
+
+class Stage:
+    """A call between customer and agent, and the other phones."""
+
+    def __init__(self, asterisk: LabAsterisk, double: KallglotDouble, service: Service, phones: PhoneFactory) -> None:
+        self.asterisk, self.double, self.service, self._make = asterisk, double, service, phones
+        self.phones: dict[str, Phone] = {}
+
+    async def phone(self, name: str, **options: object) -> Phone:
+        phone = self.phones[name] = await self._make(self.asterisk, name, codecs=("PCMU",), **options)
+        await phone.tone(HZ[name])
+        return phone
+
+    async def call(self, number: str = "101") -> tuple[Phone, Phone]:
+        customer = await self.phone("customer")
+        agent = await self.phone("agent", on_call=0.2)
+        await customer.call(number)
+        await customer.wait_state("CONFIRMED")
+        await self.active(2)
+        return customer, agent
+
+    async def active(self, legs: int) -> None:
+        await until(
+            lambda: (
+                [(c.state, sum(leg.state == "up" for leg in c.legs)) for c in self.service.calls()]
+                == [("active", legs)]
+            ),
+            what=f"one call with {legs} parties, found {self.service.calls()}",
+        )
+
+    async def talk(self, one: Phone, other: Phone) -> None:
+        """The two hear each other, translated, and nobody else."""
+        async with Interpreter(self.double, HZ):
+            for listener, speaker in ((one, other), (other, one)):
+                await hears(
+                    listener, {HZ[speaker.name] + 200}, {hz + extra for hz in HZ.values() for extra in (0, 200)}
+                )
+
+    async def over(self, customer: Phone) -> None:
+        await customer.hangup()
+        await nothing_left(self.service, self.asterisk)
+        assert self.double.open_sessions == []
+        assert all(len(session.ends) == 1 for session in self.double.sessions.values()), "each ended once"
+
+
+@pytest.fixture
+async def stage(asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk, tmp_path, double)) as service,
+    ):
+        yield Stage(asterisk, double, service, phones)
+        assert double.violations == []
+
+
+def newer(stage: Stage) -> bool:
+    return stage.service.ari.supports("transfer_progress")
+
+
+async def _let_go(stage: Stage, call: PhoneCall) -> None:
+    """The one who transferred has left. An older Asterisk waits a minute for its phone to hang up, as phones do."""
+    if not newer(stage):
+        await stage.phones["agent"].hangup(call)
+    await until(lambda: call.ended, what="the one who transferred is let go")
+
+
+async def test_blind_by_phone(stage: Stage) -> None:
+    customer, agent = await stage.call()
+    other = await stage.phone("agent2", on_call=0.5)
+    call = agent.calls[-1]
+    await agent.transfer("agent2", call)
+    await other.wait_state("CONFIRMED")
+    await until(lambda: (200, True) in call.transfers, what="the phone is told")
+    await _let_go(stage, call)
+    await stage.active(2)
+    await stage.talk(customer, other)
+    await stage.over(customer)
+
+
+@pytest.mark.parametrize("why", ["busy", "no answer", "unknown"])
+async def test_blind_by_phone_that_fails(stage: Stage, why: str) -> None:
+    if not newer(stage):
+        pytest.skip("an older Asterisk lets go of the phone before it knows")
+    customer, agent = await stage.call()
+    if why != "unknown":
+        await stage.phone("agent2", on_call="busy" if why == "busy" else "ring")
+    call = agent.calls[-1]
+    await agent.transfer("agent2" if why != "unknown" else "nowhere", call)
+    if why == "no answer":
+        await until(lambda: stage.phones["agent2"].calls, what="it rings")
+        await asyncio.sleep(0.5)
+        await stage.phones["agent2"].hangup(code=480)
+    await until(lambda: call.transfers and call.transfers[-1][1], 20, "the phone is told")
+    assert call.transfers[-1][0] >= 400
+    await stage.active(2)
+    await stage.talk(customer, agent)
+    await stage.over(customer)
+
+
+@pytest.mark.parametrize("who", ["customer", "agent"])
+async def test_somebody_hangs_up_while_the_target_rings(stage: Stage, who: str) -> None:
+    if not newer(stage):
+        pytest.skip("an older Asterisk lets go of the phone before it knows")
+    customer, agent = await stage.call()
+    other = await stage.phone("agent2", on_call="ring")
+    await agent.transfer("agent2", agent.calls[-1])
+    ringing = await other.wait_incoming()
+    if who == "customer":
+        await stage.over(customer)
+        await until(lambda: ringing.ended, what="it rings no longer")
+        return
+    await agent.hangup()
+    await asyncio.sleep(0.5)
+    await other.answer(ringing)
+    await stage.active(2)
+    await stage.talk(customer, other)
+    await stage.over(customer)
+
+
+@pytest.mark.parametrize("refer_on", ["the translated call", "the consultation"])
+async def test_attended_after_an_ordinary_call(stage: Stage, refer_on: str) -> None:
+    customer, agent = await stage.call()
+    other = await stage.phone("agent2", on_call=0.2)
+    first = agent.calls[-1]
+    await agent.hold(first)
+    second = await agent.call("agent2")
+    await agent.wait_state("CONFIRMED", call=second)
+    await asyncio.sleep(0.3)
+    one, two = (first, second) if refer_on == "the translated call" else (second, first)
+    await agent.transfer_attended(one, two)
+    await until(lambda: (200, True) in one.transfers or one.ended, what="the phone is told")
+    await _let_go(stage, first)
+    await stage.active(2)
+    await stage.talk(customer, other)
+    if not second.ended:
+        await agent.hangup(second)
+    await stage.talk(customer, other)
+    await stage.over(customer)
+
+
+@pytest.mark.parametrize("refer_on", ["the translated call", "the consultation"])
+async def test_attended_after_a_translated_consultation(stage: Stage, refer_on: str) -> None:
+    if not newer(stage):
+        pytest.skip("an older Asterisk joins the two calls by itself; see docs/calls.md")
+    customer, agent = await stage.call()
+    await stage.asterisk.extension("950", "Stasis(kallglot,source=en,target=fr,agent=PJSIP/agent2)", "Hangup()")
+    other = await stage.phone("agent2", on_call=0.2)
+    first = agent.calls[-1]
+    await agent.hold(first)
+    second = await agent.call("950")
+    await agent.wait_state("CONFIRMED", call=second)
+    await until(lambda: [c.state for c in stage.service.calls()] == ["active"] * 2)
+    one, two = (first, second) if refer_on == "the translated call" else (second, first)
+    await agent.transfer_attended(one, two)
+    await until(lambda: first.ended and second.ended, what="the one who transferred is let go")
+    await stage.active(2)
+    call = stage.service.calls()[0]
+    assert [(leg.speaker, leg.language) for leg in call.legs] == [("customer", "de"), ("agent", "fr")]
+    await until(lambda: len(stage.double.open_sessions) == 1, what="one session is left")
+    languages = {(s.request["source_language"], s.request["target_language"]) for s in stage.double.open_sessions}
+    assert languages == {("de", "fr")}
+    await stage.talk(customer, other)
+    await stage.over(customer)
+
+
+@pytest.mark.parametrize("target", ["PJSIP/agent2", "agent2"])
+async def test_cold_by_api(stage: Stage, target: str) -> None:
+    customer, agent = await stage.call()
+    other = await stage.phone("agent2", on_call=0.2)
+    await stage.service.transfer(stage.service.calls()[0].id, party="agent", target=target)
+    await other.wait_state("CONFIRMED")
+    await until(lambda: agent.calls[-1].ended, what="the first agent is let go")
+    await stage.active(2)
+    await stage.talk(customer, other)
+    await stage.over(customer)
+
+
+async def test_to_an_agent_of_another_language_without_a_gap(stage: Stage) -> None:
+    customer, _ = await stage.call()
+    other = await stage.phone("agent2", on_call=0.5)
+    old = (await stage.double.wait_session()).id
+    await stage.service.transfer(stage.service.calls()[0].id, party="agent", target="PJSIP/agent2", language="fr")
+    await other.wait_state("CONFIRMED")
+    await until(lambda: [s.id for s in stage.double.open_sessions] != [old] and len(stage.double.open_sessions) == 1)
+    new = stage.double.open_sessions[0]
+    assert (new.request["source_language"], new.request["target_language"]) == ("de", "fr")
+    assert new.created_monotonic < stage.double.sessions[old].ends[0][0], "created before the old one is ended"
+    heard = await new.wait_audio("customer", 0.3)
+    gap = heard.arrivals[0].at - stage.double.sessions[old].audio["customer"].arrivals[-1].at
+    assert gap < 1.0, f"nobody was heard for {gap:.2f} s"
+    await stage.talk(customer, other)
+    await stage.over(customer)
+
+
+@pytest.mark.parametrize("ending", ["the agent leaves", "the other declines"])
+async def test_warm_by_api(stage: Stage, ending: str) -> None:
+    customer, agent = await stage.call()
+    other = await stage.phone("agent2", on_call=0.2)
+    await stage.service.transfer(
+        stage.service.calls()[0].id, party="agent", target="PJSIP/agent2", mode="warm", language="fr"
+    )
+    await other.wait_state("CONFIRMED")
+    await stage.active(3)
+    await stage.talk(agent, other)
+    assert customer.current is not None
+    if ending == "the agent leaves":
+        await agent.hangup()
+        stays = other
+    else:
+        await other.hangup()
+        stays = agent
+    await stage.active(2)
+    await stage.talk(customer, stays)
+    await stage.over(customer)
+
+
+async def test_back_to_the_dialplan(stage: Stage) -> None:
+    customer, agent = await stage.call()
+    await stage.asterisk.extension("960", "Milliwatt()")
+    call = stage.service.calls()[0].id
+    await stage.service.transfer(call, party="customer", target="kallglot-phones,960,1")
+    await until(lambda: not stage.service.calls() and agent.calls[-1].ended, what="the agent is let go")
+    await hears(customer, {1004.0}, set(HZ.values()) - {1013.0})
+    await stage.over(customer)
+    assert [s.end_reason for s in stage.double.sessions.values()] == ["completed"]
