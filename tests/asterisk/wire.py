@@ -7,7 +7,8 @@ import socket
 import struct
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -50,15 +51,54 @@ class Wire:
             yield np.concatenate([decoder.decode(sound) for _, sound in packets]), codec.sample_rate
 
 
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A UDP datagram."""
+
+    ports: tuple[int, int]
+    payload: bytes
+
+
+def tone_share(datagrams: Sequence[Datagram], hertz: float) -> float:
+    """Of the power in 20 ms of audio a datagram, read as PCMU, the share near `hertz`."""
+    decoder = registry.get("ulaw").decoder()
+    sound = np.concatenate([decoder.decode(d.payload[12:172]) for d in datagrams if len(d.payload) >= 172]).astype(
+        float
+    )
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    at = np.fft.rfftfreq(len(sound), 1 / 8000)
+    return float(power[abs(at - hertz) < 20].sum() / power[at > 50].sum())
+
+
 @contextlib.contextmanager
 def listening() -> Iterator[Wire]:
-    """See all PCMU on loopback. Needs root."""
+    """See all PCMU and G.722 on loopback. Needs root."""
+    wire = Wire()
+    with _sniffing(wire.take):
+        yield wire
+
+
+@contextlib.contextmanager
+def carrying() -> Iterator[list[Datagram]]:
+    """See all UDP on loopback. Needs root."""
+    seen: list[Datagram] = []
+
+    def take(packet: bytes) -> None:
+        header = (packet[0] & 15) * 4
+        if packet[9] == socket.IPPROTO_UDP:
+            seen.append(Datagram(struct.unpack_from("!HH", packet, header), packet[header + 8 :]))
+
+    with _sniffing(take):
+        yield seen
+
+
+@contextlib.contextmanager
+def _sniffing(take: Callable[[bytes], None]) -> Iterator[None]:
     try:
         sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_IP))
     except PermissionError:
         missing("seeing RTP on the wire needs root")
         raise
-    wire = Wire()
     stop = threading.Event()
 
     def run() -> None:
@@ -66,7 +106,7 @@ def listening() -> Iterator[Wire]:
             with contextlib.suppress(TimeoutError):
                 packet, address = sniffer.recvfrom(65536)
                 if address[2] == _INCOMING and len(packet) > 28:
-                    wire.take(packet)
+                    take(packet)
 
     with sniffer:
         sniffer.bind(("lo", _ALL_IP))
@@ -75,7 +115,7 @@ def listening() -> Iterator[Wire]:
         thread = threading.Thread(target=run, name="wire", daemon=True)
         thread.start()
         try:
-            yield wire
+            yield
         finally:
             stop.set()
             thread.join()
