@@ -47,8 +47,9 @@ async def test_asterisk_16(build: TrunkLab, phones: PhoneFactory, tech: str) -> 
     await trunk.active()
     await phone.hangup()
     assert await trunk.ended() == [("sess_1", "customer_hangup")]
-    deprecated = "Module 'chan_sip' has been loaded but"
-    assert [line for line in trunk.pbx.complaints() if deprecated not in line] == []
+    # of chan_sip itself: that it is old, and that it does not know of stream topologies
+    its_own = ("Module 'chan_sip' has been loaded but", "Don't know how to indicate condition 36")
+    assert [line for line in trunk.pbx.complaints() if not any(text in line for text in its_own)] == []
 
 
 async def test_the_audio_is_encrypted_on_the_wire(build: TrunkLab, phones: PhoneFactory) -> None:
@@ -58,11 +59,12 @@ async def test_the_audio_is_encrypted_on_the_wire(build: TrunkLab, phones: Phone
         call = await phone.call("300")
         await phone.wait_state("CONFIRMED", 10, call)
         assert await hears_itself(phone)
-    at_edge, at_pbx = trunk.edge.rtp_range, trunk.pbx.rtp_range
-    encrypted = [p for p in udp if any(at_edge[0] <= port <= at_edge[1] for port in p.ports)]
-    plain = [p for p in udp if any(at_pbx[0] <= port <= at_pbx[1] for port in p.ports) and p not in encrypted]
+    plain, encrypted = [d for d in udp if len(d.payload) == 172], [d for d in udp if len(d.payload) == 182]
+    assert {d.payload[1] & 0x7F for d in (*plain, *encrypted)} == {0}, (
+        "PCMU, 20 ms each, and with a tag of 80 bits on the trunk"
+    )
     assert tone_share(plain, 1000) > 0.5
-    assert len([p for p in encrypted if p.payload[1] & 0x7F == 0]) > 100
+    assert len(encrypted) > 100
     assert tone_share(encrypted, 1000) < 0.05
 
 
@@ -81,8 +83,9 @@ async def test_a_phone_transfers_its_call(build: TrunkLab, phones: PhoneFactory,
         consultation = await customer.call("agent2")
         await customer.wait_state("CONFIRMED", 10, consultation)
         await customer.transfer_attended(call, consultation)
-    await customer.wait_state("DISCONNECTED", 10, call)
     await other.wait_state("CONFIRMED", 10)
+    await trunk.until(lambda: any(final for _, final in call.transfers))
+    await customer.hangup(call)
     assert await hears_itself(other), "the session goes on with the phone it was transferred to"
     assert [view.session_id for view in trunk.mode.calls()] == ["sess_1"]
     assert trunk.api.ended == []
@@ -91,14 +94,18 @@ async def test_a_phone_transfers_its_call(build: TrunkLab, phones: PhoneFactory,
     assert [session for session, _ in await trunk.ended()] == ["sess_1"]
 
 
-async def test_a_transfer_to_nobody_ends_the_session(build: TrunkLab, phones: PhoneFactory) -> None:
+async def test_a_transfer_that_fails(build: TrunkLab, phones: PhoneFactory) -> None:
     trunk = await build()
     customer = await phones(trunk.pbx, "customer")
     call = await customer.call("300")
     await customer.wait_state("CONFIRMED", 10, call)
     await trunk.active()
-    await customer.transfer("agent3", call)  # not registered
-    assert [session for session, _ in await trunk.ended(10)] == ["sess_1"]
+    await customer.transfer("999", call)  # there is no such number: nothing changes
+    await trunk.until(lambda: any(final for _, final in call.transfers))
+    assert await hears_itself(customer)
+    assert trunk.api.ended == []
+    await customer.transfer("303", call)  # nobody answers there: nobody is left
+    assert [session for session, _ in await trunk.ended()] == ["sess_1"]
 
 
 async def test_an_agent_transfers_to_another(build: TrunkLab, phones: PhoneFactory) -> None:
@@ -110,8 +117,8 @@ async def test_an_agent_transfers_to_another(build: TrunkLab, phones: PhoneFacto
     await agent.wait_state("CONFIRMED", 10)
     await trunk.until(lambda: [leg.state for view in trunk.mode.calls() for leg in view.legs] == ["up", "up"])
     await agent.transfer("agent2")
-    await agent.wait_state("DISCONNECTED", 10)
     await second.wait_state("CONFIRMED", 10)
+    await agent.hangup()
     assert await hears_itself(second)
     assert trunk.api.ended == []
     await second.hangup()

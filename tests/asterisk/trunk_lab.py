@@ -86,8 +86,8 @@ KALLGLOT_FALLBACK =
 exten = 300,1,Goto(kallglot-trunk,s,1)
 exten = 301,1,Set(KALLGLOT_TRUNK_AGENT=PJSIP/agent)
  same = n,Goto(kallglot-trunk,s,1)
-exten = 302,1,Set(KALLGLOT_TRUNK_AGENT=PJSIP/nobody)
- same = n,Goto(kallglot-trunk,s,1)
+exten = 303,1,Dial(PJSIP/agent3,5)
+ same = n,Hangup()
 """
 CHAN_SIP = """
 udpbindaddr = 127.0.0.1:0
