@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.trunk_lab import ALLOW_LIST, TrunkLab, hears_itself
+from tests.asterisk.trunk_lab import TrunkLab, hears_itself
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.timeout(180)]
 
@@ -80,7 +80,7 @@ async def test_what_is_not_secure_is_refused(build: TrunkLab, phones: PhoneFacto
         "certificate": {"ca_file": "other"},
         "no CA file": {"ca_file": "/etc/nowhere.pem"},
         "old TLS": {"tls_min_version": "TLSv1.3"},
-        "address": {"edge_more": ALLOW_LIST},
+        "address": {"edge_allows": "192.0.2.0/255.255.255.0"},
         "no srtp": {"srtp": False},
     }
     options = wrong[what]

@@ -13,18 +13,18 @@ from kallglot_ari.app import Service
 from kallglot_ari.calls.interfaces import Translator
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.kallglot.client import KallglotClient
+from kallglot_ari.lab import edge as sip_edge
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import running, settings_for
-from tests.asterisk.trunk_lab import EDGE_DIALPLAN, TrunkLab, hears, hears_itself, kill
+from tests.asterisk.trunk_lab import TrunkLab, hears, hears_itself, kill
 from tests.asterisk.wire import carrying, tone_share
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)]
 
 SLOW_EDGE = "[edge]\nexten = _sess.,1,Wait(20)\n"
-MEDIA_EDGE = "[edge]\nexten = _sess.,1,Stasis(kallglot,source=de,target=en,metadata.trunk_session=${EXTEN})\n"
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ async def test_an_agent_transfers_to_another(build: TrunkLab, phones: PhoneFacto
 
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_the_first_endpoint_is_killed(build: TrunkLab, phones: PhoneFactory, when: str) -> None:
-    trunk = await build(edge_dialplans=(SLOW_EDGE, EDGE_DIALPLAN))
+    trunk = await build(edge_dialplans=(SLOW_EDGE, sip_edge.ECHO))
     phone = await phones(trunk.pbx, "customer")
     if when == "before":
         kill(trunk.edge)
@@ -182,7 +182,7 @@ async def test_end_to_end_through_media_mode(build: TrunkLab, phones: PhoneFacto
             stack.push_async_callback(client.close)
             return client
 
-        trunk = await build(edge_dialplans=(MEDIA_EDGE,), make_api=make_api)
+        trunk = await build(edge_dialplans=(sip_edge.MEDIA_MODE,), make_api=make_api)
         phone = await phones(trunk.pbx, "customer")
         call = await phone.call("300")
         await phone.wait_state("CONFIRMED", 10, call)

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from kallglot_ari.calls.interfaces import Translator
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import LabError
+from kallglot_ari.lab import edge as sip_edge
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.conf import make_certificate
 from kallglot_ari.lab.phones import Phone
@@ -40,42 +41,6 @@ from tests.asterisk.conftest import missing
 from tests.faults.proxy import Proxy
 from tests.modes.trunk_fakes import FakeHub, FakeStore, FakeTranslator
 
-EDGE_PJSIP = """
-[kallglot-edge]
-type = endpoint
-transport = transport-tls
-context = edge
-disallow = all
-allow = {codecs}
-auth = kallglot-edge
-aors = kallglot-edge
-media_encryption = sdes
-rewrite_contact = yes
-rtp_symmetric = yes
-direct_media = no
-[kallglot-edge]
-type = auth
-auth_type = userpass
-username = kallglot-edge
-password = right\\;word
-[kallglot-edge]
-type = aor
-max_contacts = 1
-"""
-ALLOW_LIST = """
-[allowed]
-type = acl
-deny = 0.0.0.0/0.0.0.0
-permit = 192.0.2.0/255.255.255.0
-"""
-EDGE_DIALPLAN = """
-[edge]
-exten = _sess.,1,Set(GLOBAL(CODEC)=${CHANNEL(audionativeformat)})
- same = n,Set(GLOBAL(SIGNALLING)=${CHANNEL(pjsip,secure)})
- same = n,Answer()
- same = n,Set(GLOBAL(MEDIA)=${CHANNEL(rtp,secure)})
- same = n,Echo()
-"""
 PBX_DIALPLAN = """
 [globals](+)
 KALLGLOT_AGI = agi://127.0.0.1:{agi}
@@ -158,8 +123,8 @@ class TrunkLab:
     running: list[LabAsterisk | TrunkMode] = field(default_factory=list)
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
-    async def edge(self, version: Version, codecs: str, dialplan: str, more: str) -> LabAsterisk:
-        files = {"pjsip.conf": EDGE_PJSIP.format(codecs=codecs) + more, "extensions.conf": dialplan}
+    async def edge(self, version: Version, codecs: str, dialplan: str, allowed: str) -> LabAsterisk:
+        files = {"pjsip.conf": sip_edge.pjsip(codecs, allowed=allowed), "extensions.conf": dialplan}
         edge = LabAsterisk(version, phones=0, local=files)
         try:
             await edge.start()
@@ -174,15 +139,15 @@ class TrunkLab:
         version: Version = "22",
         tech: str = "PJSIP",
         edge_codecs: str = "opus,g722,ulaw,alaw",
-        edge_dialplans: tuple[str, ...] = (EDGE_DIALPLAN,),
-        edge_more: str = "",
+        edge_dialplans: tuple[str, ...] = (sip_edge.ECHO,),
+        edge_allows: str = "",
         dead_first: str = "",
         make_api: Callable[[LabAsterisk], Awaitable[Translator]] | None = None,
         files: dict[str, str] | None = None,
         **options: Any,
     ) -> Trunk:
         """:param edge_dialplans: one for each edge, in failover order. :param options: those of [trunk]."""
-        edges = [await self.edge(version, edge_codecs, dialplan, edge_more) for dialplan in edge_dialplans]
+        edges = [await self.edge(version, edge_codecs, dialplan, edge_allows) for dialplan in edge_dialplans]
         host = "localhost" if tech == "SIP" else "127.0.0.1"  # chan_sip compares certificates with names only
         endpoints = [{"uri": f"{host}:{edge.sip_tls_port}", "priority": 5} for edge in edges]
         if dead_first:
@@ -190,7 +155,7 @@ class TrunkLab:
         cas = edges[0].folder / "etc/all.crt"
         cas.write_text("".join((edge.folder / "etc/keys/asterisk.crt").read_text() for edge in edges))
         base = {
-            "username": "kallglot-edge", "password": SecretStr("right;word"), "endpoints": endpoints,
+            "username": sip_edge.USER, "password": SecretStr(sip_edge.PASSWORD), "endpoints": endpoints,
             "ca_file": inside(edges[0], cas), "failover_timeout_ms": 1500,
         }  # fmt: skip
         if options.get("ca_file") == "other":
