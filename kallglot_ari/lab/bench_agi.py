@@ -113,10 +113,11 @@ def _service(folder: Path, config: str) -> Iterator[None]:
 class Load:
     """Makes calls over the manager interface and hangs each up after a time of its own."""
 
-    def __init__(self, pbx: LabAsterisk, seed: int) -> None:
+    def __init__(self, pbx: LabAsterisk, longest: float, seed: int) -> None:
         settings = AmiSettings(
             port=pbx.manager_port, username=pbx.manager_user, password=SecretStr(pbx.manager_password)
         )
+        self._longest = longest
         self._rng = random.Random(seed)
         self.ami = AmiClient(settings, Metrics(), on_event=lambda _: None, on_connected=self._connected)
         self.failed = 0
@@ -127,7 +128,7 @@ class Load:
     async def one(self, number: int) -> None:
         """One call: a fifth of them end while they are being set up."""
         channel = f"bench-{number}"
-        lasts = self._rng.uniform(0, 0.3) if self._rng.random() < 0.2 else self._rng.uniform(0.3, 8)
+        lasts = self._rng.uniform(0, 0.3) if self._rng.random() < 0.2 else self._rng.uniform(0.3, self._longest)
         try:
             await self.ami.originate(
                 "Local/caller@kallglot-bench/n", context="kallglot-trunk", exten="s", caller_id=f"4930{number}",
@@ -180,8 +181,10 @@ async def _until_ready(port: int, folder: Path) -> None:
     raise LabError("\n".join([f"bench: the service is not ready after {READY_SECONDS:.0f} s: {said}", *tail]))
 
 
-async def measure(calls_per_minute: float, seconds: float, *, seed: int = 1, step: Console | None = None) -> Result:
-    """Two Asterisks, the service and the load. :raises LabError: something does not come up."""
+async def measure(
+    calls_per_minute: float, seconds: float, *, longest: float = 8, seed: int = 1, step: Console | None = None
+) -> Result:
+    """Two Asterisks, the service and the load. :param longest: seconds that a call may last. :raises LabError: something does not come up."""
     console = step or Console(quiet=True)
     edge = LabAsterisk(
         "22", phones=0, verbose=0, local={"pjsip.conf": sip_edge.pjsip("ulaw"), "extensions.conf": sip_edge.ECHO}
@@ -205,7 +208,7 @@ async def measure(calls_per_minute: float, seconds: float, *, seed: int = 1, ste
                 folder = Path(scratch)
                 with _service(folder, _config(pbx, edge, folder, agi, web)):
                     await _until_ready(web, folder)
-                    return await _measured(pbx, folder, web, calls_per_minute, seconds, seed)
+                    return await _measured(folder, web, calls_per_minute, seconds, Load(pbx, longest, seed))
 
 
 def _config(pbx: LabAsterisk, edge: LabAsterisk, folder: Path, agi: int, web: int) -> str:
@@ -235,10 +238,7 @@ level = "warning"
 """
 
 
-async def _measured(
-    pbx: LabAsterisk, folder: Path, web: int, calls_per_minute: float, seconds: float, seed: int
-) -> Result:
-    load = Load(pbx, seed)
+async def _measured(folder: Path, web: int, calls_per_minute: float, seconds: float, load: Load) -> Result:
     await load.ami.start()
     try:
         if not await load.ami.wait_connected(10):

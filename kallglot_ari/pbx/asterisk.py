@@ -28,6 +28,7 @@ def render(settings: Settings) -> list[RenderedFile]:
         RenderedFile("kallglot-sip.conf", chan_sip(settings.trunk), secret=True),
         RenderedFile("kallglot-extensions.conf", extensions(settings)),
         RenderedFile("kallglot-manager.conf", manager(settings), secret=True),
+        *([RenderedFile("kallglot-hep.conf", hep(settings))] if settings.trunk.sip_trace else []),
         RenderedFile("README.txt", README),
     ]
 
@@ -160,9 +161,8 @@ def chan_sip(trunk: TrunkSettings) -> str:
 
 def extensions(settings: Settings) -> str:
     """For extensions.conf: the dialplan of trunk mode with this service's FastAGI address."""
-    host = settings.agi.bind if settings.agi.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
     text = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text(encoding="utf-8")
-    text = text.replace(_DEFAULT_AGI, f"agi://{host}:{settings.agi.port}")
+    text = text.replace(_DEFAULT_AGI, f"agi://{_agi_host(settings)}:{settings.agi.port}")
     return text.replace(_DEFAULT_TRANSPORT, transport_name(settings.trunk))
 
 
@@ -178,6 +178,21 @@ def manager(settings: Settings) -> str:
     )
 
 
+def hep(settings: Settings) -> str:
+    """For hep.conf: copies of all SIP messages to this service, which keeps those of its calls."""
+    return (
+        "; Written by kallglot-ari config asterisk: SIP messages for trunk.sip_trace. They go over UDP in clear: keep them on\n"
+        "; this machine.\n"
+        "[general](+)\nenabled = yes\n"
+        f"capture_address = {_agi_host(settings)}:{settings.trunk.sip_trace_port}\n"
+        "capture_id = 1\nuuid_type = call-id\n"
+    )
+
+
+def _agi_host(settings: Settings) -> str:
+    return settings.agi.bind if settings.agi.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -187,6 +202,9 @@ Put these files into /etc/asterisk, owned by the user that Asterisk runs as (cho
   pjsip.conf        #include kallglot-pjsip.conf
   extensions.conf   #include kallglot-extensions.conf     (and [globals] KALLGLOT_SOURCE, KALLGLOT_TARGET)
   manager.conf      #include kallglot-manager.conf
+With trunk.sip_trace also, in hep.conf: [general] and #include kallglot-hep.conf; it needs res_hep.so and res_hep_pjsip.so.
 Then: asterisk -rx "core reload". Send calls to Goto(kallglot-trunk,s,1).
-kallglot-sip.conf is for sip.conf of an Asterisk 16 that has chan_sip instead; set KALLGLOT_TECH = SIP then.
+kallglot-sip.conf is for sip.conf of an Asterisk 16 that has chan_sip instead; set KALLGLOT_TECH = SIP then. chan_sip wants a
+certificate of its own (tlscertfile), and compares Kallglot's with the endpoint's name, so endpoints must be names there.
+An Asterisk without codec_opus passes Opus through but cannot translate it: take "opus" out of trunk.codecs.
 """

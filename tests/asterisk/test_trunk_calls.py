@@ -15,11 +15,12 @@ from kallglot_ari.clock import SystemClock
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.lab import edge as sip_edge
 from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.lab.roots import Version
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import running, settings_for
-from tests.asterisk.trunk_lab import TrunkLab, hears, hears_itself, kill
+from tests.asterisk.trunk_lab import TrunkLab, free_udp_port, hears, hears_itself, kill
 from tests.asterisk.wire import carrying, tone_share
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)]
@@ -50,6 +51,30 @@ async def test_asterisk_16(build: TrunkLab, phones: PhoneFactory, tech: str) -> 
     # of chan_sip itself: that it is old, and that it does not know of stream topologies
     its_own = ("Module 'chan_sip' has been loaded but", "Don't know how to indicate condition 36")
     assert [line for line in trunk.pbx.complaints() if not any(text in line for text in its_own)] == []
+
+
+@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
+async def test_sip_trace(build: TrunkLab, phones: PhoneFactory, tmp_path: Path, version: Version) -> None:
+    port = free_udp_port()
+    codecs = ("G722", "PCMU")
+    trunk = await build(version=version, folder=tmp_path, sip_trace=True, sip_trace_port=port, codecs=codecs)
+    phone = await phones(trunk.pbx, "customer")
+    call = await phone.call("300")
+    await phone.wait_state("CONFIRMED", 10, call)
+    await trunk.active()
+    (view,) = trunk.mode.calls()
+    await phone.hangup()
+    await trunk.ended()
+    file = tmp_path / view.id / "sip.txt"
+    await trunk.until(lambda: file.exists() and file.read_text().count("CSeq") >= 12)
+    text = file.read_text()
+    assert "INVITE sip:300@" in text, "the phone's side, also what came before the call was known"
+    assert "INVITE sip:sess_1@" in text
+    assert "BYE sip:" in text
+    assert "SIP/2.0 401" in text
+    assert "AES_CM_128_HMAC_SHA1_80 inline:[hidden]" in text
+    assert "response=" not in text
+    assert trunk.pbx.complaints() == []
 
 
 async def test_the_audio_is_encrypted_on_the_wire(build: TrunkLab, phones: PhoneFactory) -> None:

@@ -32,6 +32,7 @@ from kallglot_ari.pbx import asterisk as render
 from kallglot_ari.settings import (
     AgiSettings,
     AmiSettings,
+    DebugSettings,
     KallglotSettings,
     ServiceSettings,
     Settings,
@@ -63,6 +64,12 @@ tlscertfile = {pem}
 
 def free_port() -> int:
     with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
@@ -143,7 +150,7 @@ class TrunkLab:
         edge_allows: str = "",
         dead_first: str = "",
         make_api: Callable[[LabAsterisk], Awaitable[Translator]] | None = None,
-        files: dict[str, str] | None = None,
+        folder: Path | None = None,
         **options: Any,
     ) -> Trunk:
         """:param edge_dialplans: one for each edge, in failover order. :param options: those of [trunk]."""
@@ -163,18 +170,16 @@ class TrunkLab:
             options["ca_file"] = inside(edges[0], edges[0].folder / "etc/other/asterisk.crt")
         agi = free_port()
         trunk = TrunkSettings.model_validate({**base, **options})
-        pbx = await self._pbx(version, tech, trunk, agi, edges[0], files or {})
+        settings = Settings(trunk=trunk, agi=AgiSettings(port=agi), debug=DebugSettings(dir=str(folder or "unused")))
+        pbx = await self._pbx(version, tech, settings, edges[0])
         api, store, hub, metrics = FakeTranslator(), FakeStore(), FakeHub(), Metrics()
         line = await self.stack.enter_async_context(Proxy("127.0.0.1", pbx.manager_port))
-        settings = Settings(
-            trunk=trunk,
-            agi=AgiSettings(port=agi),
-            ami=AmiSettings(port=line.port, username=pbx.manager_user, password=SecretStr(pbx.manager_password)),
-        )
+        ami = AmiSettings(port=line.port, username=pbx.manager_user, password=SecretStr(pbx.manager_password))
+        settings = settings.model_copy(update={"ami": ami})
         mode = TrunkMode(
             await make_api(edges[0]) if make_api else api, store, hub, kallglot=KallglotSettings(), trunk=trunk,
             service=ServiceSettings(), agi=settings.agi, ami=settings.ami, metrics=metrics, clock=SystemClock(),
-            instance="lab",
+            instance="lab", debug=settings.debug,
         )  # fmt: skip
         await mode.start()
         self.running.append(mode)
@@ -182,18 +187,19 @@ class TrunkLab:
         await trunk_lab.until(lambda: not any(problem.startswith("AMI") for problem in mode.problems()))
         return trunk_lab
 
-    async def _pbx(
-        self, version: Version, tech: str, trunk: TrunkSettings, agi: int, edge: LabAsterisk, files: dict[str, str]
-    ) -> LabAsterisk:
-        local = {"extensions.conf": PBX_DIALPLAN.format(agi=agi, tech=tech)}
+    async def _pbx(self, version: Version, tech: str, settings: Settings, edge: LabAsterisk) -> LabAsterisk:
+        trunk = settings.trunk
+        local = {"extensions.conf": PBX_DIALPLAN.format(agi=settings.agi.port, tech=tech)}
+        if trunk.sip_trace:
+            local |= {"hep.conf": render.hep(settings), "modules.conf": "load = res_hep.so\nload = res_hep_pjsip.so\n"}
         if tech == "SIP":
             keys = edge.folder / "etc/keys"
             (keys / "both.pem").write_text((keys / "asterisk.crt").read_text() + (keys / "asterisk.key").read_text())
             local["sip.conf"] = CHAN_SIP.format(pem=inside(edge, keys / "both.pem")) + render.chan_sip(trunk)
-            local["modules.conf"] = "load = chan_sip.so\n"
+            local["modules.conf"] = local.get("modules.conf", "") + "load = chan_sip.so\n"
         else:
             local["pjsip.conf"] = render.pjsip(trunk)
-        pbx = LabAsterisk(version, phones=0, local={**local, **files})
+        pbx = LabAsterisk(version, phones=0, local=local)
         await pbx.start()
         self.running.append(pbx)
         return pbx

@@ -15,7 +15,7 @@ from tests.asterisk.conftest import missing
 @pytest.mark.timeout(120)
 async def test_sessions_created_are_sessions_ended() -> None:
     try:
-        result = await measure(240, 5)
+        result = await measure(240, 4, longest=2)
     except LabError as error:
         missing(str(error))
         raise
