@@ -9,8 +9,15 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
+from kallglot_ari.ari.client import AriClient
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.errors import SipProbeError
+from kallglot_ari.modes import trunk_doctor
+from kallglot_ari.pbx.probe import probe
+from kallglot_ari.settings import AriSettings, KallglotSettings
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.trunk_lab import TrunkLab, hears_itself
+from tests.asterisk.trunk_lab import Trunk, TrunkLab, hears_itself
+from tests.modes.trunk_fakes import FakeTranslator
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.timeout(180)]
 
@@ -62,6 +69,36 @@ async def test_the_next_endpoint_is_tried_when_the_first_is_dead(
         assert await trunk.ended() == [("sess_1", "customer_hangup")]
 
 
+EXPLAINED = {
+    "password": ("the log-in is refused", "trunk.username and trunk.password"),
+    "certificate": ("its certificate is refused", "set trunk.ca_file"),
+    "no CA file": ("No such file", "run doctor there"),
+    "old TLS": ("protocol version", "lower trunk.tls_min_version"),
+    "no srtp": ("it takes nothing of what is offered", "trunk.srtp"),
+    "address": ("not allowed", "Allowed IPs"),
+}
+"""What doctor finds, and what it advises."""
+
+
+async def doctors_call(trunk: Trunk) -> str:
+    """`doctor --call`."""
+    pbx = trunk.pbx
+    ari = AriSettings(url=pbx.ari_url, username=pbx.ari_user, password=SecretStr(pbx.ari_password))
+    return await trunk_doctor.test_call(ari, FakeTranslator(), KallglotSettings(), trunk.settings.trunk, SystemClock())
+
+
+async def diagnosis(trunk: Trunk) -> tuple[str, str] | str:
+    """The words of `EXPLAINED` that doctor's finding has, else the finding itself."""
+    settings = trunk.settings.trunk
+    outside = str(trunk.edge.root.outside(settings.ca_file))
+    try:
+        await probe(settings.endpoints[0], settings.model_copy(update={"ca_file": outside}))
+        return await doctors_call(trunk)
+    except SipProbeError as error:
+        words = [pair for pair in EXPLAINED.values() if pair[0] in str(error) and pair[1] in error.advice]
+        return words[0] if words else f"{error} -> {error.advice}"
+
+
 @pytest.mark.phones
 @pytest.mark.parametrize(
     "what",
@@ -91,6 +128,7 @@ async def test_what_is_not_secure_is_refused(build: TrunkLab, phones: PhoneFacto
     await phone.wait_state("DISCONNECTED", 15, call)
     assert "CONFIRMED" not in call.states
     assert trunk.dialled() == 0
+    assert await diagnosis(trunk) == EXPLAINED[what]
     # without its transport the PBX asks for no session at all
     assert await trunk.ended() == ([] if what == "no CA file" else [("sess_1", "error")])
 
@@ -118,6 +156,34 @@ async def test_a_caller_who_gives_up_while_the_agent_rings(build: TrunkLab, phon
     await customer.hangup()
     await agent.wait_state("DISCONNECTED", 5, ringing)
     assert await trunk.ended() == [("sess_1", "customer_hangup")]
+
+
+async def test_doctor_finds_all_well(build: TrunkLab) -> None:
+    trunk = await build(codecs=("G722", "opus"))
+    settings, pbx = trunk.settings.trunk, trunk.pbx
+    outside = settings.model_copy(update={"ca_file": str(trunk.edge.root.outside(settings.ca_file))})
+    found = await probe(settings.endpoints[0], outside)
+    assert found.tls.startswith("TLSv1.2, certificate good until 20")
+    assert found.invite == "404 Not Found", "all is well with it but the session"
+    assert await trunk_doctor.pbx_side(trunk.settings.ami, settings) == (
+        "Asterisk has 1 endpoint(s) and the transport kallglot-tls"
+    )
+    said = await doctors_call(trunk)
+    assert "answered with (g722)" in said
+    assert "RTP packets came back" in said
+    ari = AriSettings(url=pbx.ari_url, username=pbx.ari_user, password=SecretStr(pbx.ari_password))
+    client = AriClient(ari, trunk.metrics, SystemClock())
+    await client.start(lambda _: None)
+    await client.wait_connected(5)
+    assert await trunk_doctor.codecs(client, settings) == "Asterisk can translate G722, opus"
+    await client.close()
+
+
+async def test_doctor_finds_what_asterisk_did_not_load(build: TrunkLab) -> None:
+    trunk = await build(ca_file="/etc/nowhere.pem")
+    with pytest.raises(SipProbeError, match="no transport kallglot-tls") as caught:
+        await trunk_doctor.pbx_side(trunk.settings.ami, trunk.settings.trunk)
+    assert "ca_list_file" in caught.value.advice
 
 
 @pytest.mark.phones
