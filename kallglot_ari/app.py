@@ -180,6 +180,7 @@ class Service:
             metrics=self.metrics,
             clock=self.clock,
             instance=instance_name(s),
+            debug=s.debug,
         )
         await self.trunk.start()
         self._on_stop("trunk mode", self.trunk.stop)

@@ -49,7 +49,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from kallglot_ari.doctor import run_doctor
 
     log.configure("error", "auto")
-    return _run(run_doctor(args.config, as_json=args.json))
+    return _run(run_doctor(args.config, as_json=args.json, call=args.call))
 
 
 def _config(args: argparse.Namespace) -> int:
@@ -134,6 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
     sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
     doctor = add("doctor", _doctor, "check everything a call needs", config=True)
     doctor.add_argument("--json", action="store_true", help="the result as JSON")
+    doctor.add_argument(
+        "--call", action="store_true", help="also a test call over the trunk: a session of a few seconds"
+    )
     config = add("config", _config, "write the PBX side for this configuration", config=True)
     config.add_argument("kind", choices=("asterisk", "freeswitch", "cucm"))
     config.add_argument("--out", metavar="DIR", help="folder to write to; otherwise print")

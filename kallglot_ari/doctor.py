@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import shutil
 import socket
-import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -22,11 +22,14 @@ from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.resources import gone_is_fine, rtp_address
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import ConfigError, KallglotAriError
+from kallglot_ari.errors import ConfigError, KallglotAriError, SipProbeError
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.settings import Settings, find_file, load
+from kallglot_ari.modes import trunk_doctor
+from kallglot_ari.pbx.addresses import ordered
+from kallglot_ari.pbx.probe import probe
+from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load
 from kallglot_ari.store.store import open_store
 
 PATIENCE = 8.0
@@ -55,10 +58,11 @@ class Skipped(Exception):
 
 
 class Doctor:
-    """All checks of one configuration."""
+    """All checks of one configuration. :param call: also a test call over the trunk, with a session of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, call: bool = False) -> None:
         self._s = settings
+        self._call = call
         self._clock = SystemClock()
         self._metrics = Metrics()
 
@@ -73,8 +77,13 @@ class Doctor:
             ("web port", lambda: self._port(self._s.web.bind, self._s.web.port, "web.port")),
             ("FastAGI port", lambda: self._port(self._s.agi.bind, self._s.agi.port, "agi.port")),
             ("manager interface", self._ami),
-            ("SIP endpoints", self._endpoints),
+            ("clock", self._skew),
+            *((f"SIP endpoint {e.uri}", partial(self._endpoint, e)) for e in ordered(self._s.trunk)),
+            ("trunk in Asterisk", self._trunk_in_asterisk),
+            ("trunk codecs", self._codecs),
         ]
+        if self._call:
+            checks.append(("trunk test call", self._test_call))
         findings = []
         for name, check in checks:
             findings.append(await self._one(name, check))
@@ -92,6 +101,8 @@ class Doctor:
             return Finding(
                 name, False, f"no answer within {PATIENCE:.0f} s", "look for a firewall or a hanging service"
             )
+        except SipProbeError as error:
+            return Finding(name, False, log.redact(str(error)), error.advice)
         except KallglotAriError as error:
             return Finding(name, False, log.redact(str(error)), "")
         except OSError as error:
@@ -275,32 +286,48 @@ class Doctor:
             raise Failure("does not take the user", "check ami.username and ami.password against manager.conf")
         return f"{ami.host}:{ami.port} takes the user"
 
-    async def _endpoints(self) -> str:
+    def _trunk_in_use(self) -> None:
         trunk = self._s.trunk
-        if not trunk.username:
+        if not trunk.username and trunk.endpoints == TrunkSettings().endpoints:
             raise Skipped("trunk.username is not set: trunk mode is not in use")
-        if trunk.transport != "tls":
-            raise Skipped(f"trunk.transport is {trunk.transport}: only TLS is tried")
-        context = ssl.create_default_context(cafile=trunk.ca_file or None)
-        context.minimum_version = (
-            ssl.TLSVersion.TLSv1_3 if trunk.tls_min_version == "TLSv1.3" else ssl.TLSVersion.TLSv1_2
-        )
-        if not trunk.tls_verify_certificate:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        for endpoint in trunk.endpoints:
-            host, _, port = endpoint.uri.partition(":")
-            try:
-                _, writer = await asyncio.open_connection(host, int(port or 5061), ssl=context, server_hostname=host)
-            except ssl.SSLCertVerificationError as error:
-                raise Failure(
-                    f"{endpoint.uri}: certificate: {error.verify_message}", "set trunk.ca_file, or mend the certificate"
-                ) from None
-            except (OSError, ssl.SSLError) as error:
-                raise Failure(
-                    f"{endpoint.uri}: {error}", "nc -zv HOST 5061 shows whether the port can be reached"
-                ) from None
-            writer.close()
-        return f"TLS and certificate of {len(trunk.endpoints)} endpoint(s) are in order"
+
+    async def _skew(self) -> str:
+        if self._s.kallglot.embedded:
+            raise Skipped("the API is embedded")
+        return await trunk_doctor.clock_skew(self._s.kallglot.urls[0], self._clock)
+
+    async def _endpoint(self, endpoint: Endpoint) -> str:
+        self._trunk_in_use()
+        found = await probe(endpoint, self._s.trunk)
+        said = [
+            found.tls,
+            f"{found.server or 'it'} answers OPTIONS in {found.options_ms:.0f} ms",
+            f"INVITE: {found.invite}",
+        ]
+        return "; ".join(filter(None, said))
+
+    async def _trunk_in_asterisk(self) -> str:
+        self._trunk_in_use()
+        if not self._s.ami.username:
+            raise Skipped("ami.username is not set")
+        return await trunk_doctor.pbx_side(self._s.ami, self._s.trunk)
+
+    async def _codecs(self) -> str:
+        self._trunk_in_use()
+        async with self._ari() as ari:
+            return await trunk_doctor.codecs(ari, self._s.trunk)
+
+    async def _test_call(self) -> str:
+        self._trunk_in_use()
+        s = self._s
+        if s.kallglot.embedded:
+            raise Skipped("the embedded Kallglot has no SIP endpoint")
+        client = KallglotClient(s.kallglot, s.trunk, self._metrics, self._clock)
+        await client.start()
+        try:
+            return await trunk_doctor.test_call(s.ari, client, s.kallglot, s.trunk, self._clock)
+        finally:
+            await client.close()
 
 
 def _tools() -> Finding:
@@ -314,7 +341,7 @@ def _tools() -> Finding:
     )
 
 
-async def run_doctor(path: str | None, *, as_json: bool = False) -> int:
+async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = False) -> int:
     """Print the findings; 1 if any check fails."""
     try:
         settings = load(path)
@@ -326,7 +353,7 @@ async def run_doctor(path: str | None, *, as_json: bool = False) -> int:
             Finding("configuration", True, str(file) if file else "built-in defaults and the environment"),
             _tools(),
         ]
-        findings += await Doctor(settings).examine()
+        findings += await Doctor(settings, call=call).examine()
     except ConfigError as error:
         findings = [
             Finding("configuration", False, str(error), "mend that setting; docs/configuration.md has all of them")

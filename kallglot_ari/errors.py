@@ -26,6 +26,7 @@
      ├─ AmiError                      Asterisk's manager interface
      │   ├─ AmiUnavailable            no connection, or no answer in time           retryable
      │   └─ AmiUnauthorized           wrong user or password
+     ├─ SipProbeError                 doctor: a SIP endpoint, or the way to it, is not as it should be; has advice
      ├─ StreamError                   the WebSocket to Kallglot
      │   ├─ StreamRefused             the server did not open it (token, session)
      │   └─ StreamClosed              it closed in mid-call                        retryable
@@ -166,6 +167,14 @@ class AmiUnavailable(AmiError):
 
 class AmiUnauthorized(AmiError):
     """Wrong user or password, or an address that manager.conf does not permit."""
+
+
+class SipProbeError(KallglotAriError):
+    """What is wrong with a SIP endpoint or the way to it; `advice` says what to do."""
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(found)
+        self.advice = advice
 
 
 class StreamError(KallglotAriError):

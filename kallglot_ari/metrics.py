@@ -96,6 +96,13 @@ class Metrics:
         )
         self.webhooks = Counter("kallglot_webhooks_total", "Webhooks received", ["reason"], registry=r)
         self.agi_requests = Counter("kallglot_agi_requests_total", "FastAGI requests", ["reason"], registry=r)
+        self.agi_seconds = Histogram(
+            "kallglot_agi_seconds",
+            "From a FastAGI connection to the end of its script, the API's own time included",
+            ["component"],
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20),
+            registry=r,
+        )
         self.interpreter_dropped = Counter(
             "kallglot_interpreter_dropped_total", "Work the embedded interpreter left undone", ["reason"], registry=r
         )

@@ -260,7 +260,10 @@ class TrunkSettings(Section):
     refer_notify_url: str = ""
     """Where Kallglot may post REFER notifications (our /webhooks/sip/refer as seen from outside); empty: REFER off."""
     sip_trace: bool = False
-    """Ask Kallglot to keep a SIP trace of each session (provider contract)."""
+    """Write each trunk call's SIP messages to `debug.dir`, without secrets (needs `kallglot-hep.conf` of `config asterisk`), and
+    ask Kallglot to keep its side too (provider contract)."""
+    sip_trace_port: Port = 9060
+    """UDP port, on `agi.bind`, that Asterisk's res_hep sends copies of SIP messages to when `sip_trace` is on; 0 = any free one."""
     external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()

@@ -196,6 +196,7 @@ class AgiServer:
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         lines = protocol.LineBuffer()
+        began = asyncio.get_running_loop().time()
         async with asyncio.timeout(self._header_seconds):
             request, rest = await _read_header(reader, lines)
         script = self._scripts.get(request.script)
@@ -220,6 +221,7 @@ class AgiServer:
             return "fault"
         finally:
             pump.cancel()
+            self._metrics.agi_seconds.labels(request.script).observe(asyncio.get_running_loop().time() - began)
         return "ok"
 
 

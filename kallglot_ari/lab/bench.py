@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.lab import bench_agi
 from kallglot_ari.lab.bench_serve import SERVERS
 
 _WARM_UP = 3.0
@@ -145,7 +146,9 @@ def _kinds(text: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kallglot-ari bench", description=__doc__)
-    parser.add_argument("what", choices=["media"], help="media: RTP in and out, all legs talking")
+    parser.add_argument(
+        "what", choices=["media", "agi"], help="media: RTP in and out, all legs talking; agi: trunk calls"
+    )
     parser.add_argument(
         "--legs", type=_numbers, default=[10, 100, 500, 1000, 2000], metavar="N,N", help="legs, two a call"
     )
@@ -158,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def run_bench(argv: list[str]) -> int:
     """`bench` with its arguments; 0 when every run of our own engine lost nothing and gave every tone back, else 1."""
+    if argv[:1] == ["agi"]:
+        return bench_agi.run(argv[1:])
     args = _parser().parse_args(argv)
     if not 1 <= args.seconds <= 3600:
         raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")

@@ -123,6 +123,8 @@ _EMPTY = {
     "chan_websocket.conf": "",
     "queues.conf": "[general]\n",
     "pjsip_notify.conf": "",
+    "sip.conf": "[general]\n#tryinclude local/sip.conf\n",
+    "hep.conf": "[general]\nenabled = no\n#tryinclude local/hep.conf\n",
 }
 """Files that Asterisk looks for and would warn about."""
 

@@ -7,6 +7,7 @@ what both missed. A session is ended exactly once, by whichever learns first tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kallglot_ari import log
@@ -20,7 +21,15 @@ from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_follow import Follower
 from kallglot_ari.modes.trunk_scripts import TrunkScripts
 from kallglot_ari.modes.trunk_sessions import Sessions
-from kallglot_ari.settings import AgiSettings, AmiSettings, KallglotSettings, ServiceSettings, TrunkSettings
+from kallglot_ari.modes.trunk_trace import SipTrace
+from kallglot_ari.settings import (
+    AgiSettings,
+    AmiSettings,
+    DebugSettings,
+    KallglotSettings,
+    ServiceSettings,
+    TrunkSettings,
+)
 
 _log = log.get(__name__)
 
@@ -42,12 +51,18 @@ class TrunkMode:
         metrics: Metrics,
         clock: Clock,
         instance: str = "",
+        debug: DebugSettings | None = None,
     ) -> None:
         self._sessions = Sessions(translator, store, clock)
         self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=instance or service.instance)
         self._follower = Follower(self._book, ami, hub, metrics) if ami.username else None
         agents = self._follower.agents if self._follower else Agents(None)
-        self._scripts = TrunkScripts(self._book, agents, kallglot=kallglot, trunk=trunk, service=service)
+        folder = Path((debug or DebugSettings()).dir)
+        find = self._book.of_dial_string
+        self._trace = SipTrace(agi.bind, trunk.sip_trace_port, folder, find) if trunk.sip_trace else None
+        self._scripts = TrunkScripts(
+            self._book, agents, kallglot=kallglot, trunk=trunk, service=service, trace=self._trace
+        )
         self._agi = AgiServer(agi.bind, agi.port, self._scripts.table(), metrics)
 
     @property
@@ -61,6 +76,8 @@ class TrunkMode:
         :raises ConfigError: the FastAGI address cannot be listened on. :raises StoreError: the store cannot be read.
         """
         restored = await self._book.restore()
+        if self._trace is not None:
+            await self._trace.start()
         await self._agi.start()
         if self._follower is not None:
             await self._follower.start()
@@ -86,6 +103,13 @@ class TrunkMode:
         if self._follower is not None:
             await self._follower.stop()
         await self._sessions.stop(grace)
+        if self._trace is not None:
+            await self._trace.stop()
+
+    @property
+    def sip_trace_port(self) -> int:
+        """The port that listens for copies of SIP messages; 0 when none does."""
+        return self._trace.port if self._trace else 0
 
     def calls(self) -> list[CallView]:
         """The live calls."""

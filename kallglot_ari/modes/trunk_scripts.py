@@ -19,6 +19,7 @@ from kallglot_ari.errors import AgiGone, ApiError, ApiInvalid, StoreError, Usage
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_call import TrunkCall
+from kallglot_ari.modes.trunk_trace import SipTrace
 from kallglot_ari.pbx.addresses import dial_strings, timeout_seconds
 from kallglot_ari.settings import LANGUAGE_PATTERN, MODES, KallglotSettings, ServiceSettings, TrunkSettings
 
@@ -97,10 +98,12 @@ class TrunkScripts:
         kallglot: KallglotSettings,
         trunk: TrunkSettings,
         service: ServiceSettings,
+        trace: SipTrace | None = None,
     ) -> None:
         self._book = book
         self._agents = agents
         self._kallglot, self._trunk, self._service = kallglot, trunk, service
+        self._trace = trace
         self.accepting = True
 
     def table(self) -> dict[str, Script]:
@@ -194,7 +197,13 @@ class TrunkScripts:
             arguments.metadata, arguments.participants, agent_expected=bool(arguments.agents),
         )  # fmt: skip
         self._book.add(call)
+        await self._traced(agi, call)
         return call
+
+    async def _traced(self, agi: AgiSession, call: TrunkCall) -> None:
+        """With `sip_trace`, this channel's SIP messages are the call's."""
+        if self._trace is not None:
+            self._trace.belongs(await agi.get_variable("${CHANNEL(pjsip,call-id)}"), call)
 
     async def _create(self, call: TrunkCall) -> DialplanStatus | None:
         """The session; None when it is there, else what to tell the dialplan."""
@@ -231,6 +240,7 @@ class TrunkScripts:
         role = call.join(agi.request.uniqueid)
         self._book.index(call)
         self._agents.joined(call, agi.request.uniqueid)
+        await self._traced(agi, call)
         await self._book.wait_opened(call, SESSION_SECONDS)
         self._book.publish("leg.joined", call, speaker=role, channel=agi.request.channel)
         return DialplanStatus.COMPLETED, call

@@ -15,6 +15,7 @@ SUITES = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32")
 TLS_METHODS = {"TLSv1.2": "tlsv1_2", "TLSv1.3": "tlsv1_3"}
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 _DEFAULT_AGI = "agi://127.0.0.1:4573"
+_DEFAULT_TRANSPORT = "kallglot-tls"
 
 
 def render(settings: Settings) -> list[RenderedFile]:
@@ -27,6 +28,7 @@ def render(settings: Settings) -> list[RenderedFile]:
         RenderedFile("kallglot-sip.conf", chan_sip(settings.trunk), secret=True),
         RenderedFile("kallglot-extensions.conf", extensions(settings)),
         RenderedFile("kallglot-manager.conf", manager(settings), secret=True),
+        *([RenderedFile("kallglot-hep.conf", hep(settings))] if settings.trunk.sip_trace else []),
         RenderedFile("README.txt", README),
     ]
 
@@ -58,7 +60,7 @@ def pjsip(trunk: TrunkSettings) -> str:
     """For pjsip.conf: one transport, one digest log-in, and an endpoint with its qualified address for each of Kallglot's."""
     check(trunk)
     user, password = _safe(trunk)
-    transport = f"kallglot-{trunk.transport}"
+    transport = transport_name(trunk)
     parts = [
         "; Written by kallglot-ari config asterisk. It holds a password: keep it readable for Asterisk only.\n",
         _transport(trunk, transport),
@@ -74,6 +76,11 @@ def pjsip(trunk: TrunkSettings) -> str:
             f"qualify_frequency = 60\nqualify_timeout = {trunk.failover_timeout_ms / 1000:.1f}\n"
         )
     return "\n".join(parts)
+
+
+def transport_name(trunk: TrunkSettings) -> str:
+    """Name of the transport's section in pjsip.conf."""
+    return f"kallglot-{trunk.transport}"
 
 
 def _transport(trunk: TrunkSettings, name: str) -> str:
@@ -126,6 +133,9 @@ def chan_sip(trunk: TrunkSettings) -> str:
     ]
     if trunk.transport == "tls":
         lines += [
+            "; With TLS on, chan_sip listens for it too, and wants a certificate of its own for that (certificate and key in",
+            "; one PEM file). Where your sip.conf names none yet:",
+            ";tlscertfile = /etc/asterisk/keys/asterisk.pem",
             "tlsenable = yes",
             f"tlsdontverifyserver = {_yes(not trunk.tls_verify_certificate)}",
             f"tlscafile = {plain('trunk.ca_file', trunk.ca_file or SYSTEM_CA, forbidden=';')}",
@@ -143,7 +153,7 @@ def chan_sip(trunk: TrunkSettings) -> str:
             lines += [f"defaultuser = {user}", f"remotesecret = {password}", f"fromuser = {user}"]
         lines += [
             f"fromdomain = {trunk.domain}", "qualify = yes", "insecure = invite", "context = kallglot-nobody",
-            f"encryption = {_yes(trunk.srtp)}", "directmedia = no", "nat = force_rport,comedia",
+            f"encryption = {_yes(trunk.srtp)}", "directmedia = no",
             "dtmfmode = rfc2833", "disallow = all", *(f"allow = {CODECS[codec]}" for codec in trunk.codecs),
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -151,9 +161,9 @@ def chan_sip(trunk: TrunkSettings) -> str:
 
 def extensions(settings: Settings) -> str:
     """For extensions.conf: the dialplan of trunk mode with this service's FastAGI address."""
-    host = settings.agi.bind if settings.agi.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
     text = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text(encoding="utf-8")
-    return text.replace(_DEFAULT_AGI, f"agi://{host}:{settings.agi.port}")
+    text = text.replace(_DEFAULT_AGI, f"agi://{_agi_host(settings)}:{settings.agi.port}")
+    return text.replace(_DEFAULT_TRANSPORT, transport_name(settings.trunk))
 
 
 def manager(settings: Settings) -> str:
@@ -168,6 +178,21 @@ def manager(settings: Settings) -> str:
     )
 
 
+def hep(settings: Settings) -> str:
+    """For hep.conf: copies of all SIP messages to this service, which keeps those of its calls."""
+    return (
+        "; Written by kallglot-ari config asterisk: SIP messages for trunk.sip_trace. They go over UDP in clear: keep them on\n"
+        "; this machine.\n"
+        "[general](+)\nenabled = yes\n"
+        f"capture_address = {_agi_host(settings)}:{settings.trunk.sip_trace_port}\n"
+        "capture_id = 1\nuuid_type = call-id\n"
+    )
+
+
+def _agi_host(settings: Settings) -> str:
+    return settings.agi.bind if settings.agi.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
+
+
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -177,6 +202,9 @@ Put these files into /etc/asterisk, owned by the user that Asterisk runs as (cho
   pjsip.conf        #include kallglot-pjsip.conf
   extensions.conf   #include kallglot-extensions.conf     (and [globals] KALLGLOT_SOURCE, KALLGLOT_TARGET)
   manager.conf      #include kallglot-manager.conf
+With trunk.sip_trace also, in hep.conf: [general] and #include kallglot-hep.conf; it needs res_hep.so and res_hep_pjsip.so.
 Then: asterisk -rx "core reload". Send calls to Goto(kallglot-trunk,s,1).
-kallglot-sip.conf is for sip.conf of an Asterisk 16 that has chan_sip instead; set KALLGLOT_TECH = SIP then.
+kallglot-sip.conf is for sip.conf of an Asterisk 16 that has chan_sip instead; set KALLGLOT_TECH = SIP then. chan_sip wants a
+certificate of its own (tlscertfile), and compares Kallglot's with the endpoint's name, so endpoints must be names there.
+An Asterisk without codec_opus passes Opus through but cannot translate it: take "opus" out of trunk.codecs.
 """

@@ -89,6 +89,15 @@ def flows(seen: list[Seen]) -> list[Flow]:
     return [Flow(packets) for packets in found.values()]
 
 
+def tone_share(seen: list[Seen], hertz: float) -> float:
+    """Of the power in the first 20 ms of each packet, read as PCMU, the share near `hertz`."""
+    decoder = registry.get("ulaw").decoder()
+    sound = np.concatenate([decoder.decode(p.payload[:160]) for p in seen if len(p.payload) >= 160]).astype(float)
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    at = np.fft.rfftfreq(len(sound), 1 / 8000)
+    return float(power[abs(at - hertz) < 20].sum() / power[at > 50].sum())
+
+
 class Sniffer:
     """What was seen so far."""
 

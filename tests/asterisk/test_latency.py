@@ -26,7 +26,7 @@ from kallglot_ari.lab.farm import Farm
 from kallglot_ari.tasks import Tasks
 from tests.asterisk.conftest import missing
 from tests.asterisk.sniffing import Seen, sniffing
-from tests.asterisk.test_trunk import free_port
+from tests.asterisk.trunk_lab import free_port
 from tests.audio_checks import tone
 from tests.double.server import KallglotDouble
 from tests.double.session import DoubleSession

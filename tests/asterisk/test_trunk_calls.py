@@ -1,0 +1,222 @@
+"""What happens to trunk calls on real Asterisks: transfers, endpoints and lines that die, older Asterisks, what is on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.app import Service
+from kallglot_ari.calls.interfaces import Translator
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.kallglot.client import KallglotClient
+from kallglot_ari.lab import edge as sip_edge
+from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.lab.roots import Version
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.settings import KallglotSettings, TrunkSettings
+from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.running import running, settings_for
+from tests.asterisk.trunk_lab import TrunkLab, free_udp_port, hears, hears_itself, kill
+from tests.asterisk.sniffing import sniffing, tone_share
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)]
+
+SLOW_EDGE = "[edge]\nexten = _sess.,1,Wait(20)\n"
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[TrunkLab]:
+    lab = TrunkLab()
+    yield lab
+    await lab.stop()
+
+
+@pytest.mark.asterisk16
+@pytest.mark.parametrize("tech", ["PJSIP", "SIP"])
+async def test_asterisk_16(build: TrunkLab, phones: PhoneFactory, tech: str) -> None:
+    trunk = await build(version="16", tech=tech, codecs=("G722", "PCMU", "PCMA"), edge_codecs="g722,ulaw,alaw")
+    phone = await phones(trunk.pbx, "customer")
+    call = await phone.call("300")
+    await phone.wait_state("CONFIRMED", 10, call)
+    assert await hears_itself(phone)
+    assert "g722" in await trunk.edge_global("CODEC")
+    assert (await trunk.edge_global("SIGNALLING"), await trunk.edge_global("MEDIA")) == ("1", "1")
+    await trunk.active()
+    await phone.hangup()
+    assert await trunk.ended() == [("sess_1", "customer_hangup")]
+    # of chan_sip itself: that it is old, and that it does not know of stream topologies
+    its_own = ("Module 'chan_sip' has been loaded but", "Don't know how to indicate condition 36")
+    assert [line for line in trunk.pbx.complaints() if not any(text in line for text in its_own)] == []
+
+
+@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
+async def test_sip_trace(build: TrunkLab, phones: PhoneFactory, tmp_path: Path, version: Version) -> None:
+    port = free_udp_port()
+    codecs = ("G722", "PCMU")
+    trunk = await build(version=version, folder=tmp_path, sip_trace=True, sip_trace_port=port, codecs=codecs)
+    phone = await phones(trunk.pbx, "customer")
+    call = await phone.call("300")
+    await phone.wait_state("CONFIRMED", 10, call)
+    await trunk.active()
+    (view,) = trunk.mode.calls()
+    await phone.hangup()
+    await trunk.ended()
+    file = tmp_path / view.id / "sip.txt"
+    await trunk.until(lambda: file.exists() and file.read_text().count("CSeq") >= 12)
+    text = file.read_text()
+    assert "INVITE sip:300@" in text, "the phone's side, also what came before the call was known"
+    assert "INVITE sip:sess_1@" in text
+    assert "BYE sip:" in text
+    assert "SIP/2.0 401" in text
+    assert "AES_CM_128_HMAC_SHA1_80 inline:[hidden]" in text
+    assert "response=" not in text
+    assert trunk.pbx.complaints() == []
+
+
+async def test_the_audio_is_encrypted_on_the_wire(build: TrunkLab, phones: PhoneFactory) -> None:
+    trunk = await build(codecs=("PCMU",), edge_codecs="ulaw")
+    phone = await phones(trunk.pbx, "customer", codecs=("PCMU",))
+    with sniffing() as sniffer:
+        call = await phone.call("300")
+        await phone.wait_state("CONFIRMED", 10, call)
+        assert await hears_itself(phone)
+        seen = sniffer.take()
+    plain, encrypted = [p for p in seen if len(p.payload) == 160], [p for p in seen if len(p.payload) == 170]
+    assert {p.kind for p in (*plain, *encrypted)} == {0}, "PCMU, 20 ms each, and with a tag of 80 bits on the trunk"
+    assert tone_share(plain, 1000) > 0.5
+    assert len(encrypted) > 100
+    assert tone_share(encrypted, 1000) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["blind", "attended"])
+async def test_a_phone_transfers_its_call(build: TrunkLab, phones: PhoneFactory, kind: str) -> None:
+    trunk = await build()
+    customer = await phones(trunk.pbx, "customer")
+    other = await phones(trunk.pbx, "agent2", on_call=0.1)
+    call = await customer.call("300")
+    await customer.wait_state("CONFIRMED", 10, call)
+    await trunk.active()
+    if kind == "blind":
+        await customer.transfer("agent2", call)
+    else:
+        await customer.hold(call)
+        consultation = await customer.call("agent2")
+        await customer.wait_state("CONFIRMED", 10, consultation)
+        await customer.transfer_attended(call, consultation)
+    await other.wait_state("CONFIRMED", 10)
+    await trunk.until(lambda: any(final for _, final in call.transfers))
+    await customer.hangup(call)
+    assert await hears_itself(other), "the session goes on with the phone it was transferred to"
+    assert [view.session_id for view in trunk.mode.calls()] == ["sess_1"]
+    assert trunk.api.ended == []
+    assert ("call.transferred", kind) in [(event, data.get("kind")) for event, _, data in trunk.hub.events]
+    await other.hangup()
+    assert [session for session, _ in await trunk.ended()] == ["sess_1"]
+
+
+async def test_a_transfer_that_fails(build: TrunkLab, phones: PhoneFactory) -> None:
+    trunk = await build()
+    customer = await phones(trunk.pbx, "customer")
+    call = await customer.call("300")
+    await customer.wait_state("CONFIRMED", 10, call)
+    await trunk.active()
+    await customer.transfer("999", call)  # there is no such number: nothing changes
+    await trunk.until(lambda: any(final for _, final in call.transfers))
+    assert await hears_itself(customer)
+    assert trunk.api.ended == []
+    await customer.transfer("303", call)  # nobody answers there: nobody is left
+    assert [session for session, _ in await trunk.ended()] == ["sess_1"]
+
+
+async def test_an_agent_transfers_to_another(build: TrunkLab, phones: PhoneFactory) -> None:
+    trunk = await build()
+    customer, agent = await phones(trunk.pbx, "customer"), await phones(trunk.pbx, "agent", on_call=0.1)
+    second = await phones(trunk.pbx, "agent2", on_call=0.1)
+    call = await customer.call("301")
+    await customer.wait_state("CONFIRMED", 10, call)
+    await agent.wait_state("CONFIRMED", 10)
+    await trunk.until(lambda: [leg.state for view in trunk.mode.calls() for leg in view.legs] == ["up", "up"])
+    await agent.transfer("agent2")
+    await second.wait_state("CONFIRMED", 10)
+    await agent.hangup()
+    assert await hears_itself(second)
+    assert trunk.api.ended == []
+    await second.hangup()
+    await customer.wait_state("DISCONNECTED", 10, call)
+    assert [session for session, _ in await trunk.ended()] == ["sess_1"]
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_the_first_endpoint_is_killed(build: TrunkLab, phones: PhoneFactory, when: str) -> None:
+    trunk = await build(edge_dialplans=(SLOW_EDGE, sip_edge.ECHO))
+    phone = await phones(trunk.pbx, "customer")
+    if when == "before":
+        kill(trunk.edge)
+    started = asyncio.get_running_loop().time()
+    call = await phone.call("300")
+    if when == "during":
+        await trunk.until(lambda: trunk.dialled() > 0)
+        kill(trunk.edge)
+    await phone.wait_state("CONFIRMED", 10, call)
+    assert asyncio.get_running_loop().time() - started < trunk.settings.trunk.failover_timeout_ms / 1000 + 1
+    assert trunk.dialled(trunk.edges[1]) == 1
+    assert await hears_itself(phone)
+    await phone.hangup()
+    assert await trunk.ended() == [("sess_1", "customer_hangup")]
+
+
+async def test_the_manager_line_is_cut_while_calls_end(build: TrunkLab, phones: PhoneFactory) -> None:
+    """Nobody says goodbye either: the FastAGI server is not there while the calls end."""
+    trunk = await build()
+    customer, other = await phones(trunk.pbx, "customer"), await phones(trunk.pbx, "agent2")
+    calls = [await phone.call("300") for phone in (customer, other)]
+    for phone, call in zip((customer, other), calls, strict=True):
+        await phone.wait_state("CONFIRMED", 10, call)
+    await trunk.until(lambda: [view.state for view in trunk.mode.calls()] == ["active", "active"])
+    trunk.manager_line.reset(refuse=True)
+    await trunk.pbx.cli("dialplan set global KALLGLOT_AGI agi://127.0.0.1:9")
+    await customer.hangup()
+    await asyncio.sleep(1)
+    assert trunk.api.ended == [], "nobody could tell"
+    trunk.manager_line.heal()
+    await trunk.until(lambda: [view.caller for view in trunk.mode.calls()] == ["agent2"], 20)
+    assert [session for session, _ in trunk.api.ended] == ["sess_1"]
+    await other.hangup()
+    assert [session for session, _ in await trunk.ended()] == ["sess_1", "sess_2"]
+
+
+async def test_end_to_end_through_media_mode(build: TrunkLab, phones: PhoneFactory, tmp_path: Path) -> None:
+    """The edge's calls run through our own media mode into the embedded Kallglot, which holds the trunk's sessions too."""
+    services: list[Service] = []
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make_api(edge: LabAsterisk) -> Translator:
+            service = await stack.enter_async_context(running(settings_for(edge, tmp_path, None)))
+            services.append(service)
+            assert service.embedded is not None
+            client = KallglotClient(
+                KallglotSettings(), TrunkSettings(), Metrics(), SystemClock(),
+                urls=(service.embedded.url,), api_key=service.embedded.api_key,
+            )  # fmt: skip
+            await client.start()
+            stack.push_async_callback(client.close)
+            return client
+
+        trunk = await build(edge_dialplans=(sip_edge.MEDIA_MODE,), make_api=make_api)
+        phone = await phones(trunk.pbx, "customer")
+        call = await phone.call("300")
+        await phone.wait_state("CONFIRMED", 10, call)
+        await trunk.active()
+        (trunk_call,), (media_call,) = trunk.mode.calls(), services[0].calls()
+        assert media_call.metadata["trunk_session"] == trunk_call.session_id
+        await phone.tone(1000, seconds=1.5)
+        await trunk.until(lambda: hears(phone, 1000, 0.5))
+        await phone.hangup()
+        await trunk.until(lambda: not trunk.mode.calls() and not services[0].calls())
+        embedded = services[0].embedded
+        assert embedded is not None
+        await trunk.until(lambda: not embedded.sessions.live())

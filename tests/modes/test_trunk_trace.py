@@ -1,0 +1,82 @@
+"""The SIP messages of a call find their file, and nobody else's do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.errors import ConfigError
+from kallglot_ari.modes import trunk_trace
+from kallglot_ari.modes.trunk_call import TrunkCall
+from kallglot_ari.modes.trunk_trace import SipTrace
+from tests.pbx.test_hep import packet
+
+CALL = TrunkCall("lab-t-1", "m", "de", "en", datetime(2026, 1, 1, tzinfo=UTC), "PJSIP/a", "1.1", "1.1")
+
+
+def sip(first: str, call_id: str, body: str = "") -> bytes:
+    return packet(f"{first}\r\nCall-ID: {call_id}\r\n\r\n{body}")
+
+
+@pytest.fixture
+async def trace(tmp_path: Path) -> AsyncIterator[SipTrace]:
+    trace = SipTrace("127.0.0.1", 0, tmp_path / "debug", lambda uri: CALL if "sess_1@" in uri else None)
+    await trace.start()
+    yield trace
+    await trace.stop()
+
+
+async def test_messages_find_their_call(trace: SipTrace, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asterisk:
+        asterisk.connect(("127.0.0.1", trace.port))
+        for data in (
+            sip("INVITE sip:300@pbx SIP/2.0", "phone"),
+            sip("INVITE sip:999@pbx SIP/2.0", "stranger"),
+            b"junk",
+            sip("INVITE sip:sess_1@kallglot SIP/2.0", "leg"),
+            sip("SIP/2.0 200 OK", "leg", "a=crypto:1 X inline:KEY\r\n"),
+        ):
+            asterisk.send(data)
+        await asyncio.sleep(0.1)
+        trace.belongs("phone", CALL)
+        trace.belongs("", CALL)
+        asterisk.send(sip("BYE sip:300@pbx SIP/2.0", "phone"))
+        await asyncio.sleep(0.1)
+    await trace.stop()
+    file = tmp_path / "debug/lab-t-1/sip.txt"
+    firsts = [line for line in file.read_text().splitlines() if "SIP/2.0" in line]
+    assert sorted(firsts) == [
+        "BYE sip:300@pbx SIP/2.0", "INVITE sip:300@pbx SIP/2.0", "INVITE sip:sess_1@kallglot SIP/2.0", "SIP/2.0 200 OK",
+    ]  # fmt: skip
+    assert "KEY" not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "debug").iterdir()] == ["lab-t-1"]
+
+
+async def test_it_stays_bounded(trace: SipTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunk_trace, "DIALOGS", 5)
+    monkeypatch.setattr(trunk_trace, "CALL_BYTES", 300)
+    for number in range(50):
+        trace.datagram_received(sip("INVITE sip:x@y SIP/2.0", f"d{number}"), None)
+    for _ in range(50):
+        trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), None)
+    assert len(trace._early) == 5
+    await trace.stop()
+    assert (tmp_path / "debug/lab-t-1/sip.txt").read_text().count("INVITE") == 6
+
+
+async def test_a_folder_that_cannot_be_written_stops_nothing(trace: SipTrace, tmp_path: Path) -> None:
+    (tmp_path / "debug").write_text("in the way")
+    trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), None)
+    await trace.stop()
+
+
+async def test_a_port_in_use(trace: SipTrace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trunk\.sip_trace_port: cannot listen on 127\.0\.0\.1"):
+        await SipTrace("127.0.0.1", trace.port, tmp_path, lambda _: None).start()
