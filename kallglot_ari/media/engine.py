@@ -212,12 +212,12 @@ class MediaEngine:
             chunks = report.chunks[:_AT_ONCE]
             del report.chunks[:_AT_ONCE]
             done += len(chunks)
-            for chunk in chunks:
-                flow = self._by_row.get(chunk.row)
-                if flow is None or flow.generation != chunk.generation or flow.is_closed:
+            for row, generation, timestamp_ms, received_at, payload in chunks:
+                flow = self._by_row.get(row)
+                if flow is None or flow.generation != generation or flow.is_closed:
                     continue
-                audio = StreamAudio(self._encoding, self._sample_rate, chunk.payload)  # type: ignore[arg-type]
-                self._hand_up(flow, UplinkChunk(audio, chunk.timestamp_ms, chunk.received_at))
+                audio = StreamAudio(self._encoding, self._sample_rate, payload)  # type: ignore[arg-type]
+                self._hand_up(flow, UplinkChunk(audio, timestamp_ms, received_at))
             if not report.chunks:
                 self._pending.popleft()
                 self._observe(report)

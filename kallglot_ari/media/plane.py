@@ -86,6 +86,8 @@ class Plane:
         )
         self._encoding = encoding
         self._retired: dict[bytes, tuple[int, float]] = {}
+        self._current: dict[int, int] = {}
+        """The generation of each row in use."""
         self._due: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * PHASES
         self._beat = 0
         self._now = 0.0
@@ -158,15 +160,14 @@ class Plane:
         getattr(self, f"do_{name}")(*args)
 
     def _is_current(self, args: tuple[object, ...]) -> bool:
-        row, generation = args[0], args[1]
-        assert isinstance(row, int)
-        return row < self.legs.capacity and bool(self.legs.used[row]) and self.legs.generation[row] == generation
+        return self._current.get(args[0]) == args[1]  # type: ignore[call-overload, no-any-return]
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
         self.legs.open(
             row, generation, ssrc=ssrc, sequence=sequence, timestamp=timestamp, phase=counts.index(min(counts))
         )
+        self._current[row] = generation
         self._speak.open(row)
         if len(self.stats) < self.legs.capacity:
             grown = np.zeros((self.legs.capacity, len(STATS)))
@@ -222,6 +223,7 @@ class Plane:
         figures = tuple(self.stats[row].tolist())
         self._listen.close(row)
         self._speak.close(row)
+        del self._current[row]
         legs.close(row)
         self._schedule()
         self.report.closed.append((row, generation, figures))
