@@ -84,8 +84,8 @@ class Listen:
 
     # --- a block of datagrams ---------------------------------------------------------------------------------------
 
-    def block(self, legs: Legs, block: Block, count: int, now: float) -> None:
-        """Take `count` rows of `block`."""
+    def block(self, legs: Legs, block: Block, count: int, now: float) -> NDArray[np.int64]:
+        """Take `count` rows of `block`; whose each is, -1 where it is nobody's."""
         rows_of = legs.lookup(block.name[:count])
         self._count_if("address", int(np.count_nonzero(rows_of < 0)))
         length = block.length[:count]
@@ -121,6 +121,7 @@ class Listen:
             if these.size == pending.size:
                 break
             pending = np.setdiff1d(pending, these, assume_unique=True)
+        return rows_of
 
     def _in_turn(
         self, legs: Legs, rows: NDArray[np.int64], payload: NDArray[np.uint8], arrival: NDArray[np.float64]
