@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Literal, Protocol
 
 from kallglot_ari import log
@@ -15,8 +16,9 @@ from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.clock import Clock, SystemClock
-from kallglot_ari.errors import ApiError, InterpreterError, KallglotAriError, StoreError
+from kallglot_ari.errors import ApiError, InterpreterError, KallglotAriError, StoreError, UsageError
 from kallglot_ari.kallglot.client import KallglotClient
+from kallglot_ari.media import recording
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
@@ -139,6 +141,8 @@ class Service:
         self.translator = KallglotClient(s.kallglot, s.trunk, self.metrics, self.clock, urls=urls, api_key=api_key)
         await self.translator.start()
         self._on_stop("Kallglot client", self.translator.close)
+        if s.debug.record != "off":
+            recording.check(s.debug.record)
         self.media = MediaEngine(
             s.media,
             encoding=s.kallglot.encoding,
@@ -163,6 +167,7 @@ class Service:
             self.hub,
             self.metrics,
             self.clock,
+            s.debug,
         )
         self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, prefix)
         await self.ari.start(self.stasis.on_event)
@@ -331,6 +336,14 @@ class Service:
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self.stasis.dtmf(call_id, party=party, digits=digits)
+
+    def capture(self, call_id: str, *, on: bool) -> Path:
+        if self.trunk.call(call_id) is not None:
+            raise UsageError(f"pcap: expected a call in media mode, found {call_id}, whose RTP does not pass here")
+        return self.stasis.capture(call_id, on=on)
+
+    def captured(self, call_id: str) -> Path | None:
+        return self.stasis.captured(call_id)
 
     async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
         return await self.stasis.add_leg(call_id, endpoint=endpoint, language=language, speaker=speaker)

@@ -26,6 +26,12 @@ class Metrics:
         self.rtp_packets = Counter("kallglot_rtp_packets_total", "RTP packets", ["direction"], registry=r)
         self.rtp_lost = Counter("kallglot_rtp_lost_total", "RTP packets that never came, or too late", registry=r)
         self.rtp_discarded = Counter("kallglot_rtp_discarded_total", "Datagrams not used", ["reason"], registry=r)
+        self.capture_lost = Counter(
+            "kallglot_capture_lost_total",
+            "Packets and pieces of recordings not written: slow, failed",
+            ["reason"],
+            registry=r,
+        )
         self.rtp_jitter = Histogram(
             "kallglot_rtp_jitter_seconds",
             "Interarrival jitter of a finished leg (RFC 3550 §6.4.1)",

@@ -380,9 +380,11 @@ class DebugSettings(Section):
     """Diagnosis."""
 
     pcap: bool = False
-    """Write every call's RTP to a pcap file: what was said can be heard from it."""
+    """Write every call's RTP to a pcap file: what was said can be heard from it. One call: `POST /api/v1/calls/{id}/pcap`."""
+    record: Literal["off", "wav", "opus"] = "off"
+    """Write a file for each leg, left what was said, right what was heard; `opus` needs `pip install 'kallglot-ari[recording]'`."""
     dir: str = "kallglot-ari-debug"
-    """Folder of captures and traces."""
+    """Folder of captures, recordings and traces, made with access for the service's user alone."""
 
 
 class Settings(Section):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from kallglot_ari.calls.model import (
     CallView,
@@ -32,6 +33,17 @@ class FlowFormat:
     """Codec of what Asterisk sends (name in `audio.codecs.registry`)."""
     send: str
     """Codec of what we send: the same, or g722 where Asterisk drops the payload type on its way in."""
+
+
+class CaptureFile(Protocol):
+    """A pcap file that several flows write to."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def close(self) -> None:
+        """End it, behind what is still to be written."""
+        ...
 
 
 class Flow(Protocol):
@@ -64,6 +76,14 @@ class Flow(Protocol):
         """Let this leg hear flow `other`'s own voice at `gain_db`; None = not at all."""
         ...
 
+    def capture(self, file: CaptureFile | None) -> None:
+        """Write the leg's packets, both ways, to `file` as well; None: no longer."""
+        ...
+
+    def record(self, path: Path, form: Literal["wav", "opus"]) -> None:
+        """Write what the leg says and hears to a file of two channels, until it closes."""
+        ...
+
     def quality(self) -> LegQuality: ...
 
     def close(self) -> LegQuality:
@@ -86,6 +106,10 @@ class Media(Protocol):
 
     def open(self, flow_id: str, sink: UplinkSink) -> Flow:
         """A new flow; chunks of `chunk_ms` in the stream's encoding go to `sink`."""
+        ...
+
+    def capture_file(self, path: Path) -> CaptureFile:
+        """A new capture at `path`, or beside it where there is one; made when the first packet is written."""
         ...
 
 
@@ -291,5 +315,13 @@ class CallControl(Protocol):
         ...
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
+
+    def capture(self, call_id: str, *, on: bool) -> Path:
+        """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: none runs, or none can."""
+        ...
+
+    def captured(self, call_id: str) -> Path | None:
+        """The call's last capture, if there is one; also of a call that has ended."""
+        ...
 
     async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView: ...

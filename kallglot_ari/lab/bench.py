@@ -22,6 +22,7 @@ from kallglot_ari.lab import bench_agi
 from kallglot_ari.lab.bench_serve import SERVERS
 
 _WARM_UP = 3.0
+_PACKETS_A_SECOND = 50
 COLUMNS = (
     ("kind", "server", "{}"),
     ("legs", "legs", "{}"),
@@ -95,8 +96,9 @@ def measure(kind: str, legs: int, seconds: float) -> dict[str, Any]:
         if not own:
             raise LabError(f"bench: the {kind} server with {legs} legs gave no figures")
         result: dict[str, Any] = {"kind": kind, "legs": legs, "seconds": seconds} | json.loads(answer) | json.loads(own)
-        result["us_per_packet"] = result["cpu"] / (legs * 50) * 1e6
-        result["legs_per_core"] = legs / result["cpu"] if result["cpu"] else 0.0
+        carried = (result["sent"] + result["received"]) / 2 / seconds
+        result["us_per_packet"] = result["cpu"] / carried * 1e6 if carried else 0.0
+        result["legs_per_core"] = carried / _PACKETS_A_SECOND / result["cpu"] if result["cpu"] else 0.0
         return result
     finally:
         server.stdin.close()

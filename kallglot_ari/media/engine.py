@@ -6,15 +6,19 @@ import asyncio
 import logging
 import random
 from collections import deque
+from pathlib import Path
 
+from kallglot_ari.audio.codecs import registry
 from kallglot_ari.calls.interfaces import FlowFormat, UplinkSink
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ConfigError, MediaError
 from kallglot_ari.media import formats
+from kallglot_ari.media.capture import Capture, CaptureFile, Pcap, Scribe, Track
 from kallglot_ari.media.flow import MediaFlow
 from kallglot_ari.media.legs import STATS
 from kallglot_ari.media.plane import Plane, Report
+from kallglot_ari.media.recording import Form
 from kallglot_ari.media.udp import family_of, open_socket, pack_address
 from kallglot_ari.media.worker import Worker
 from kallglot_ari.metrics import Metrics
@@ -65,6 +69,7 @@ class MediaEngine:
         self._addresses: dict[bytes, MediaFlow] = {}
         self._wanted: dict[tuple[str, str], float] = {}
         self._free: list[int] = []
+        self._scribe = Scribe(self._capture_lost)
         self._rows = 0
         self._generation = 0
         self._pending: deque[Report] = deque()
@@ -92,6 +97,7 @@ class MediaEngine:
         plane = Plane(
             sock, self._format, self._settings,
             encoding=self._encoding, sample_rate=self._sample_rate, chunk_ms=self._chunk_ms,
+            capture=Capture(self._scribe, (self._settings.bind, sock.port)),
         )  # fmt: skip
         self._socket = sock
         self._worker = Worker(plane, self._clock, self._post)
@@ -108,6 +114,7 @@ class MediaEngine:
         for flow in list(self._flows.values()):
             flow.close()
         await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(self._scribe.stop)
         self._worker = None
         self._socket.close()
         self._deliver()
@@ -138,6 +145,9 @@ class MediaEngine:
                 self.hear(self._flows[listener], other, gain)
         return flow
 
+    def capture_file(self, path: Path) -> CaptureFile:
+        return CaptureFile(Pcap(path), self._scribe)
+
     # --- for flows --------------------------------------------------------------------------------------------------
 
     def command(self, name: str, *args: object) -> None:
@@ -146,6 +156,12 @@ class MediaEngine:
 
     def now(self) -> float:
         return self._clock.now()
+
+    def track(self, path: Path, form: Form) -> Track:
+        return Track(path, form, registry.get(self._format.send), self._encoding, self._sample_rate)
+
+    def end_track(self, track: Track) -> None:
+        self._scribe.close(track)
 
     def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes:
         """`address` packed, and taken by `flow` from now on."""
@@ -195,6 +211,9 @@ class MediaEngine:
 
     # --- from the tick ----------------------------------------------------------------------------------------------
 
+    def _capture_lost(self, reason: str, count: int) -> None:
+        self._metrics.capture_lost.labels(reason=reason).inc(count)
+
     def _post(self, report: Report) -> None:
         """Called on the tick's thread."""
         assert self._loop is not None
@@ -212,12 +231,12 @@ class MediaEngine:
             chunks = report.chunks[:_AT_ONCE]
             del report.chunks[:_AT_ONCE]
             done += len(chunks)
-            for chunk in chunks:
-                flow = self._by_row.get(chunk.row)
-                if flow is None or flow.generation != chunk.generation or flow.is_closed:
+            for row, generation, timestamp_ms, received_at, payload in chunks:
+                flow = self._by_row.get(row)
+                if flow is None or flow.generation != generation or flow.is_closed:
                     continue
-                audio = StreamAudio(self._encoding, self._sample_rate, chunk.payload)  # type: ignore[arg-type]
-                self._hand_up(flow, UplinkChunk(audio, chunk.timestamp_ms, chunk.received_at))
+                audio = StreamAudio(self._encoding, self._sample_rate, payload)  # type: ignore[arg-type]
+                self._hand_up(flow, UplinkChunk(audio, timestamp_ms, received_at))
             if not report.chunks:
                 self._pending.popleft()
                 self._observe(report)

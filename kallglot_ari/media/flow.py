@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Protocol
 
 from kallglot_ari.audio.level import gain as factor
+from kallglot_ari.calls import interfaces
 from kallglot_ari.calls.interfaces import UplinkSink
 from kallglot_ari.calls.model import LegQuality, StreamAudio
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media.capture import CaptureFile, Pcap, Track
 from kallglot_ari.media.legs import STATS
+from kallglot_ari.media.recording import Form
 from kallglot_ari.rtp import quality
 
 _GAIN_LIMIT_DB = 12.0
@@ -24,6 +28,8 @@ class Owner(Protocol):
     def now(self) -> float: ...
     def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes: ...
     def figures(self, row: int) -> tuple[float, ...]: ...
+    def track(self, path: Path, form: Form) -> Track: ...
+    def end_track(self, track: Track) -> None: ...
     def hear(self, flow: MediaFlow, other: str, gain: float) -> None: ...
     def closed(self, flow: MediaFlow) -> None: ...
 
@@ -61,6 +67,8 @@ class MediaFlow:
         self.generation = generation
         self.sink = sink
         self._last: LegQuality | None = None
+        self._pcap: Pcap | None = None
+        self._track: Track | None = None
 
     def __repr__(self) -> str:
         return f"<MediaFlow {self._id} row {self.row}>"
@@ -104,6 +112,17 @@ class MediaFlow:
         if self._last is None:
             self._owner.hear(self, other, 0.0 if gain_db is None else factor(gain_db))
 
+    def capture(self, file: interfaces.CaptureFile | None) -> None:
+        if file is not None and not isinstance(file, CaptureFile):
+            raise TypeError(f"expected a file of MediaEngine.capture_file, found {type(file).__name__}")
+        self._pcap = file.pcap if file is not None else None
+        self._command("watch", self._pcap, self._track)
+
+    def record(self, path: Path, form: Form) -> None:
+        if self._last is None and self._track is None:
+            self._track = self._owner.track(path, form)
+            self._command("watch", self._pcap, self._track)
+
     def quality(self) -> LegQuality:
         if self._last is not None:
             return self._last
@@ -119,6 +138,8 @@ class MediaFlow:
     def finished(self, figures: tuple[float, ...]) -> LegQuality:
         """The tick is through with this leg: its last figures."""
         self._last = leg_quality(figures)
+        if self._track is not None:
+            self._owner.end_track(self._track)
         return self._last
 
     def _command(self, name: str, *args: object) -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from kallglot_ari.media.udp import NAME_BYTES, Outbox
 
 RTP_HEADER = 12
-STAGED = 8
-"""Frames of speech that lie ready to send, per leg."""
+STAGED = 16
+"""Frames of speech that lie ready to send, per leg, at most."""
 STATS = (
     "received", "sent", "lost", "late", "reordered", "jitter", "buffer", "concealed", "drift", "level", "backlog",
 )  # fmt: skip
@@ -66,6 +66,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "silent": (np.bool_, False),
     "head": (np.int64, 0),
     "count": (np.int64, 0),
+    "plain": (np.bool_, False),
     "queued": (np.float64, 0.0),
 }
 
@@ -115,6 +116,7 @@ class Legs:
     silent: NDArray[np.bool_]
     head: NDArray[np.int64]
     count: NDArray[np.int64]
+    plain: NDArray[np.bool_]
     queued: NDArray[np.float64]
 
     def __init__(self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ _PATH_CHANGE = 0.010
 """A least delay that moves by more than this between two windows is another path, not another clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Sound of one leg for the stream: leg row and generation, start in ms, when its first packet came, stream bytes."""
 
     row: int
@@ -85,8 +84,8 @@ class Listen:
 
     # --- a block of datagrams ---------------------------------------------------------------------------------------
 
-    def block(self, legs: Legs, block: Block, count: int, now: float) -> None:
-        """Take `count` rows of `block`."""
+    def block(self, legs: Legs, block: Block, count: int, now: float) -> NDArray[np.int64]:
+        """Take `count` rows of `block`; whose each is, -1 where it is nobody's."""
         rows_of = legs.lookup(block.name[:count])
         self._count_if("address", int(np.count_nonzero(rows_of < 0)))
         length = block.length[:count]
@@ -122,6 +121,7 @@ class Listen:
             if these.size == pending.size:
                 break
             pending = np.setdiff1d(pending, these, assume_unique=True)
+        return rows_of
 
     def _in_turn(
         self, legs: Legs, rows: NDArray[np.int64], payload: NDArray[np.uint8], arrival: NDArray[np.float64]
@@ -172,10 +172,7 @@ class Listen:
         legs.clock[rows] += self._frame
         full = fill % self._chunk == 0
         if full.any():
-            done, end = rows[full], fill[full]
-            chunks = legs.uplink.reshape(legs.capacity, -1, self._chunk)[done, end // self._chunk - 1]
-            for row, payload in zip(done.tolist(), chunks, strict=True):
-                self._emit(legs, row, payload.tobytes())
+            self._emit_block(legs, rows[full], fill[full] // self._chunk - 1)
         legs.fill[rows] = fill % self.uplink_bytes
 
     # --- one at a time ----------------------------------------------------------------------------------------------
@@ -387,6 +384,19 @@ class Listen:
             if fill % self._chunk == 0:
                 self._emit(legs, row, legs.uplink[row, fill - self._chunk : fill].tobytes())
             legs.fill[row] = fill % self.uplink_bytes
+
+    def _emit_block(self, legs: Legs, rows: NDArray[np.int64], which: NDArray[np.int64]) -> None:
+        """Chunk number `which` of each row's ring is complete."""
+        size = self._chunk
+        data = legs.uplink.reshape(legs.capacity, -1, size)[rows, which].tobytes()
+        self.chunks += map(
+            Chunk,
+            rows.tolist(),
+            legs.generation[rows].tolist(),
+            (legs.chunk_start[rows] * 1000 // self._second).tolist(),
+            legs.chunk_at[rows].tolist(),
+            [data[at : at + size] for at in range(0, len(data), size)],
+        )
 
     def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
         start_ms = int(legs.chunk_start[row]) * 1000 // self._second

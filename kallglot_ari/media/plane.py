@@ -15,10 +15,12 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.calls.interfaces import FlowFormat
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.legs import STATS, Legs
 from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.pcap import Address
 from kallglot_ari.media.speak import Speak
-from kallglot_ari.media.udp import Block, Socket
+from kallglot_ari.media.udp import Block, Socket, unpack_address
 from kallglot_ari.settings import MediaSettings
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Plane:
         encoding: str,
         sample_rate: int,
         chunk_ms: int,
+        capture: Capture,
     ) -> None:
         receive, send = registry.get(form.receive), registry.get(form.send)
         assert send.send_type is not None
@@ -78,6 +81,7 @@ class Plane:
             jitter_min_ms=settings.jitter_min_ms, jitter_max_ms=settings.jitter_max_ms,
         )  # fmt: skip
         self._speak = Speak(send, settings.backlog_max_ms)
+        self._capture = capture
         self.legs = Legs(
             uplink_bytes=self._listen.uplink_bytes,
             frame_bytes=send.frame_bytes,
@@ -86,6 +90,8 @@ class Plane:
         )
         self._encoding = encoding
         self._retired: dict[bytes, tuple[int, float]] = {}
+        self._current: dict[int, int] = {}
+        """The generation of each row in use."""
         self._due: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * PHASES
         self._beat = 0
         self._now = 0.0
@@ -109,7 +115,12 @@ class Plane:
         for beat in range(self._beat, self._beat + skipped):
             self._speak.skip(self.legs, self._due[beat % PHASES], 1)
         self._beat += skipped
-        self.report.packets_out += self._speak.send(self.legs, self._socket, self._due[self._beat % PHASES], now)
+        due = self._due[self._beat % PHASES]
+        self.report.packets_out += self._speak.send(self.legs, self._socket, due, now)
+        if self._capture.on:
+            self._capture.sent(due, self.legs.outbox, now)
+            self._capture.chunks(self._listen.chunks)
+            self._capture.hand_over()
         self._beat += 1
         if self._beat % _PUBLISH == 0:
             self._listen.drift(self.legs, now)
@@ -124,7 +135,9 @@ class Plane:
             count = self._socket.receive(self._block, now)
             if count:
                 self.report.packets_in += count
-                self._listen.block(self.legs, self._block, count, now)
+                rows = self._listen.block(self.legs, self._block, count, now)
+                if self._capture.on:
+                    self._capture.received(rows, self._block)
             if count < len(self._block.length):
                 break
         else:
@@ -158,15 +171,14 @@ class Plane:
         getattr(self, f"do_{name}")(*args)
 
     def _is_current(self, args: tuple[object, ...]) -> bool:
-        row, generation = args[0], args[1]
-        assert isinstance(row, int)
-        return row < self.legs.capacity and bool(self.legs.used[row]) and self.legs.generation[row] == generation
+        return self._current.get(args[0]) == args[1]  # type: ignore[call-overload, no-any-return]
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
         self.legs.open(
             row, generation, ssrc=ssrc, sequence=sequence, timestamp=timestamp, phase=counts.index(min(counts))
         )
+        self._current[row] = generation
         self._speak.open(row)
         if len(self.stats) < self.legs.capacity:
             grown = np.zeros((self.legs.capacity, len(STATS)))
@@ -180,6 +192,7 @@ class Plane:
         if retired is not None and retired[1] > self._now:
             self.legs.barred[row] = retired[0]
         self.legs.connect(row, name)
+        self._capture.address(row, unpack_address(name))
         self._schedule()
 
     def do_play(
@@ -192,6 +205,13 @@ class Plane:
             return
         if dropped:
             self.report.discarded["speech_backlog"] += dropped
+
+    def do_watch(self, row: int, generation: int, pcap: Pcap | None, track: Track | None) -> None:
+        """Note the leg's packets and sound down, or no longer."""
+        self._capture.watch(row, self._remote(row), pcap=pcap, track=track)
+
+    def _remote(self, row: int) -> Address:
+        return unpack_address(self.legs.name_of(row)) if self.legs.connected[row] else ("", 0)
 
     def do_flush(self, row: int, generation: int, source: str | None) -> None:
         self._speak.flush(self.legs, row, source)
@@ -222,6 +242,8 @@ class Plane:
         figures = tuple(self.stats[row].tolist())
         self._listen.close(row)
         self._speak.close(row)
+        del self._current[row]
+        self._capture.watch(row, ("", 0), pcap=None, track=None)
         legs.close(row)
         self._schedule()
         self.report.closed.append((row, generation, figures))

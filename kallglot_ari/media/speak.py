@@ -11,6 +11,9 @@ from kallglot_ari.media.speech import Speech, silent_payload
 from kallglot_ari.media.udp import Socket
 from kallglot_ari.rtp.playout import Prebuffer
 
+_RECALLED = 3
+"""Frames that were sent as they came, for a gap after them to be filled from."""
+
 
 class Speak:
     """The downlink of all legs."""
@@ -22,6 +25,9 @@ class Speak:
         self.silence = silent_payload(codec)
         self._silence = np.frombuffer(self.silence, dtype=np.uint8)
         self._prebuffer = Prebuffer()
+        self._unit = codec.frame_bytes
+        self._ahead: dict[int, bytes] = {}
+        """Speech that came for legs under way and is yet to be put where they are sent from."""
         self.speech: dict[int, Speech] = {}
         self.latencies: list[float] = []
         """Seconds from a talkspurt's arrival to its first packet, since the caller last took them."""
@@ -32,10 +38,20 @@ class Speak:
 
     def close(self, row: int) -> None:
         self.speech.pop(row, None)
+        self._ahead.pop(row, None)
 
     def play(self, legs: Legs, row: int, source: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:  # fmt: skip
         """Queue speech; the frames dropped. Raises as `Speech.play` does."""
         speech = self.speech[row]
+        frames = len(payload) // self._unit
+        if (
+            row not in self._ahead
+            and legs.count[row] + frames <= STAGED
+            and speech.passes(source, encoding, rate, len(payload), now)
+        ):
+            self._ahead[row] = payload
+            return 0
+        self.settle(legs)
         alone = speech.alone
         dropped = speech.play(source, encoding, rate, payload, now, received_at)
         if alone and not speech.alone:
@@ -44,7 +60,26 @@ class Speak:
         legs.queued[row] = speech.queued_frames
         return dropped
 
+    def settle(self, legs: Legs) -> None:
+        """Put what came for legs under way behind what is ready to send, all legs' at once. Call it before anything looks at that."""
+        if not self._ahead:
+            return
+        by_size: dict[int, list[int]] = {}
+        for row, payload in self._ahead.items():
+            by_size.setdefault(len(payload), []).append(row)
+        for size, rows in by_size.items():
+            frames = size // self._unit
+            data = np.frombuffer(b"".join(map(self._ahead.__getitem__, rows)), dtype=np.uint8)
+            here = np.array(rows)
+            first = legs.head[here] + legs.count[here]
+            at = (first[:, None] + np.arange(frames)) % STAGED
+            legs.staged[here[:, None], at] = data.reshape(len(rows), frames, self._unit)
+            legs.count[here] += frames
+            legs.plain[here] = True
+        self._ahead.clear()
+
     def flush(self, legs: Legs, row: int, source: str | None) -> None:
+        self.settle(legs)
         speech = self.speech[row]
         self._unstage(legs, row, speech)
         speech.flush(source)
@@ -52,6 +87,7 @@ class Speak:
 
     def hear(self, legs: Legs, row: int, other: int, gain: float) -> None:
         """Let `row` hear `other`'s own voice. The caller connects the voice to the other leg's sound."""
+        self.settle(legs)
         speech = self.speech[row]
         self._unstage(legs, row, speech)
         speech.hear(other, gain)
@@ -67,6 +103,7 @@ class Speak:
 
     def send(self, legs: Legs, socket: Socket, rows: NDArray[np.int64], now: float) -> int:
         """Send one frame for each of `rows`; the packets the kernel took."""
+        self.settle(legs)
         if not rows.size:
             return 0
         for row in rows[legs.talk[rows] & (legs.count[rows] == 0)].tolist():
@@ -107,17 +144,23 @@ class Speak:
 
     def _refill(self, legs: Legs, row: int, now: float) -> None:
         speech = self.speech[row]
-        frames = speech.plain(now, STAGED)
-        if not frames:
+        head = int(legs.head[row])
+        ready = speech.plain(now, STAGED)
+        if ready:
+            legs.plain[row] = True
+        else:
+            if legs.plain[row]:
+                legs.plain[row] = False
+                last = legs.staged[row, (head - np.arange(_RECALLED, 0, -1)) % STAGED]
+                speech.recall([frame.tobytes() for frame in last])
             frame = speech.next(now)
             if frame is None:
                 legs.talk[row] = speech.active
                 legs.queued[row] = 0.0
                 return
-            frames = [frame]
-        head = int(legs.head[row])
-        for i, frame in enumerate(frames):
-            legs.staged[row, (head + i) % STAGED] = np.frombuffer(frame, dtype=np.uint8)
+            ready = frame
+        frames = np.frombuffer(ready, dtype=np.uint8).reshape(-1, self._unit)
+        legs.staged[row, (head + np.arange(len(frames))) % STAGED] = frames
         legs.count[row] = len(frames)
         legs.queued[row] = speech.queued_frames
         if speech.started_at:

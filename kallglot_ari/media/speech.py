@@ -112,15 +112,28 @@ class Source:
     def drop_oldest(self, size: int) -> None:
         self.take(size)
 
-    def plain(self, frames: int) -> list[bytes]:
+    @property
+    def passing(self) -> bool:
+        """Whether speech that comes now may be sent without lying here: under way, nothing waits, no gap is being joined."""
+        return self.started and not self.size and self._concealer is None and not self._ending
+
+    def passed(self, size: int) -> None:
+        """So many bytes went by without lying here."""
+        self.queued += size
+        self._carried = 0
+
+    def recall(self, frames: list[bytes]) -> None:
+        """The last frames that were sent as they were."""
+        self._recent.extend(frames)
+
+    def plain(self, frames: int) -> bytes:
         """Up to `frames` whole frames as they are; none while a gap is being joined."""
         if self._concealer is not None:
-            return []
+            return b""
         whole = min(frames, self.size // self._unit)
-        data = self.take(whole * self._unit)
-        taken = [data[i * self._unit : (i + 1) * self._unit] for i in range(whole)]
-        self._recent.extend(taken[-3:])
-        return taken
+        if whole:
+            self._carried = 0
+        return self.take(whole * self._unit)
 
     def next(self) -> bytes | None:
         """One frame of stored bytes, with gaps carried over; None when the talkspurt is over."""
@@ -227,6 +240,9 @@ class Speech:
         self._codec = codec
         self._law = codec.name in ("ulaw", "alaw")
         self._unit = codec.frame_bytes if self._law else codec.frame_samples * 2
+        self._second = self._unit * 1000 // FRAME_MS
+        self._encoding = {"ulaw": "mulaw", "alaw": "alaw"}.get(codec.name)
+        """What the stream calls the same bytes."""
         self._prebuffer = prebuffer
         self._most = self._unit * (backlog_max_ms // FRAME_MS)
         self._encoder: Encoder = codec.encoder()
@@ -251,7 +267,9 @@ class Speech:
     @property
     def alone(self) -> bool:
         """Whether frames go out as they lie here: G.711, one speaker, nobody's own voice."""
-        return self._law and not self.voices and sum(1 for s in self._sources.values() if s.size or s.started) == 1
+        if self.voices or not self._law:
+            return False
+        return len(self._sources) == 1 or sum(1 for s in self._sources.values() if s.size or s.started) == 1
 
     def play(self, name: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:
         """Queue a piece of speech; the number of 20 ms frames dropped because too much waits already, the oldest.
@@ -267,8 +285,7 @@ class Speech:
         if not source.size and not source.started:
             source.first_at, source.received_at, source.queued = now, received_at, 0
         elif source.queued:
-            per_second = self._unit * 1000 // FRAME_MS
-            self._prebuffer.arrived(now - source.first_at - source.queued / per_second)
+            self._measure(source, now)
         source.put(data)
         excess = source.size - self._most
         if excess <= 0:
@@ -277,14 +294,37 @@ class Speech:
         source.drop_oldest(frames * self._unit)
         return frames
 
-    def plain(self, now: float, frames: int) -> list[bytes]:
-        """Up to `frames` payloads that need no mixing, or none: ask `next` then."""
+    def passes(self, name: str, encoding: str, rate: int, size: int, now: float) -> bool:
+        """Whether `size` bytes of `name`'s speech can go out as they are and at once, behind what is on its way; counts them if so."""
+        source = self._sources.get(name)
+        if (
+            source is None
+            or not source.passing
+            or rate != 8000
+            or encoding != self._encoding
+            or size % self._unit
+            or not self.alone
+            or self._mixer.gain != 1.0
+        ):
+            return False
+        self._measure(source, now)
+        source.passed(size)
+        return True
+
+    def plain(self, now: float, frames: int) -> bytes:
+        """Up to `frames` payloads, joined, that need no mixing, or none: ask `next` then."""
         if not self.alone or self._mixer.gain != 1.0:
-            return []
+            return b""
         for source in self._sources.values():
             if self._ready(source, now):
                 return source.plain(frames)
-        return []
+        return b""
+
+    def recall(self, frames: list[bytes]) -> None:
+        """The last payloads that went out by `plain` or past here: what a gap is filled from."""
+        for source in self._sources.values():
+            if source.started:
+                source.recall(frames)
 
     def next(self, now: float) -> bytes | None:
         """One payload, or None for silence."""
@@ -314,6 +354,9 @@ class Speech:
             self._settling -= 1
             return self._encoder.encode(silence(self._codec.frame_samples))
         return None
+
+    def _measure(self, source: Source, now: float) -> None:
+        self._prebuffer.arrived(now - source.first_at - source.queued / self._second)
 
     def _ready(self, source: Source, now: float) -> bool:
         if source.started:

@@ -128,6 +128,13 @@ def pack_address(family: int, host: str, port: int) -> bytes:
     return struct.pack("=H", family) + struct.pack("!H", port) + raw + bytes(8)
 
 
+def unpack_address(name: bytes) -> tuple[str, int]:
+    """The opposite of `pack_address`."""
+    family = struct.unpack_from("=H", name)[0]
+    raw = name[8:24] if family == socket.AF_INET6 else name[4:8]
+    return socket.inet_ntop(family, raw), struct.unpack_from("!H", name, 2)[0]
+
+
 def family_of(host: str) -> int:
     """The address family of a numeric address. :raises ConfigError: when it is none."""
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -300,8 +307,7 @@ class PlainSocket:
             name = outbox.name[row, : int(outbox.name_len[row])].tobytes()
             address = self._addresses.get(name)
             if address is None:
-                raw = name[4:8] if self._family == socket.AF_INET else name[8:24]
-                address = (socket.inet_ntop(self._family, raw), struct.unpack_from("!H", name, 2)[0])
+                address = unpack_address(name)
                 if len(self._addresses) > 65536:
                     self._addresses.clear()
                 self._addresses[name] = address

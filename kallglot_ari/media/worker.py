@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +22,8 @@ _CATCH_UP = 3 * PHASES
 _IDLE = 0.5
 """Seconds between looks at the socket while there is no leg."""
 _NICE = -10
+_SWITCH = 0.001
+"""Seconds after which a thread that wants to run gets to, Python's default being 5 ms."""
 
 
 class Worker:
@@ -37,6 +40,8 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="kallglot-media", daemon=True)
 
     def start(self) -> None:
+        # the event loop holds the interpreter's lock for as long as it has work, or for this long if the tick waits for it
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH))
         self._thread.start()
 
     def command(self, name: str, args: tuple[object, ...]) -> None:

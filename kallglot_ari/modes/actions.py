@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.resources import rtp_address
@@ -12,6 +14,7 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import (
     CallStore,
+    CaptureFile,
     Flow,
     Hub,
     Media,
@@ -27,17 +30,31 @@ from kallglot_ari.calls.interfaces import (
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriNotFound, AriUnavailable, StoreError
+from kallglot_ari.errors import AriNotFound, AriUnavailable, StoreError, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
+from kallglot_ari.settings import DebugSettings
 
 TURNS_WAITING = 200
 """Final transcripts of a call that may wait for the store; beyond it the oldest is lost to the store, not to the listeners."""
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
+_SUFFIX = {"wav": "wav", "opus": "ogg"}
+
+
+def _plain(name: str) -> str:
+    """`name` as a harmless part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")[:100] or "_"
+
+
+def captures(folder: str, call_id: str) -> list[Path]:
+    """The capture files there are of a call, the oldest first."""
+    name = _plain(call_id)
+    found = [*Path(folder).glob(f"{name}.pcap"), *Path(folder).glob(f"{name}-[0-9]*.pcap")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,7 @@ class Plant:
     hub: Hub
     metrics: Metrics
     clock: Clock
+    debug: DebugSettings = field(default_factory=DebugSettings)
 
 
 class CallActions:
@@ -71,6 +89,9 @@ class CallActions:
         self._hears: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
+        self._capture: CaptureFile | None = None
+        self._captured: Path | None = None
+        self._speakers: dict[str, str] = {}
         self._turns: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
         self._writing = False
         self._saving = False
@@ -268,6 +289,7 @@ class CallActions:
             old.close()
         flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(leg.id, chunk))
         self._flows[command.leg] = flow
+        self._write_down(flow, leg.speaker)
         host, port = self._plant.media.address
         try:
             channel = await self._plant.ari.channels.create_external_media(
@@ -278,6 +300,39 @@ class CallActions:
             self._close_flow(command.leg, flow)
             raise
         flow.connect(address)
+
+    def _write_down(self, flow: Flow, speaker: str) -> None:
+        debug = self._plant.debug
+        if debug.record != "off":
+            flow.record(
+                Path(debug.dir) / f"{_plain(self._runner.id)}-{_plain(speaker)}.{_SUFFIX[debug.record]}", debug.record
+            )
+        if debug.pcap and self._capture is None and not self._captured:
+            self.capture(on=True)
+        elif self._capture is not None:
+            flow.capture(self._capture)
+
+    def capture(self, *, on: bool) -> Path:
+        """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: there never was one."""
+        if on and self._capture is None:
+            path = Path(self._plant.debug.dir) / f"{_plain(self._runner.id)}.pcap"
+            self._capture = self._plant.media.capture_file(path)
+            self._captured = self._capture.path
+            for flow in self._flows.values():
+                flow.capture(self._capture)
+        elif not on and self._capture is not None:
+            for flow in self._flows.values():
+                flow.capture(None)
+            self._capture.close()
+            self._capture = None
+        if self._captured is None:
+            raise UsageError("capture: expected one that runs, found none")
+        return self._captured
+
+    def end_capture(self) -> None:
+        """The call is over: so is its capture."""
+        if self._capture is not None:
+            self.capture(on=False)
 
     async def _remove_media(self, command: c.RemoveMedia) -> None:
         flow = self._flows.get(command.leg)
@@ -364,6 +419,7 @@ class CallActions:
         """Let go of what the machine may have left: used when the service stops with calls up."""
         for leg, flow in list(self._flows.items()):
             self._close_flow(leg, flow)
+        self.end_capture()
         while self._streams:
             await self._streams.popitem()[1][1].close()
 

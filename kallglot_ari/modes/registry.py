@@ -47,6 +47,10 @@ class Registry:
         actions = self._actions.get(call_id)
         return actions.view() if actions else None
 
+    def actions(self, call_id: str) -> CallActions:
+        """:raises LookupError: when no such call is up."""
+        return self._actions[call_id]
+
     def owner(self, thing: str) -> CallRunner | None:
         """The call that a channel or bridge belongs to: ours carry the call's id, callers are known by theirs."""
         adopted = self._callers.get(thing)
@@ -80,6 +84,7 @@ class Registry:
         del self._runners[runner.id]
         for channel in [c for c, owner in self._callers.items() if owner == runner.id]:
             del self._callers[channel]
+        actions.end_capture()
         machine = runner.machine
         reason = machine.reason or EndReason.ERROR
         assert machine.status is not None

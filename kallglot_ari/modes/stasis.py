@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable
+from pathlib import Path
 
 from kallglot_ari.ari import models as m
 from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
@@ -17,7 +18,7 @@ from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.errors import AriError, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
-from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.actions import Plant, captures
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.settings import KallglotSettings, MediaSettings, ServiceSettings
@@ -324,6 +325,15 @@ class StasisMode:
         runner = self.calls.get(call_id)
         leg = self._party(runner, party)
         runner.post(e.DtmfAsked(leg.speaker, dialplan.digits("digits", digits)))
+
+    def capture(self, call_id: str, *, on: bool) -> Path:
+        """Begin or end a call's capture; its file. :raises LookupError: :raises UsageError:"""
+        return self.calls.actions(call_id).capture(on=on)
+
+    def captured(self, call_id: str) -> Path | None:
+        """The last capture of a call, of one that has ended as well."""
+        found = captures(self._plant.debug.dir, call_id)
+        return found[-1] if found else None
 
     async def hangup(self, call_id: str) -> None:
         """End a call. :raises LookupError:"""

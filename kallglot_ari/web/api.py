@@ -96,6 +96,29 @@ class CallsApi:
         await self._control.dtmf(call.id, party=body["party"], digits=body["digits"])
         return self._accepted(call)
 
+    async def start_capture(self, request: web.Request) -> web.Response:
+        fields.take(await body_json(request, optional=True), {})
+        path = self._control.capture(self._live_call(request).id, on=True)
+        return json_response({"path": str(path), "running": True}, status=201)
+
+    async def end_capture(self, request: web.Request) -> web.Response:
+        path = self._control.capture(self._live_call(request).id, on=False)
+        return json_response({"path": str(path), "running": False})
+
+    async def capture(self, request: web.Request) -> web.StreamResponse:
+        """The last capture's file, as far as it is written."""
+        call = await self._any_call(request)
+        path = self._control.captured(call.id)
+        if path is None:
+            raise Problem(404, "not_found", f"there is no capture of the call {call.id!r}")
+        return web.FileResponse(
+            path,
+            headers={
+                "Content-Type": "application/vnd.tcpdump.pcap",
+                "Content-Disposition": f'attachment; filename="{path.name}"',
+            },
+        )
+
     async def add_leg(self, request: web.Request) -> web.Response:
         body = fields.take(
             await body_json(request),

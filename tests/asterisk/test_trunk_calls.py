@@ -20,8 +20,8 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import running, settings_for
-from tests.asterisk.trunk_lab import TrunkLab, free_udp_port, hears, hears_itself, kill
 from tests.asterisk.sniffing import sniffing, tone_share
+from tests.asterisk.trunk_lab import TrunkLab, free_udp_port, hears, hears_itself, kill
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)]
 

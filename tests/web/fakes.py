@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from kallglot_ari.calls.model import CallView, LegQuality, LegView
@@ -42,6 +43,7 @@ class FakeControl:
     live: dict[str, CallView] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     fails: Exception | None = None
+    captures: dict[str, Path] = field(default_factory=dict)
 
     def _note(self, what: str, **arguments: Any) -> None:
         self.asked.append((what, arguments))
@@ -80,6 +82,13 @@ class FakeControl:
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         self._note("dtmf", call_id=call_id, party=party, digits=digits)
+
+    def capture(self, call_id: str, *, on: bool) -> Path:
+        self._note("capture", call_id=call_id, on=on)
+        return Path("captures") / f"{call_id}.pcap"
+
+    def captured(self, call_id: str) -> Path | None:
+        return self.captures.get(call_id)
 
     async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
         self._note("add_leg", call_id=call_id, endpoint=endpoint, language=language, speaker=speaker)

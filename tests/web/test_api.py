@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,22 @@ class TestControl:
         status, body, _ = await site.ask("POST", "/api/v1/calls/c1/hangup", json={})
         assert (status, body["state"]) == (202, "ending")
         assert site.control.asked == [("hangup", {"call_id": "c1"})] * 2
+
+    async def test_a_capture_begins_is_fetched_and_ends(self, site: Site, tmp_path: Path) -> None:
+        path = "/api/v1/calls/c1/pcap"
+        assert (await error(site, "GET", path, 404))["code"] == "not_found"
+        status, body, _ = await site.ask("POST", path)
+        assert (status, body) == (201, {"path": "captures/c1.pcap", "running": True})
+        site.control.captures["c1"] = tmp_path / "c1.pcap"
+        site.control.captures["c1"].write_bytes(b"packets")
+        async with site.http.get(f"{site.server.url}{path}") as response:
+            assert (response.status, await response.read()) == (200, b"packets")
+            assert response.content_type == "application/vnd.tcpdump.pcap"
+        assert (await site.ask("DELETE", path))[1]["running"] is False
+        assert site.control.asked == [
+            ("capture", {"call_id": "c1", "on": True}),
+            ("capture", {"call_id": "c1", "on": False}),
+        ]
 
     async def test_transfer_dtmf_and_another_party(self, site: Site) -> None:
         path = "/api/v1/calls/c1"
