@@ -18,6 +18,7 @@ from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, MediaError
 from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.udp import family_of
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import best_snr, speech_like, tone
@@ -391,7 +392,7 @@ def make(**settings: object) -> MediaEngine:
 
 async def test_settings_that_cannot_work_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"\[media\] bind: expected an IPv4 or IPv6 address, found 'here'"):
-        make(bind="here")
+        family_of("here")
     monkeypatch.setattr(opus, "available", lambda: False)
     with pytest.raises(ConfigError, match="opus needs the system's libopus"):
         make(format="opus")
