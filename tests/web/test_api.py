@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kallglot_ari.calls.model import TranscriptTurn
-from kallglot_ari.errors import AriConflict, AriUnavailable, ConfigError, StoreError, UsageError
+from kallglot_ari.errors import AriConflict, AriUnavailable, ConfigError, ListenError, StoreError, UsageError
 from tests.web.conftest import Make, Site
 from tests.web.fakes import STARTED, a_call
 
@@ -278,7 +278,7 @@ class TestTheRest:
     async def test_a_taken_port_is_one_clear_line(self, site: Site, make_site: Make) -> None:
         port = int(site.server.url.rsplit(":", 1)[1])
         site.server._settings = site.server._settings.model_copy(update={"port": port})
-        with pytest.raises(ConfigError, match=f"web.port: cannot listen on 127.0.0.1:{port}: the port is taken"):
+        with pytest.raises(ListenError, match=f"web.port: cannot listen on 127.0.0.1:{port}: the port is taken"):
             await site.server.start()
 
     async def test_garbage_on_the_port_leaves_others_alone(self, site: Site) -> None:
