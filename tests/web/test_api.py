@@ -127,6 +127,10 @@ class TestControl:
     async def test_an_ended_call_cannot_be_controlled(self, site: Site) -> None:
         site.control.live["c1"].state = "ended"
         assert (await error(site, "POST", "/api/v1/calls/c1/hangup", 409))["code"] == "call_ended"
+        # Also when only the store still has it, as GET does.
+        ended = site.control.live.pop("c1")
+        await site.store.save_call(ended)
+        assert (await error(site, "POST", "/api/v1/calls/c1/hangup", 409))["code"] == "call_ended"
 
     @pytest.mark.parametrize(
         ("failure", "status", "code"),
