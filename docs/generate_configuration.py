@@ -33,14 +33,6 @@ line that names the setting, where it came from, what was expected and what was 
 A secret (marked so below) may also be given as the name of a file whose content it is, by `KEY_file` in place of `KEY`:
 `password_file = "/run/credentials/ari"`, or `KALLGLOT__ARI__PASSWORD_FILE`. Secrets appear in no log, `repr` or error message.
 """
-PATTERNS = {
-    settings.LANGUAGE_PATTERN: "a BCP 47 language tag, or `auto`",
-    r"^[A-Za-z0-9]{0,16}$": "up to 16 letters and digits",
-    r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, `_`, `.`, `-`",
-    r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
-    r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",
-}
-"""What the patterns of the settings say, in words."""
 
 
 def docstrings(model: type[BaseModel]) -> dict[str, str]:
@@ -77,7 +69,7 @@ def accepts(schema: dict[str, Any]) -> str:
     if kind == "string":
         if schema.get("format") == "password":
             return "a secret"
-        return PATTERNS[schema["pattern"]] if "pattern" in schema else "text"
+        return settings.PATTERNS[schema["pattern"]] if "pattern" in schema else "text"
     name = {"boolean": "`true` or `false`", "integer": "a whole number", "number": "a number", "null": '`"off"`'}[kind]
     if "minimum" in schema:
         return (

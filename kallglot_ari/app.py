@@ -71,19 +71,13 @@ def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -
 async def sandbox(host: str, port: int, engine_name: Literal["offline", "echo"], api_key: str | None) -> int:
     """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
     engine = make_engine(InterpreterSettings(engine=engine_name), Metrics(), SystemClock())
-    tasks = Tasks("sandbox")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await engine.warm()
-        serving = tasks.spawn(run_sandbox(host, port, engine, api_key), name="serve")
-        stopping = tasks.spawn(stop.wait(), name="signal")
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
+        await run_sandbox(host, port, engine, api_key, until=stop)
     finally:
-        await tasks.close()
         await engine.close()
     return 0
 
@@ -121,6 +115,7 @@ class Service:
             await self._start()
         except BaseException:
             await self.stop(drain=False)
+            await self.ari.close()
             raise
 
     async def _start(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from kallglot_ari import __version__, log, settings
+from kallglot_ari.arguments import Parser, port
 from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
 
 USAGE_ERROR = 2
@@ -106,9 +108,7 @@ def _models(args: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    parser = argparse.ArgumentParser(
-        prog="kallglot-ari", description="Connects Asterisk to Kallglot: calls translated live."
-    )
+    parser = Parser(prog="kallglot-ari", description="Connects Asterisk to Kallglot: calls translated live.")
     parser.add_argument("--version", action="version", version=f"kallglot-ari {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -128,9 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--engine", choices=("offline", "echo"), default="offline", help="the embedded Kallglot's engine")
     demo.add_argument("--out", default="demo-out", metavar="DIR", help="folder for recordings and report (demo-out)")
     sandbox = add("sandbox", _sandbox, "the embedded Kallglot-compatible server on its own")
-    sandbox.add_argument("--host", default="127.0.0.1")
-    sandbox.add_argument("--port", type=_port, default=8095)
-    sandbox.add_argument("--engine", choices=("offline", "echo"), default="offline")
+    sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    sandbox.add_argument("--port", type=port, default=8095, help="0: any free one (8095)")
+    sandbox.add_argument("--engine", choices=("offline", "echo"), default="offline", help="what translates (offline)")
     sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
     doctor = add("doctor", _doctor, "check everything a call needs", config=True)
     doctor.add_argument("--json", action="store_true", help="the result as JSON")
@@ -138,15 +138,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--call", action="store_true", help="also a test call over the trunk: a session of a few seconds"
     )
     config = add("config", _config, "write the PBX side for this configuration", config=True)
-    config.add_argument("kind", choices=("asterisk", "freeswitch", "cucm"))
-    config.add_argument("--out", metavar="DIR", help="folder to write to; otherwise print")
+    config.add_argument(
+        "kind", metavar="PBX", choices=("asterisk", "freeswitch", "cucm"), help="asterisk, freeswitch or cucm"
+    )
+    config.add_argument("--out", metavar="DIR", help="folder to write to (kallglot-PBX)")
     calls = add("calls", _calls, "the calls of the running service", config=True)
     calls.add_argument("--watch", action="store_true", help="go on showing what changes")
-    calls.add_argument("--json", action="store_true")
+    calls.add_argument("--json", action="store_true", help="as JSON; with --watch every event as a line of it")
     hangup = add("hangup", _hangup, "end a call of the running service", config=True)
-    hangup.add_argument("call", metavar="CALL")
+    hangup.add_argument("call", metavar="CALL", type=_call_id, help="the call's id, as `calls` shows it")
     transfer = add("transfer", _transfer, "transfer a party of a call", config=True)
-    transfer.add_argument("call", metavar="CALL")
+    transfer.add_argument("call", metavar="CALL", type=_call_id, help="the call's id, as `calls` shows it")
     transfer.add_argument(
         "target", metavar="TARGET", help="an extension, a dial string, or context,extension,priority of the dialplan"
     )
@@ -168,22 +170,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"expected 0 to 65535, found {value}")
-    return value
+def _call_id(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,128}", text):
+        raise argparse.ArgumentTypeError(f"expected the id of a call, found {text!r}")
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Bad input is one line on stderr: exit status 2 for usage, 1 for failure."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["bench"], ["models"]):
-        # Their own parsers read the rest, options included.
-        args = argparse.Namespace(run=_bench if argv[0] == "bench" else _models, rest=argv[1:])
-    else:
-        args = build_parser().parse_args(argv)
     try:
+        if argv[:1] in (["bench"], ["models"]):
+            # Their own parsers read the rest, options included.
+            args = argparse.Namespace(run=_bench if argv[0] == "bench" else _models, rest=argv[1:])
+        else:
+            args = build_parser().parse_args(argv)
         return int(args.run(args))
     except (UsageError, ConfigError) as error:
         print(f"kallglot-ari: {log.redact(str(error))}", file=sys.stderr)
@@ -194,6 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        return FAILURE
+    except OSError as error:
+        print(f"kallglot-ari: {log.redact(str(error))}", file=sys.stderr)
         return FAILURE
 
 

@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
@@ -33,6 +34,14 @@ from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, 
 from kallglot_ari.store.store import open_store
 
 PATIENCE = 8.0
+ADVICE = {
+    "media": "set media.format, media.bind and media.port to what this machine and this Asterisk have",
+    "interpreter": "install kallglot-ari[offline], then kallglot-ari models fetch",
+    "web port": "set web.bind and web.port",
+    "FastAGI port": "set agi.bind and agi.port",
+    "SIP endpoints": "check trunk.endpoints, trunk.ca_file and that this machine reaches them",
+}
+"""What to do about a failure that names itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +93,12 @@ class Doctor:
         ]
         if self._call:
             checks.append(("trunk test call", self._test_call))
-        findings = []
+        findings: list[Finding] = []
         for name, check in checks:
-            findings.append(await self._one(name, check))
+            if name == "media" and findings[-1].ok is False:
+                findings.append(Finding(name, None, "needs Asterisk, which does not answer"))
+            else:
+                findings.append(await self._one(name, check))
         return findings
 
     async def _one(self, name: str, check: Callable[[], Awaitable[str]]) -> Finding:
@@ -103,10 +115,8 @@ class Doctor:
             )
         except SipProbeError as error:
             return Finding(name, False, log.redact(str(error)), error.advice)
-        except KallglotAriError as error:
-            return Finding(name, False, log.redact(str(error)), "")
-        except OSError as error:
-            return Finding(name, False, error.strerror or str(error), "")
+        except (KallglotAriError, OSError) as error:
+            return Finding(name, False, log.redact(str(error)), ADVICE.get(name, "look at the service's log"))
 
     async def _store(self) -> str:
         store = open_store(self._s.store, self._clock)
@@ -161,9 +171,7 @@ class Doctor:
         except (OSError, KallglotAriError) as error:
             if await self._service_answers():
                 raise Skipped(f"UDP port {s.media.port} is the running service's") from None
-            raise Failure(
-                f"{s.media.bind}:{s.media.port}: {error}", "free the port, or set media.bind and media.port"
-            ) from None
+            raise Failure(str(error), "free the port, or set media.bind and media.port") from None
         try:
             return await self._round_trip(engine)
         finally:
@@ -363,11 +371,12 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
     else:
         table = Table(box=None, pad_edge=False)
         for heading in ("", "check", "found"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for finding in findings:
-            mark = {True: "[green]ok[/]", False: "[red]FAIL[/]", None: "[dim]-[/]"}[finding.ok]
-            table.add_row(
-                mark, finding.check, finding.found + (f"\n[yellow]→ {finding.advice}[/]" if finding.advice else "")
-            )
+            mark = {True: Text("ok", "green"), False: Text("FAIL", "red"), None: Text("-", "dim")}[finding.ok]
+            found = Text(finding.found)
+            if finding.advice:
+                found.append(f"\n→ {finding.advice}", "yellow")
+            table.add_row(mark, finding.check, found)
         Console().print(table)
     return 1 if any(finding.ok is False for finding in findings) else 0

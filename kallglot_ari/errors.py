@@ -5,6 +5,7 @@
     KallglotAriError                  retryable = False unless it says otherwise
      ├─ ConfigError                   a setting is missing, unknown or unusable; the message names it
      ├─ UsageError                    a command-line or API argument is unusable
+     ├─ ListenError                   an address or port of ours cannot be had
      ├─ AriError                      Asterisk's REST interface
      │   ├─ AriUnavailable            no connection, or 5xx                        retryable
      │   ├─ AriUnauthorized           401, 403: wrong user or password
@@ -38,6 +39,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class KallglotAriError(Exception):
     """Root of the tree. `retryable` says whether the same request may succeed later without anybody's help."""
@@ -51,6 +55,17 @@ class ConfigError(KallglotAriError):
 
 class UsageError(KallglotAriError):
     """An argument cannot be used; the message names it, what was expected and what was found."""
+
+
+class ListenError(KallglotAriError):
+    """An address that we should listen on cannot be had: taken, or not this machine's. The message names the setting."""
+
+
+def cannot_listen(error: OSError) -> str:
+    """Why, in a few words: asyncio puts a sentence of its own where the system's words were."""
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken"
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 class AriError(KallglotAriError):

@@ -12,11 +12,12 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -45,6 +46,43 @@ def _off_or_db(value: Any) -> Any:
 GainDb = Annotated[Annotated[float, Field(ge=-60, le=6)] | None, BeforeValidator(_off_or_db)]
 
 
+def _host(value: str) -> str:
+    """An IP address, taken without the brackets that IPv6 has in a URL, or a host name."""
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        # A host name's last label is no number (RFC 3696 §2): 256.1.1.1 is a slip, not a name.
+        if not re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\.?$)[A-Za-z0-9_-]{1,63}\.?", bare):
+            raise ValueError("expected an IP address or a host name") from None
+    return bare
+
+
+def _address(value: str) -> str:
+    bare = value.strip("[]")
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        raise ValueError("expected an IPv4 or IPv6 address") from None
+    return bare
+
+
+Host = Annotated[str, AfterValidator(_host)]
+Address = Annotated[str, AfterValidator(_address)]
+SrtpSuite = Literal[
+    "AES_CM_128_HMAC_SHA1_80",
+    "AES_CM_128_HMAC_SHA1_32",
+    "AES_192_CM_HMAC_SHA1_80",
+    "AES_192_CM_HMAC_SHA1_32",
+    "AES_256_CM_HMAC_SHA1_80",
+    "AES_256_CM_HMAC_SHA1_32",
+    "AEAD_AES_128_GCM",
+    "AEAD_AES_256_GCM",
+    "F8_128_HMAC_SHA1_80",
+]
+"""RFC 4568 §6.2, RFC 6188 §4 and RFC 7714 §14.2."""
+
+
 def _loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -70,7 +108,21 @@ def _check_url(value: str, schemes: tuple[str, ...]) -> str:
 class Section(BaseModel):
     """A frozen section; a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Strict: `port = true` and `max_calls = "3"` are slips. What the environment holds as text, `_env_value` gives its type.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("*")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
+            raise ValueError("expected text without line ends and other control characters")
+        return value
 
 
 class ServiceSettings(Section):
@@ -91,7 +143,7 @@ class AriSettings(Section):
 
     url: str = "http://127.0.0.1:8088"
     """Base address of Asterisk's HTTP server (its `prefix` included, `/ari` not), http or https."""
-    username: str = "kallglot"
+    username: str = Field("kallglot", pattern=r"^[^:]{1,128}$")
     """User of Asterisk's `ari.conf`; it may not be read-only."""
     password: SecretStr = SecretStr("")
     """Password of that user."""
@@ -136,15 +188,24 @@ class KallglotSettings(Section):
     recording: bool = False
     """Ask Kallglot to record the session (dual channel)."""
 
+    @field_validator("url", mode="before")
+    @classmethod
+    def _kind(cls, value: Any) -> Any:
+        if not isinstance(value, str) and not (
+            isinstance(value, list | tuple) and value and all(isinstance(url, str) for url in value)
+        ):
+            raise ValueError('expected "embedded", a URL, or a list of at least one URL')
+        return value[0] if len(value) == 1 and not isinstance(value, str) else value
+
     @field_validator("url")
     @classmethod
     def _url(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         urls = (value,) if isinstance(value, str) else value
-        if not urls:
-            raise ValueError("expected at least one address")
         for url in urls:
-            if url == "embedded" and len(urls) == 1:
-                continue
+            if url == "embedded":
+                if len(urls) == 1:
+                    continue
+                raise ValueError("embedded: it stands alone, not in a list with URLs")
             _check_url(url, ("http", "https"))
             if urlsplit(url).scheme == "http" and not _loopback(urlsplit(url).hostname or ""):
                 raise ValueError(
@@ -191,9 +252,9 @@ class MediaSettings(Section):
 
     transport: Literal["rtp", "websocket"] = "rtp"
     """How audio goes between Asterisk and us; `websocket` needs Asterisk 20.16 or 22.6 and carries PCM and Opus both ways."""
-    bind: str = "127.0.0.1"
+    bind: Address = "127.0.0.1"
     """Address of our UDP socket: one that Asterisk can reach."""
-    advertise: str = ""
+    advertise: Annotated[str, AfterValidator(lambda value: value and _host(value))] = ""
     """Address Asterisk is told to send to; empty: `bind`."""
     port: Port = 0
     """The one UDP port of all calls; 0 = any free one."""
@@ -216,7 +277,7 @@ class MediaSettings(Section):
             )
         if self.bind in ("0.0.0.0", "::") and not self.advertise:  # noqa: S104 - compared, not bound
             raise ValueError(
-                f"advertise: needed when bind is {self.bind}: Asterisk must be told one address to send to"
+                f"advertise: needed when bind is {self.bind} (Asterisk must be told one address to send to)"
             )
         return self
 
@@ -241,7 +302,7 @@ class TrunkSettings(Section):
     """Password of that account."""
     transport: Literal["tls", "tcp", "udp"] = "tls"
     """Transport of the signalling: `tls` is port 5061, the others 5060. Anything but `tls` shows numbers and keys to the network."""
-    codecs: tuple[Literal["opus", "G722", "PCMU", "PCMA"], ...] = ("opus", "G722", "PCMU", "PCMA")
+    codecs: tuple[Literal["opus", "G722", "PCMU", "PCMA"], ...] = Field(("opus", "G722", "PCMU", "PCMA"), min_length=1)
     """Codecs offered, the preferred first."""
     tls_verify_certificate: bool = True
     """Whether the PBX verifies Kallglot's certificate; off, anybody in between can listen."""
@@ -251,9 +312,9 @@ class TrunkSettings(Section):
     """PEM file of the CA that signed the certificate of the SIP endpoints, as a path on the PBX; empty: the PBX's CAs."""
     srtp: bool = True
     """Whether the audio is encrypted (SDES)."""
-    srtp_suites: tuple[str, ...] = ("AES_CM_128_HMAC_SHA1_80",)
+    srtp_suites: tuple[SrtpSuite, ...] = Field(("AES_CM_128_HMAC_SHA1_80",), min_length=1)
     """SRTP crypto suites (RFC 4568 names), the preferred first."""
-    endpoints: tuple[Endpoint, ...] = (Endpoint(uri="sip.kallglot.com", priority=1),)
+    endpoints: tuple[Endpoint, ...] = Field((Endpoint(uri="sip.kallglot.com", priority=1),), min_length=1)
     """Kallglot's SIP endpoints, each `{uri, priority}`: host or host:port, and its place in the failover order, the lowest first."""
     failover_timeout_ms: int = Field(3000, ge=500, le=60000)
     """How long an endpoint may take to answer before the next one is tried, in milliseconds."""
@@ -278,7 +339,7 @@ class TrunkSettings(Section):
 class AgiSettings(Section):
     """The FastAGI server."""
 
-    bind: str = "127.0.0.1"
+    bind: Host = "127.0.0.1"
     """Address to listen on. FastAGI knows no password: bind only where nothing but the PBX can connect."""
     port: Port = 4573
     """TCP port; 0 = any free one."""
@@ -287,9 +348,9 @@ class AgiSettings(Section):
 class AmiSettings(Section):
     """Asterisk's manager interface; used when a user name is set."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address of Asterisk's manager interface; it is not encrypted."""
-    port: Port = 5038
+    port: int = Field(5038, ge=1, le=65535)
     """TCP port of Asterisk's manager interface."""
     username: str = ""
     """User of `manager.conf`; empty: AMI is not used, and a trunk call ends only when its AGI script or channel does."""
@@ -300,7 +361,7 @@ class AmiSettings(Section):
 class WebSettings(Section):
     """Our web server."""
 
-    bind: str = "127.0.0.1"
+    bind: Host = "127.0.0.1"
     """Address to listen on; anything but loopback needs a `token`."""
     port: Port = 8090
     """TCP port; 0 = any free one. Plain HTTP: put a TLS proxy in front of it outside a trusted network."""
@@ -324,7 +385,7 @@ class WebSettings(Section):
     @model_validator(mode="after")
     def _token(self) -> WebSettings:
         if not _loopback(self.bind) and not self.token.get_secret_value():
-            raise ValueError(f"token: needed to bind {self.bind}: without one only loopback is allowed")
+            raise ValueError(f"token: needed to bind {self.bind} (without one only loopback is allowed)")
         return self
 
 
@@ -406,7 +467,9 @@ class Settings(Section):
     @model_validator(mode="after")
     def _key(self) -> Settings:
         if not self.kallglot.embedded and not self.kallglot.api_key.get_secret_value():
-            raise ValueError('kallglot.api_key: needed for any url but "embedded"; set it, or KALLGLOT_API_KEY')
+            raise ValueError(
+                'kallglot.api_key: needed for any url but "embedded" (KALLGLOT_API_KEY sets it too), found none'
+            )
         return self
 
     def secrets(self) -> list[str]:
@@ -446,12 +509,20 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
             data.setdefault(section, {})
             if not isinstance(data[section], dict):
                 raise ConfigError(f"{file}: {section}: expected a section [{section}]")
+            # A secret and the file it is in are one setting: what the environment says of it replaces either.
+            other = key.removesuffix("_file") if key not in SECTIONS[section].model_fields else f"{key}_file"
+            if (section, other) in origin and not origin[section, other].startswith(ENV_PREFIX):
+                data[section].pop(other, None)
             data[section][key] = _env_value(section, key, raw, name)
             origin[section, key] = name
-    if environ.get("KALLGLOT_API_KEY") and f"{ENV_PREFIX}KALLGLOT__API_KEY" not in environ:
+    if environ.get("KALLGLOT_API_KEY") and not any(
+        origin.get(("kallglot", key), "").startswith(ENV_PREFIX) for key in ("api_key", "api_key_file")
+    ):
         if not isinstance(data.setdefault("kallglot", {}), dict):
             raise ConfigError(f"{file}: kallglot: expected a section [kallglot]")
+        data["kallglot"].pop("api_key_file", None)
         data["kallglot"]["api_key"] = environ["KALLGLOT_API_KEY"]
+        origin["kallglot", "api_key"] = "KALLGLOT_API_KEY"
     _read_secret_files(data)
     try:
         return Settings.model_validate(data)
@@ -470,7 +541,7 @@ def find_file(path: str | None, environ: Mapping[str, str]) -> Path | None:
 def read_file(file: Path) -> dict[str, Any]:
     """Parse a TOML file; every way it can fail is one clear line."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {file}: there is no such file") from None
     except OSError as error:
@@ -498,19 +569,51 @@ def _env_target(name: str) -> tuple[str, str]:
 
 
 def _env_value(section: str, key: str, raw: str, name: str) -> Any:
-    """Lists and tables are JSON (or, for plain lists, separated by commas); everything else is taken as it stands."""
+    """The text of a variable as the type its key has. Lists and tables are JSON, plain lists also text with commas.
+
+    What cannot be one stays text, for the error that names it.
+    """
     field = SECTIONS[section].model_fields.get(key)
-    if field is not None and get_origin(field.annotation) is Literal and raw.isdecimal():
-        return int(raw)
-    if field is None or "tuple" not in str(field.annotation):
+    if field is None:
         return raw
-    if raw.lstrip().startswith(("[", "{")):
-        try:
-            return orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise ConfigError(f"environment variable {name}: expected JSON: {error}") from None
-    parts = [part.strip() for part in raw.split(",") if part.strip()]
-    return parts[0] if "str |" in str(field.annotation) and len(parts) == 1 else parts
+    types = _types(field.annotation)
+    if tuple in types:
+        if raw.lstrip().startswith(("[", "{")):
+            try:
+                return orjson.loads(raw)
+            except orjson.JSONDecodeError as error:
+                raise ConfigError(f"environment variable {name}: expected JSON: {error}") from None
+        parts = [part.strip() for part in raw.split(",") if part.strip()]
+        return parts[0] if "str |" in str(field.annotation) and len(parts) == 1 else parts
+    text = raw.strip()
+    if bool in types:
+        return {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }.get(text.lower(), raw)
+    if int in types and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if float in types and re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?", text):
+        return float(text)
+    return raw
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The plain types in an annotation; of a `Literal` those of its values."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if origin is tuple:
+        return {tuple}
+    if origin is None:
+        return {annotation}
+    return {found for part in get_args(annotation) for found in _types(part)}
 
 
 def _read_secret_files(data: dict[str, Any]) -> None:
@@ -532,33 +635,95 @@ def _read_secret_files(data: dict[str, Any]) -> None:
                 raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error}") from None
 
 
+_WORDS = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "a table",
+    "missing": "a value",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} in the list",
+    "string_pattern_mismatch": "{words}",
+}
+"""What was expected, by the kind of error of pydantic and its context."""
+PATTERNS = {
+    LANGUAGE_PATTERN: "a BCP 47 language tag such as de or pt-BR, or auto",
+    r"^[A-Za-z0-9]{0,16}$": "up to 16 letters and digits",
+    r"^[^:]{1,128}$": "a user name of 1 to 128 characters, without a colon",
+    r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, _, . and -",
+    r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
+    r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",
+    r"^[A-Za-z0-9.\-:\[\]]{1,255}$": "a host, or host:port",
+}
+"""What the patterns of the settings say, in words."""
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    words = _WORDS.get(error["type"])
+    if words is None:
+        return str(error["msg"]).removeprefix("Value error, ")
+    if error["loc"][:2] == ("media", "original_gain_db") and error["type"] == "float_type":
+        words = '"off" or a number'
+    context = error.get("ctx", {})
+    return "expected " + words.format_map({**context, "words": PATTERNS.get(context.get("pattern", ""))})
+
+
 def _explain(
     error: ValidationError, data: Mapping[str, Any], origin: Mapping[tuple[str, str], str], file: Path | None
 ) -> str:
     first = error.errors(include_url=False)[0]
-    loc = [
-        str(part)
+    loc: list[str | int] = [
+        part
         for part in first["loc"]
         if part not in ("str", "float") and not str(part).startswith(("function-", "tuple[", "constrained-"))
     ]
-    where = ".".join(loc)
-    source = origin.get((loc[0], loc[1])) if len(loc) > 1 else (str(file) if file else None)
+    message = _expected(dict(first))
+    # A section as a whole names the key at fault itself.
+    if len(loc) == 1 and loc[0] in SECTIONS:
+        key, colon, rest = message.partition(": ")
+        if colon and key in SECTIONS[str(loc[0])].model_fields:
+            loc, message = [loc[0], key], rest
+    where = ".".join(map(str, loc))
+    source = origin.get((str(loc[0]), str(loc[1])), "") if len(loc) > 1 else str(file or "") if loc else ""
     source = f" (from {source})" if source else ""
     if first["type"] == "extra_forbidden":
         if len(loc) == 1:
             return f"unknown section [{where}]{source}; expected one of {', '.join(SECTIONS)}"
-        return f"unknown key {where}{source}; [{loc[0]}] has {', '.join(SECTIONS[loc[0]].model_fields) if loc[0] in SECTIONS else '…'}"
-    message = first["msg"].removeprefix("Value error, ")
+        known = Endpoint if len(loc) > 2 else SECTIONS[str(loc[0])]
+        return f"unknown key {where}{source}; expected one of {', '.join(known.model_fields)}"
     found: Any = data
     for part in loc:
-        found = found.get(part) if isinstance(found, Mapping) else None
-    secret = (
-        len(loc) > 1
-        and loc[0] in SECTIONS
-        and isinstance(SECTIONS[loc[0]].model_fields.get(loc[1], Field()).default, SecretStr)
-    )
-    shown = "" if found is None or secret or isinstance(found, Mapping) or "found" in message else f", found {found!r}"
+        try:
+            found = found[part]
+        except (LookupError, TypeError):
+            found = None
+    secret = len(loc) > 1 and isinstance(SECTIONS[str(loc[0])].model_fields[str(loc[1])].default, SecretStr)
+    if found is None and loc:
+        shown = ", found none"
+    elif secret:
+        shown = "" if isinstance(found, str) else f", found {_KINDS.get(type(found), 'something else')}"
+    else:
+        shown = f", found {_shown(found)}" if loc and "found" not in message else ""
     return _without_credentials(f"{where + ': ' if where else ''}{message}{shown}{source}")
+
+
+_KINDS: dict[type, str] = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it, short. A table's content stays out: it may hold a secret."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
+        return "a list of tables"
+    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def _without_credentials(text: str) -> str:

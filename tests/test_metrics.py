@@ -69,6 +69,9 @@ def test_what_is_counted_is_shown() -> None:
     assert samples["kallglot_calls_active", ()] == 3
     assert samples["kallglot_uplink_latency_seconds_count", ()] == 1
     assert samples["kallglot_sessions_pending_end", ()] == 0
+    assert samples["kallglot_calls_total", (("end_reason", "error"),)] == 0, "there before the first"
+    assert samples["kallglot_rtp_packets_total", (("direction", "in"),)] == 0
+    assert not [name for name, _ in samples if name.endswith("_created")]
 
 
 def test_latency_buckets_tell_the_bounds_that_matter_apart() -> None:

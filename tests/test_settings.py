@@ -147,6 +147,69 @@ def test_errors_name_the_setting(text: str, words: str) -> None:
     assert words in fails(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[agi]\nport = "4573"\n', "agi.port: expected a whole number, found '4573' (from c.toml)"),
+        ("[agi]\nport = true\n", "agi.port: expected a whole number, found true (from c.toml)"),
+        ("[service]\nmax_calls = 2.0\n", "service.max_calls: expected a whole number, found 2.0 (from c.toml)"),
+        ("[service]\ndrain_seconds = -1\n", "service.drain_seconds: expected at least 0, found -1 (from c.toml)"),
+        ('[service]\ndrain_seconds = "30"\n', "service.drain_seconds: expected a number, found '30' (from c.toml)"),
+        ('[trunk]\nsrtp = "yes"\n', "trunk.srtp: expected true or false, found 'yes' (from c.toml)"),
+        ("[trunk]\ncodecs = []\n", "trunk.codecs: expected at least 1 in the list, found [] (from c.toml)"),
+        ("[trunk]\nendpoints = []\n", "trunk.endpoints: expected at least 1 in the list, found [] (from c.toml)"),
+        ("[trunk]\nsrtp_suites = []\n", "trunk.srtp_suites: expected at least 1 in the list, found [] (from c.toml)"),
+        ('[trunk]\ncodecs = "opus"\n', "trunk.codecs: expected a list, found 'opus' (from c.toml)"),
+        ('[trunk]\ncodecs = ["g722"]\n', "trunk.codecs.0: expected 'opus', 'G722', 'PCMU' or 'PCMA', found 'g722' (from c.toml)"),
+        ("[trunk]\nendpoints = [{priority = 1}]\n", "trunk.endpoints.0.uri: expected a value, found none (from c.toml)"),
+        ('[trunk]\nendpoints = [{uri = "a", x = 1}]\n', "unknown key trunk.endpoints.0.x (from c.toml); expected one of uri, priority"),
+        ('[agi]\nbind = ""\n', "agi.bind: expected an IP address or a host name, found '' (from c.toml)"),
+        ('[ami]\nhost = "a b"\n', "ami.host: expected an IP address or a host name, found 'a b' (from c.toml)"),
+        ('[ami]\nhost = "256.1.1.1"\n', "ami.host: expected an IP address or a host name, found '256.1.1.1' (from c.toml)"),
+        ("[ami]\nport = 0\n", "ami.port: expected at least 1, found 0 (from c.toml)"),
+        ('[media]\nbind = "localhost"\n', "media.bind: expected an IPv4 or IPv6 address, found 'localhost' (from c.toml)"),
+        ('[media]\noriginal_gain_db = "loud"\n', "media.original_gain_db: expected \"off\" or a number, found 'loud' (from c.toml)"),
+        ('[web]\nbind = "::"\n', "web.token: needed to bind :: (without one only loopback is allowed), found none"),
+        ("[web]\ntoken = 5\n", "web.token: expected text, found a number (from c.toml)"),
+        ('[ari]\npassword = "a\\nb"\n', "ari.password: expected text without line ends and other control characters (from c.toml)"),
+        ('[ari]\nusername = "a:b"\n', "ari.username: expected a user name of 1 to 128 characters, without a colon, found 'a:b' (from c.toml)"),
+        ("[kallglot]\nurl = []\n", 'kallglot.url: expected "embedded", a URL, or a list of at least one URL, found [] (from c.toml)'),
+        ('[kallglot]\nsource_language = "german"\n', "kallglot.source_language: expected a BCP 47 language tag such as de or pt-BR, or auto, found 'german' (from c.toml)"),
+        ("[[service]]\nmax_calls = 1\n", "service: expected a table, found a list of tables (from c.toml)"),
+    ],
+)  # fmt: skip
+def test_an_error_says_what_was_expected_and_what_was_found(text: str, line: str) -> None:
+    assert fails(text) == line
+
+
+def test_embedded_in_a_list_is_embedded_when_it_stands_alone() -> None:
+    assert load(write('[kallglot]\nurl = ["embedded"]\n'), {}).kallglot.embedded
+    assert "stands alone" in fails('[kallglot]\nurl = ["embedded", "https://a.example"]\napi_key = "k"\n')
+
+
+def test_ipv6_addresses_may_have_their_brackets() -> None:
+    settings = load(write('[web]\nbind = "[::1]"\n[media]\nbind = "[::1]"\n[agi]\nbind = "::1"\n'), {})
+    assert (settings.web.bind, settings.media.bind, settings.agi.bind) == ("::1", "::1", "::1")
+
+
+def test_the_environment_replaces_a_secret_in_whichever_form_the_file_has_it() -> None:
+    Path("s").write_text("from the file of the environment", encoding="utf-8")
+    in_file = write('[ari]\npassword_file = "gone"\n[kallglot]\napi_key_file = "gone"\n[ami]\npassword = "old"\n')
+    settings = load(
+        in_file, {"KALLGLOT__ARI__PASSWORD": "new", "KALLGLOT_API_KEY": "key", "KALLGLOT__AMI__PASSWORD_FILE": "s"}
+    )
+    assert settings.ari.password.get_secret_value() == "new"
+    assert settings.kallglot.api_key.get_secret_value() == "key"
+    assert settings.ami.password.get_secret_value() == "from the file of the environment"
+    assert "set both" in fails(environ={"KALLGLOT__ARI__PASSWORD": "a", "KALLGLOT__ARI__PASSWORD_FILE": "s"})
+
+
+def test_no_section_is_shown_whole() -> None:
+    """An error of the configuration as a whole has all of it at hand, secrets too."""
+    assert "hush" not in fails('[kallglot]\nurl = "https://a.example"\n[ari]\npassword = "hush"\n')
+    assert "hush" not in fails('[[ari]]\npassword = "hush"\n')
+
+
 def test_errors_of_the_environment() -> None:
     assert "unknown section" in fails(environ={"KALLGLOT__NONE__X": "1"})
     assert "unknown key" in fails(environ={"KALLGLOT__ARI__": "1"})

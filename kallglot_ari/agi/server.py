@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kallglot_ari import log
 from kallglot_ari.agi import protocol
 from kallglot_ari.agi.protocol import AgiReply, AgiRequest
-from kallglot_ari.errors import AgiError, AgiGone, ConfigError, KallglotAriError
+from kallglot_ari.errors import AgiError, AgiGone, KallglotAriError, ListenError, cannot_listen
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.tasks import Tasks
 
@@ -143,14 +143,14 @@ class AgiServer:
         return len(self._tasks)
 
     async def start(self) -> None:
-        """:raises ConfigError: the address cannot be listened on."""
+        """:raises ListenError: the address cannot be listened on."""
         try:
             self._server = await asyncio.start_server(
                 self._accept, self._bind, self._port, limit=protocol.MAX_HEADER, backlog=BACKLOG
             )
         except OSError as error:
-            raise ConfigError(
-                f"agi.bind, agi.port: cannot listen on {self._bind}:{self._port}: {error.strerror}"
+            raise ListenError(
+                f"agi.port: cannot listen on {self._bind}:{self._port}: {cannot_listen(error)}"
             ) from error
         self._port = self._server.sockets[0].getsockname()[1]
 

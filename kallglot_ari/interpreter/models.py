@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from kallglot_ari import settings as settings_module
+from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import ConfigError, InterpreterError
 from kallglot_ari.interpreter.fetch import fetch
 from kallglot_ari.interpreter.lockfile import Model, locked, models_dir
@@ -19,7 +20,7 @@ from kallglot_ari.interpreter.lockfile import Model, locked, models_dir
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of both commands."""
-    top = argparse.ArgumentParser(prog="kallglot-ari models", description="The offline interpreter's models.")
+    top = Parser(prog="kallglot-ari models", description="The offline interpreter's models.")
     commands = top.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="what there is, and what is here")
     listing.add_argument("--json", action="store_true", help="for programs")
@@ -35,10 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run_models(argv: list[str]) -> int:
     """Run a command; exit status 0, 1 for failure, 2 for usage. Errors are one line on stderr."""
-    try:
-        args = parser().parse_args(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+    args = parser().parse_args(argv)
     try:
         folder = args.dir or models_dir(settings_module.load(args.config).interpreter)
         if args.command == "list":

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import bench_agi
 from kallglot_ari.lab.bench_serve import SERVERS
@@ -142,12 +143,12 @@ def _kinds(text: str) -> list[str]:
     kinds = text.split(",")
     unknown = [kind for kind in kinds if kind not in SERVERS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"expected of {', '.join(SERVERS)}, found {unknown[0]!r}")
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(SERVERS)}, found {unknown[0]!r}")
     return kinds
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kallglot-ari bench", description=__doc__)
+    parser = Parser(prog="kallglot-ari bench", description=__doc__)
     parser.add_argument(
         "what", choices=["media", "agi"], help="media: RTP in and out, all legs talking; agi: trunk calls"
     )
@@ -156,7 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--servers", type=_kinds, default=list(SERVERS), metavar="A,B", help=", ".join(SERVERS))
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement, after 3 s of warming up")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench-out/media.json"), help="write the figures there (bench-out/media.json)"
+    )
     parser.add_argument("--markdown", type=Path, help="write the table there")
     return parser
 
@@ -186,8 +189,8 @@ def run_bench(argv: list[str]) -> int:
     for row in _rows(results):
         table.add_row(*row)
     console.print(table)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(markdown(results, "kallglot-ari bench " + " ".join(argv)), encoding="utf-8")
     ours = [r for r in results if r["kind"] == "ours"]

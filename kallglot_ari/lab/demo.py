@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kallglot_ari import log
-from kallglot_ari.errors import LabError
+from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import report, speech, verify
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.conversation import Turn, converse
@@ -124,7 +124,10 @@ async def run_demo(
     if console is None:
         log.configure("error", "console")
     screen = Screen(console or Console(highlight=False))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: expected a folder that can be written, found: {error.strerror}") from None
     if engine == "offline":
         await asyncio.to_thread(verify.need_models, screen.step)
     with tempfile.TemporaryDirectory(prefix="kallglot-demo-") as scratch:

@@ -90,7 +90,7 @@ class MediaEngine:
         return self._format
 
     async def start(self) -> None:
-        """Bind the socket and start the tick. :raises ConfigError: when the address cannot be had."""
+        """Bind the socket and start the tick. :raises ListenError: when the address cannot be had."""
         self._loop = asyncio.get_running_loop()
         sock = open_socket(self._settings.bind, self._settings.port, batched=self._batched)
         self._socket_port = sock.port

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
-import os
 import socket
 import struct
 import sys
@@ -19,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.errors import ConfigError
+from kallglot_ari.errors import ConfigError, ListenError, cannot_listen
 
 log = logging.getLogger(__name__)
 
@@ -143,13 +142,13 @@ def family_of(host: str) -> int:
         except OSError:
             continue
         return int(family)
-    raise ConfigError(f"[media] bind: expected an IPv4 or IPv6 address, found {host!r}")
+    raise ConfigError(f"media.bind: expected an IPv4 or IPv6 address, found {host!r}")
 
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound, non-blocking UDP socket with as large a receive buffer as the system gives.
 
-    :raises ConfigError: when the address cannot be had; says which and why.
+    :raises ListenError: when the address cannot be had; says which and why.
     """
     family = family_of(host)
     sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -160,7 +159,7 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise ConfigError(f"[media] bind: cannot use UDP {host} port {port}: {os.strerror(error.errno or 0)}") from None
+        raise ListenError(f"media.port: cannot use UDP {host} port {port}: {cannot_listen(error)}") from None
     return sock
 
 
@@ -323,7 +322,7 @@ class PlainSocket:
 
 
 def open_socket(host: str, port: int, *, batched: bool | None = None) -> Socket:
-    """The best socket this system has; `batched` forces one kind. :raises ConfigError: when the address cannot be had."""
+    """The best socket this system has; `batched` forces one kind. :raises ListenError: when the address cannot be had."""
     sock = bind(host, port)
     if batched if batched is not None else batched_available():
         return BatchedSocket(sock)

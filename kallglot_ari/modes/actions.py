@@ -343,10 +343,7 @@ class CallActions:
     def _close_flow(self, leg: str, flow: Flow) -> None:
         if self._flows.get(leg) is flow:
             del self._flows[leg]
-        quality = self._quality[leg] = flow.close()
-        if quality.packets_received:
-            self._plant.metrics.rtp_jitter.observe(quality.jitter_ms / 1000)
-            self._plant.metrics.mos.observe(quality.mos)
+        self._quality[leg] = flow.close()
 
     # --- audio -------------------------------------------------------------------------------------------------------
 

@@ -41,15 +41,11 @@ def check(trunk: TrunkSettings) -> None:
         raise ConfigError(f"trunk.srtp_suites: Asterisk offers one suite, found {len(trunk.srtp_suites)}")
     if trunk.srtp and trunk.transport != "tls":
         raise ConfigError(f"trunk.srtp: SDES keys would go over {trunk.transport} in clear; expected transport tls")
-    if not trunk.codecs:
-        raise ConfigError("trunk.codecs: expected at least one of opus, G722, PCMU, PCMA, found none")
-    if not trunk.endpoints:
-        raise ConfigError("trunk.endpoints: expected at least one, found none")
 
 
 def _safe(trunk: TrunkSettings) -> tuple[str, str]:
     user = plain("trunk.username", trunk.username, forbidden=' ;@"<>')
-    password = plain("trunk.password", trunk.password.get_secret_value())
+    password = trunk.password.get_secret_value()
     # in Asterisk's files ; begins a comment unless escaped, and a value's edges are trimmed
     if password != password.strip():
         raise ConfigError("trunk.password: expected no blank at either end: Asterisk would cut it off")
@@ -169,7 +165,7 @@ def extensions(settings: Settings) -> str:
 def manager(settings: Settings) -> str:
     """For manager.conf: the user that trunk mode follows its calls with."""
     user = plain("ami.username", settings.ami.username or "kallglot", forbidden=" ;[]")
-    secret = plain("ami.password", settings.ami.password.get_secret_value() or "change-me")
+    secret = settings.ami.password.get_secret_value() or "change-me"
     return (
         "; Written by kallglot-ari config asterisk. It holds a password: keep it readable for Asterisk only.\n"
         f"[{user}]\nsecret = {secret.replace(';', chr(92) + ';')}\n"

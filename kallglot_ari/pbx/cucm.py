@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 
-from kallglot_ari.errors import ConfigError
 from kallglot_ari.pbx.addresses import ordered, split_port
-from kallglot_ari.pbx.files import RenderedFile, plain
+from kallglot_ari.pbx.files import RenderedFile
 from kallglot_ari.settings import Settings, TrunkSettings
 
 _TRANSPORT = {"tls": "TLS", "tcp": "TCP", "udp": "UDP"}
@@ -21,8 +20,6 @@ PATTERN = "9.8!"
 def values(settings: Settings) -> dict[str, dict[str, str]]:
     """Page of the administration → field → value. No secret is in it."""
     trunk, web = settings.trunk, settings.web
-    if not trunk.endpoints:
-        raise ConfigError("trunk.endpoints: expected at least one, found none")
     tls = trunk.transport == "tls"
     pages = {
         "System > Security > SIP Trunk Security Profile": {
@@ -35,7 +32,7 @@ def values(settings: Settings) -> dict[str, dict[str, str]]:
         },
         "User Management > SIP Realm": {
             "Realm": trunk.domain,
-            "User": plain("trunk.username", trunk.username),
+            "User": trunk.username,
             "Digest Credentials": "the password of [trunk] in kallglot-ari.toml; it is not written here",
         },
         "Device > Device Settings > SIP Profile": {

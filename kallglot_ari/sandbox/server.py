@@ -11,7 +11,7 @@ from aiohttp import web
 
 from kallglot_ari.calls.model import EndReason, TranscriptTurn
 from kallglot_ari.clock import Clock, SystemClock
-from kallglot_ari.errors import ConfigError
+from kallglot_ari.errors import ListenError, cannot_listen
 from kallglot_ari.log import get
 from kallglot_ari.sandbox import hooks
 from kallglot_ari.sandbox.engine import EngineFactory
@@ -68,7 +68,7 @@ class Sandbox:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """:raises ConfigError: when the address cannot be bound."""
+        """:raises ListenError: when the address cannot be bound."""
         app = web.Application(middlewares=[self._frame.middleware], client_max_size=BODY_LIMIT)
         app.router.add_post("/v1/sessions", self._frame.keyed(self._create))
         app.router.add_get("/v1/sessions/{id}", self._get)
@@ -84,9 +84,7 @@ class Sandbox:
         except OSError as error:
             await self._runner.cleanup()
             self._runner = None
-            raise ConfigError(
-                f"sandbox: cannot listen on {self._host}:{self._port}: {error.strerror or error}"
-            ) from None
+            raise ListenError(f"sandbox: cannot listen on {self._host}:{self._port}: {cannot_listen(error)}") from None
         self._port = self._runner.addresses[0][1]
         self._tasks.spawn(self._sweep_often(), name="sweep")
         _log.info("sandbox_started", url=self.url)
@@ -237,13 +235,14 @@ async def run_sandbox(
     engine: EngineFactory,
     api_key: str | None = None,
     *,
+    until: asyncio.Event | None = None,
     announce: Callable[[str], None] = print,
     webhook_url: str = "",
     webhook_secret: str = "",
 ) -> None:
-    """Serve until cancelled; `announce` is told the URL and the key, a line each.
+    """Serve until cancelled, or `until` is set; `announce` is told the URL and the key, a line each.
 
-    :raises ConfigError: when the address cannot be bound.
+    :raises ListenError: when the address cannot be bound.
     """
     sandbox = Sandbox(
         engine, host=host, port=port, api_key=api_key, webhook_url=webhook_url, webhook_secret=webhook_secret
@@ -252,6 +251,6 @@ async def run_sandbox(
     try:
         announce(f"Kallglot sandbox: {sandbox.url}")
         announce(f"API key:          {sandbox.api_key}")
-        await asyncio.Event().wait()
+        await (until or asyncio.Event()).wait()
     finally:
         await sandbox.stop()

@@ -67,7 +67,7 @@ class CallsApi:
 
     async def hangup(self, request: web.Request) -> web.Response:
         fields.take(await body_json(request, optional=True), {})
-        call = self._live_call(request)
+        call = await self._live_call(request)
         await self._control.hangup(call.id)
         return self._accepted(call)
 
@@ -78,31 +78,31 @@ class CallsApi:
             {"party": fields.speaker, "target": fields.transfer_target},
             {"mode": fields.transfer_mode, "language": fields.language, "timeout": fields.seconds(1, 300)},
         )
-        call = self._live_call(request)
+        call = await self._live_call(request)
         self._party(call, body["party"])
         await self._control.transfer(call.id, **body)
         return self._accepted(call)
 
     async def drop_leg(self, request: web.Request) -> web.Response:
-        call = self._live_call(request)
+        call = await self._live_call(request)
         self._party(call, request.match_info["speaker"])
         await self._control.drop(call.id, party=request.match_info["speaker"])
         return self._accepted(call)
 
     async def dtmf(self, request: web.Request) -> web.Response:
         body = fields.take(await body_json(request), {"party": fields.speaker, "digits": fields.digits})
-        call = self._live_call(request)
+        call = await self._live_call(request)
         self._party(call, body["party"])
         await self._control.dtmf(call.id, party=body["party"], digits=body["digits"])
         return self._accepted(call)
 
     async def start_capture(self, request: web.Request) -> web.Response:
         fields.take(await body_json(request, optional=True), {})
-        path = self._control.capture(self._live_call(request).id, on=True)
+        path = self._control.capture(await self._live_call(request).id, on=True)
         return json_response({"path": str(path), "running": True}, status=201)
 
     async def end_capture(self, request: web.Request) -> web.Response:
-        path = self._control.capture(self._live_call(request).id, on=False)
+        path = self._control.capture(await self._live_call(request).id, on=False)
         return json_response({"path": str(path), "running": False})
 
     async def capture(self, request: web.Request) -> web.StreamResponse:
@@ -125,7 +125,7 @@ class CallsApi:
             {"endpoint": fields.dial_string},
             {"language": fields.language, "speaker": fields.speaker},
         )
-        call = self._live_call(request)
+        call = await self._live_call(request)
         if any(leg.speaker == body.get("speaker") and leg.state != "gone" for leg in call.legs):
             raise Problem(409, "speaker_taken", f"the call has a party {body['speaker']!r} already", param="speaker")
         return json_response((await self._control.add_leg(call.id, **body)).as_json(), status=201)
@@ -144,13 +144,13 @@ class CallsApi:
                 param="party",
             )
 
-    def _live_call(self, request: web.Request) -> CallView:
-        """:raises Problem: 404 for a call that is not up (an ended one cannot be controlled either)."""
+    async def _live_call(self, request: web.Request) -> CallView:
+        """:raises Problem: 404 for a call that there never was, 409 for one that has ended."""
         call_id = request.match_info["id"]
         call = self._control.call(call_id)
-        if call is None:
+        if call is None and await self._store.get_call(call_id) is None:
             raise unknown_call(call_id)
-        if call.state == CallState.ENDED:
+        if call is None or call.state == CallState.ENDED:
             raise Problem(409, "call_ended", f"the call {call_id!r} has ended")
         return call
 

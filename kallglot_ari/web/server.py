@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ConfigError, KallglotAriError
+from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings
 from kallglot_ari.web.api import CallsApi
@@ -124,7 +123,7 @@ class WebServer:
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     async def start(self) -> None:
-        """:raises ConfigError: the address cannot be bound."""
+        """:raises ListenError: the address cannot be bound."""
         runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=3)
         await runner.setup()
         bind, port = self._settings.bind, self._settings.port
@@ -133,8 +132,7 @@ class WebServer:
             await site.start()
         except OSError as error:
             await runner.cleanup()
-            why = "the port is taken" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-            raise ConfigError(f"web.port: cannot listen on {bind}:{port}: {why}") from error
+            raise ListenError(f"web.port: cannot listen on {bind}:{port}: {cannot_listen(error)}") from error
         self._runner = runner
         self._port = runner.addresses[0][1]
         _log.info("web_listening", url=self.url)

@@ -11,7 +11,7 @@ import pytest
 from kallglot_ari.agi import server as agi_server
 from kallglot_ari.agi.protocol import set_variable
 from kallglot_ari.agi.server import AgiServer, AgiSession, Script
-from kallglot_ari.errors import AgiError, AgiGone, ConfigError
+from kallglot_ari.errors import AgiError, AgiGone, ListenError
 from kallglot_ari.metrics import Metrics
 
 HEADER = b"agi_network: yes\nagi_network_script: %s\nagi_channel: PJSIP/a-1\nagi_uniqueid: 1.1\n%s\n"
@@ -276,7 +276,7 @@ async def test_too_many_connections_are_turned_away(
 
 async def test_a_port_in_use_is_one_clear_line(server: AgiServer, metrics: Metrics) -> None:
     second = AgiServer("127.0.0.1", server.port, {}, metrics)
-    with pytest.raises(ConfigError, match=rf"agi.bind, agi.port: cannot listen on 127.0.0.1:{server.port}"):
+    with pytest.raises(ListenError, match=rf"agi.port: cannot listen on 127.0.0.1:{server.port}"):
         await second.start()
 
 

@@ -48,6 +48,8 @@ async def test_each_party_is_heard_by_kallglot_and_hears_the_translation_of_the_
         await session.wait_ended()
 
         assert session.end_reason == "customer_hangup"
+        for name in ("kallglot_mos_count", "kallglot_rtp_jitter_seconds_count"):
+            assert service.metrics.registry.get_sample_value(name) == 2, "each leg counts once"
         for speaker, own in (("customer", CUSTOMER_HZ), ("agent", AGENT_HZ)):
             pcm = session.audio[speaker].pcm
             assert abs(dominant_frequency(pcm[-rate:], rate) - own) < 3, speaker

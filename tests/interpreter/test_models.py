@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kallglot_ari.errors import InterpreterError
+from kallglot_ari.errors import InterpreterError, UsageError
 from kallglot_ari.interpreter import fetch as fetching
 from kallglot_ari.interpreter.lockfile import Model, ModelFile, locked, models_dir, parse
 from kallglot_ari.interpreter.models import run_models
@@ -99,4 +99,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_models(["fetch", "nothing", "--dir", str(tmp_path)]) == 2
     assert "unknown model 'nothing'" in capsys.readouterr().err
     assert run_models(["fetch", "--from", str(tmp_path), "--dir", str(tmp_path)]) == 1
-    assert run_models([]) == 2
+    with pytest.raises(UsageError, match="command: expected a value, found none"):
+        run_models([])

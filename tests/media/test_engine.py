@@ -16,8 +16,9 @@ from kallglot_ari.audio import level
 from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.errors import ConfigError, ListenError, MediaError
 from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.udp import family_of
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import best_snr, speech_like, tone
@@ -390,8 +391,8 @@ def make(**settings: object) -> MediaEngine:
 
 
 async def test_settings_that_cannot_work_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"\[media\] bind: expected an IPv4 or IPv6 address, found 'here'"):
-        make(bind="here")
+    with pytest.raises(ConfigError, match=r"media.bind: expected an IPv4 or IPv6 address, found 'here'"):
+        family_of("here")
     monkeypatch.setattr(opus, "available", lambda: False)
     with pytest.raises(ConfigError, match="opus needs the system's libopus"):
         make(format="opus")
@@ -411,7 +412,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"cannot use UDP 127.0.0.1 port {port}: Address already in use"):
+        with pytest.raises(ListenError, match=rf"cannot use UDP 127.0.0.1 port {port}: the port is taken"):
             await make(port=port).start()
 
 

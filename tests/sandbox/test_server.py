@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from kallglot_ari.clock import ManualClock
-from kallglot_ari.errors import ConfigError
+from kallglot_ari.errors import ListenError
 from kallglot_ari.sandbox.echo import Echo
 from kallglot_ari.sandbox.server import Sandbox, run_sandbox
 
@@ -272,7 +272,7 @@ async def test_recordings_are_listed_after_the_end_and_honest() -> None:
 async def test_the_address_is_given_and_one_that_is_taken_is_told() -> None:
     async with sandboxed() as call:
         port = int(call.sandbox.url.rsplit(":", 1)[1].split("/")[0])
-        with pytest.raises(ConfigError, match=f"sandbox: cannot listen on 127.0.0.1:{port}"):
+        with pytest.raises(ListenError, match=f"sandbox: cannot listen on 127.0.0.1:{port}"):
             await Sandbox(Echo(), port=port).start()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kallglot_ari.calls.model import TranscriptTurn
-from kallglot_ari.errors import AriConflict, AriUnavailable, ConfigError, StoreError, UsageError
+from kallglot_ari.errors import AriConflict, AriUnavailable, ConfigError, ListenError, StoreError, UsageError
 from tests.web.conftest import Make, Site
 from tests.web.fakes import STARTED, a_call
 
@@ -166,6 +166,10 @@ class TestControl:
     async def test_an_ended_call_cannot_be_controlled(self, site: Site) -> None:
         site.control.live["c1"].state = "ended"
         assert (await error(site, "POST", "/api/v1/calls/c1/hangup", 409))["code"] == "call_ended"
+        # Also when only the store still has it, as GET does.
+        ended = site.control.live.pop("c1")
+        await site.store.save_call(ended)
+        assert (await error(site, "POST", "/api/v1/calls/c1/hangup", 409))["code"] == "call_ended"
 
     @pytest.mark.parametrize(
         ("failure", "status", "code"),
@@ -317,7 +321,7 @@ class TestTheRest:
     async def test_a_taken_port_is_one_clear_line(self, site: Site, make_site: Make) -> None:
         port = int(site.server.url.rsplit(":", 1)[1])
         site.server._settings = site.server._settings.model_copy(update={"port": port})
-        with pytest.raises(ConfigError, match=f"web.port: cannot listen on 127.0.0.1:{port}: the port is taken"):
+        with pytest.raises(ListenError, match=f"web.port: cannot listen on 127.0.0.1:{port}: the port is taken"):
             await site.server.start()
 
     async def test_garbage_on_the_port_leaves_others_alone(self, site: Site) -> None:

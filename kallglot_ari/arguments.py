@@ -1,0 +1,43 @@
+"""Command lines: what cannot be used is one line that names the argument, what was expected and what was found."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import NoReturn
+
+from kallglot_ari.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without the usage text that it puts before an error. :raises UsageError: from `parse_args`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{_told(message)} ({self.prog} --help has all arguments)")
+
+
+def _told(message: str) -> str:
+    if match := re.fullmatch(r"the following arguments are required: (.*)", message):
+        return f"{match[1]}: expected a value, found none"
+    if match := re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        return f"expected no argument {match[1]!r}"
+    match = re.fullmatch(r"argument (?P<name>.+?): (?P<what>.*)", message, re.DOTALL)
+    if match is None:
+        return message
+    name, what = match["name"].rpartition("/")[2], match["what"]
+    if choice := re.fullmatch(r"invalid choice: (?P<found>.*) \(choose from (?P<known>.*)\)", what, re.DOTALL):
+        known = choice["known"].replace("'", "")
+        return f"{name}: expected {'one of ' if ',' in known else ''}{known}, found {choice['found']}"
+    if value := re.fullmatch(r"invalid (?P<type>\w+) value: (?P<found>.*)", what, re.DOTALL):
+        words = {"int": "a whole number", "float": "a number"}.get(value["type"], f"a {value['type']}")
+        return f"{name}: expected {words}, found {value['found']}"
+    if what == "expected one argument":
+        return f"{name}: expected a value, found none"
+    return f"{name}: {what}"
+
+
+def port(text: str) -> int:
+    """A port number; 0 is any free one."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port of 0 to 65535, found {text!r}")
+    return int(text)

@@ -1,0 +1,118 @@
+"""The command line: what cannot be used is one line on stderr that names it, with status 2; what fails has status 1."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.cli import main
+
+COMMANDS = ("serve", "demo", "sandbox", "doctor", "config", "calls", "hangup", "transfer", "bench", "models")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder without a configuration; the log is for others again afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KALLGLOT_API_KEY", raising=False)
+    monkeypatch.delenv("KALLGLOT_CONFIG", raising=False)
+    loggers = [logging.getLogger(name) for name in ("", "kallglot_ari", "aiohttp.access")]
+    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
+    yield
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr; nothing is on stdout."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: kallglot-ari {command}")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", "COMMAND: expected a value, found none (kallglot-ari --help has all arguments)"),
+        ("dance", "COMMAND: expected one of serve, demo, sandbox, doctor, config, calls, hangup, transfer, bench, models, found 'dance'"),
+        ("serve --loud", "expected no argument '--loud'"),
+        ("serve --config", "--config: expected a value, found none"),
+        ("serve --config gone.toml", "configuration file gone.toml: there is no such file"),
+        ("serve --config .", "configuration file .: cannot be read: Is a directory"),
+        ("sandbox --port x", "--port: expected a port of 0 to 65535, found 'x'"),
+        ("sandbox --port -1", "--port: expected a port of 0 to 65535, found '-1'"),
+        ("sandbox --port 65536", "--port: expected a port of 0 to 65535, found '65536'"),
+        ("sandbox --engine loud", "--engine: expected one of offline, echo, found 'loud'"),
+        ("config", "PBX: expected a value, found none"),
+        ("config avaya", "PBX: expected one of asterisk, freeswitch, cucm, found 'avaya'"),
+        ("hangup", "CALL: expected a value, found none"),
+        ("transfer c-1", "TARGET: expected a value, found none"),
+        ("transfer c-1 102 --party nobody", "--party: expected one of customer, agent, found 'nobody'"),
+        ("demo --source xx --engine echo", "--source: expected one of de, en, es, fr, found 'xx'"),
+        ("demo --out c.toml --engine echo", "--out c.toml: expected a folder that can be written, found: File exists"),
+        ("bench", "what: expected a value, found none"),
+        ("bench media --legs 3", "--legs: expected even numbers of 2 to 16000, found '3'"),
+        ("bench media --seconds x", "--seconds: expected a number, found 'x'"),
+        ("bench media --seconds 0", "--seconds: expected 1 to 3600, found 0"),
+        ("models", "command: expected a value, found none"),
+        ("models burn", "command: expected one of list, fetch, found 'burn'"),
+    ],
+)  # fmt: skip
+def test_bad_usage_is_one_line_and_status_2(line: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.toml").write_text("")
+    assert main(line.split()) == 2
+    assert said(capsys).startswith(f"kallglot-ari: {expected}")
+
+
+@pytest.mark.parametrize("nonsense", ["", "a b", "a\nb", "ü", "x" * 129])
+def test_what_cannot_be_the_id_of_a_call_is_not_asked_for(nonsense: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["hangup", nonsense], ["transfer", nonsense, "102"]):
+        assert main(command) == 2
+        assert "CALL: expected the id of a call, found " in said(capsys)
+
+
+@pytest.mark.parametrize("line", ["calls", "calls --json", "calls --watch", "hangup c-1", "transfer c-1 102"])
+def test_without_a_running_service_the_status_is_1(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KALLGLOT__WEB__PORT", "9")
+    assert main(line.split()) == 1
+    assert said(capsys).startswith("kallglot-ari: no service at http://127.0.0.1:9: start it with")
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"),
+    [("serve", "KALLGLOT__WEB__PORT"), ("serve", "KALLGLOT__AGI__PORT"), ("sandbox --engine echo --port {port}", "")],
+)
+def test_a_port_that_is_taken_is_a_failure_and_names_the_setting(
+    line: str, setting: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KALLGLOT__INTERPRETER__ENGINE", "echo")
+    monkeypatch.setenv("KALLGLOT__LOG__LEVEL", "error")
+    monkeypatch.setenv("KALLGLOT__ARI__URL", "http://127.0.0.1:9")
+    for name in ("WEB", "AGI"):
+        monkeypatch.setenv(f"KALLGLOT__{name}__PORT", "0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        if setting:
+            monkeypatch.setenv(setting, port)
+        assert main(line.format(port=port).split()) == 1
+    name = setting.removeprefix("KALLGLOT__").replace("__", ".").lower() or "sandbox"
+    (error,) = capfd.readouterr().err.splitlines()
+    assert error == f"kallglot-ari: {name}: cannot listen on 127.0.0.1:{port}: the port is taken"

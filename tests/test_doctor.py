@@ -1,0 +1,79 @@
+"""`doctor`: every failure says what to do, and what cannot be looked at is skipped."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari import doctor
+from kallglot_ari.doctor import Doctor, Finding, run_doctor
+from kallglot_ari.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KALLGLOT_API_KEY", raising=False)
+    monkeypatch.setattr(doctor, "PATIENCE", 4.0)
+
+
+def settings(**sections: dict[str, object]) -> Settings:
+    base: dict[str, dict[str, object]] = {
+        "ari": {"url": "http://127.0.0.1:9"},
+        "web": {"port": 0},
+        "agi": {"port": 0},
+        "store": {"url": "sqlite:///calls.db"},
+        "interpreter": {"engine": "echo"},
+    }
+    return Settings.model_validate({**base, **sections})
+
+
+async def examine(**sections: dict[str, object]) -> dict[str, Finding]:
+    found = {finding.check: finding for finding in await Doctor(settings(**sections)).examine()}
+    for finding in found.values():
+        assert bool(finding.advice) is (finding.ok is False), finding
+    return found
+
+
+async def test_without_asterisk_its_check_fails_and_the_media_check_is_skipped() -> None:
+    found = await examine()
+    assert found["Asterisk"].ok is False
+    assert "ari.url" in found["Asterisk"].advice
+    assert (found["media"].ok, found["media"].found) == (None, "needs Asterisk, which does not answer")
+    assert found["store"].ok is True
+    assert found["Kallglot API"].ok is True
+    assert (found["manager interface"].ok, found["SIP endpoints"].ok) == (None, None)
+
+
+async def test_what_fails_says_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = await examine(
+            kallglot={"url": "https://127.0.0.1:9/v1", "api_key": "sk_test_hush"},
+            store={"url": "sqlite:///gone/calls.db"},
+            agi={"port": port},
+            ami={"port": 9, "username": "u", "password": "hush"},
+            trunk={"username": "u", "endpoints": [{"uri": "127.0.0.1:9"}]},
+        )
+    failed = {name for name, finding in found.items() if finding.ok is False}
+    assert failed == {"store", "Asterisk", "Kallglot API", "FastAGI port", "manager interface", "SIP endpoints"}
+    assert "hush" not in str(found)
+
+
+async def test_broken_configuration_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.toml").write_text("[service]\nloud = 1\n")
+    assert await run_doctor("c.toml", as_json=True) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert (finding["check"], finding["ok"]) == ("configuration", False)
+    assert finding["found"].startswith("unknown key service.loud (from c.toml)")
+    assert finding["advice"]
+    Path("c.toml").write_text("[nonsense]\n")
+    assert await run_doctor("c.toml") == 1
+    printed = capsys.readouterr().out
+    assert "FAIL" in printed
+    assert "[nonsense]" in printed, "brackets are no mark-up"
