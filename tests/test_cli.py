@@ -48,7 +48,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     ("line", "expected"),
     [
         ("", "COMMAND: expected a value, found none (kallglot-ari --help has all arguments)"),
-        ("dance", "COMMAND: expected one of serve, demo, sandbox, doctor, config, calls, hangup, transfer, bench, models, found 'dance'"),
+        ("dance", "COMMAND: expected one of serve, demo, sandbox, doctor, config, calls, hangup, transfer, call, bench, models, found 'dance'"),
         ("serve --loud", "expected no argument '--loud'"),
         ("serve --config", "--config: expected a value, found none"),
         ("serve --config gone.toml", "configuration file gone.toml: there is no such file"),

@@ -98,11 +98,11 @@ class CallsApi:
 
     async def start_capture(self, request: web.Request) -> web.Response:
         fields.take(await body_json(request, optional=True), {})
-        path = self._control.capture(await self._live_call(request).id, on=True)
+        path = self._control.capture((await self._live_call(request)).id, on=True)
         return json_response({"path": str(path), "running": True}, status=201)
 
     async def end_capture(self, request: web.Request) -> web.Response:
-        path = self._control.capture(await self._live_call(request).id, on=False)
+        path = self._control.capture((await self._live_call(request)).id, on=False)
         return json_response({"path": str(path), "running": False})
 
     async def capture(self, request: web.Request) -> web.StreamResponse:
