@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal, Protocol
+
+from pydantic import SecretStr
 
 from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
@@ -37,6 +40,8 @@ from kallglot_ari.web.server import WebServer
 _log = log.get(__name__)
 
 PROBE_SECONDS = 15.0
+WEBHOOKS = ("session.ended", "transcript.ready", "recording.ready")
+"""What the embedded Kallglot notifies us of; the rest its streams tell."""
 
 
 class Engine(EngineFactory, Protocol):
@@ -198,10 +203,17 @@ class Service:
         )
         await self.pbx.start()
         self._on_stop("PBX service", self.pbx.stop)
+        self.outbox.watch(f"{instance_name(s)}-t-", self.trunk.live_keys)
+        self.outbox.watch(f"{instance_name(s)}-p-", self.pbx.live_keys)
         self._tasks.spawn(self._probe(), name="probe")
         self._on_stop("tasks", self._tasks.close)
+        web_settings = s.web
+        if self.embedded is not None and not s.web.webhook_secret.get_secret_value():
+            web_settings = s.web.model_copy(update={"webhook_secret": SecretStr(secrets.token_urlsafe(32))})
+        webhook_secret = web_settings.webhook_secret.get_secret_value()
+        log.hide([webhook_secret])
         self.web = WebServer(
-            s.web,
+            web_settings,
             control=self,
             store=self.store,
             hub=self.hub,
@@ -215,6 +227,8 @@ class Service:
         await self.web.start()
         self._on_stop("web", self.web.stop)
         self.web_url = self.web.url
+        if self.embedded is not None and not s.web.allowed_ips:  # else loopback may be shut out
+            self.embedded.notify(f"{self.web_url}/webhooks/kallglot", webhook_secret, WEBHOOKS)
         _log.info(
             "started",
             web=self.web_url,

@@ -370,7 +370,7 @@ class WebSettings(Section):
     allowed_ips: tuple[str, ...] = ()
     """Addresses or networks that may connect; empty: any."""
     webhook_secret: SecretStr = SecretStr("")
-    """Secret that Kallglot signs its webhooks with; empty: webhooks are refused."""
+    """Secret that Kallglot signs its webhooks with; empty: webhooks are refused (the embedded Kallglot is given one by itself)."""
 
     @field_validator("allowed_ips")
     @classmethod

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from kallglot_ari.app import Service
+from kallglot_ari.calls.model import EndReason
 from kallglot_ari.cli import main
-from kallglot_ari.errors import KallglotAriError
+from kallglot_ari.errors import ApiUnavailable, KallglotAriError
+from kallglot_ari.modes import outbox
 from kallglot_ari.settings import Settings
 
 
@@ -101,3 +104,58 @@ def test_bad_configuration_is_one_line_and_exit_status_2(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
+
+
+async def test_the_embedded_kallglot_and_the_service_share_a_secret_of_their_own(tmp_path: Path) -> None:
+    service = Service(settings(tmp_path))
+    await service.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            call = {"callId": "a-1", "from": "+49301234", "to": "100"}
+            async with http.post(f"{service.web_url}/pbx/incoming", json=call) as answer:
+                session_id = (await answer.json())["session_id"]
+        embedded = service.embedded
+        assert embedded is not None
+        (record,) = embedded.sessions.live()
+        assert record.id == session_id
+        await embedded.end(record, EndReason.COMPLETED)
+        async with asyncio.timeout(10):
+            while service.calls():
+                await asyncio.sleep(0.02)
+        assert service.metrics.registry.get_sample_value("kallglot_webhooks_total", {"reason": "accepted"})
+    finally:
+        await service.stop()
+
+
+async def test_sessions_that_trunk_mode_left_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API fails just when they shall end; the sweeper of the service ends them, though trunk mode wrote them down."""
+    monkeypatch.setattr(outbox, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(outbox, "WATCH_SECONDS", 0.1)
+    service = Service(settings(tmp_path))
+    await service.start()
+    try:
+        embedded = service.embedded
+        assert embedded is not None
+        end_session = service.translator.end_session
+        fails = True
+
+        async def failing(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            if fails:
+                raise ApiUnavailable("away")
+            return await end_session(*args, **kwargs)
+
+        monkeypatch.setattr(service.translator, "end_session", failing)
+        await service.pbx.incoming("c-1", "1", "2")
+        live = (await service.pbx.incoming("c-2", "1", "2"))["session_id"]
+        await service.pbx.hangup("c-1")
+        async with asyncio.timeout(10):
+            while not service.outbox.pending:
+                await asyncio.sleep(0.02)
+        assert service.metrics.registry.get_sample_value("kallglot_sessions_pending_end") == 1
+        fails = False
+        async with asyncio.timeout(20):
+            while service.outbox.pending:
+                await asyncio.sleep(0.02)
+        assert [record.id for record in embedded.sessions.live()] == [live], "a live one is let alone"
+    finally:
+        await service.stop()

@@ -55,7 +55,7 @@ class TrunkMode:
     ) -> None:
         self._sessions = Sessions(translator, store, clock)
         self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=instance or service.instance)
-        self._follower = Follower(self._book, ami, hub, metrics) if ami.username else None
+        self._follower = Follower(self._book, ami, hub, metrics, trunk) if ami.username else None
         agents = self._follower.agents if self._follower else Agents(None)
         folder = Path((debug or DebugSettings()).dir)
         find = self._book.of_dial_string
@@ -129,6 +129,7 @@ class TrunkMode:
         if self._follower is None:
             return []
         found = [f"AMI: {self._follower.client.problem}"] if not self._follower.client.connected else []
+        found += [f"SIP trunk: {self._follower.misloaded}"] if self._follower.misloaded else []
         found += [f"SIP endpoint {e.name}: {e.detail}" for e in self._follower.endpoints.values() if not e.reachable]
         return found
 

@@ -17,8 +17,9 @@ from kallglot_ari.ari.resources import gone_is_fine
 from kallglot_ari.calls.interfaces import Translator
 from kallglot_ari.calls.model import EndReason, SessionRequest
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AmiError, AriError, SipProbeError
+from kallglot_ari.errors import AriError, SipProbeError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.trunk_loaded import check_endpoint
 from kallglot_ari.pbx.addresses import dial_strings, ordered, section_name
 from kallglot_ari.pbx.asterisk import CODECS, transport_name
 from kallglot_ari.settings import AmiSettings, AriSettings, KallglotSettings, TrunkSettings
@@ -47,7 +48,7 @@ async def pbx_side(settings: AmiSettings, trunk: TrunkSettings) -> str:
         if not await client.wait_connected(CONNECT_SECONDS):
             raise SipProbeError(client.problem, "check [ami] against manager.conf")
         for index in range(len(ordered(trunk))):
-            await _endpoint(client, section_name(index), trunk)
+            await check_endpoint(client, section_name(index), trunk)
     finally:
         await client.stop()
     return f"Asterisk has {len(trunk.endpoints)} endpoint(s) and the transport {transport_name(trunk)}"
@@ -55,42 +56,6 @@ async def pbx_side(settings: AmiSettings, trunk: TrunkSettings) -> str:
 
 async def _nothing(_: object) -> None:
     return
-
-
-async def _endpoint(client: AmiClient, name: str, trunk: TrunkSettings) -> None:
-    try:
-        details = await client.action("PJSIPShowEndpoint", Endpoint=name)
-    except AmiError as error:
-        if client.connected and await _chan_sip(client, name):
-            return
-        raise SipProbeError(
-            f"Asterisk has no endpoint {name}: {error}",
-            "include kallglot-pjsip.conf (kallglot-ari config asterisk writes it) in pjsip.conf, then: asterisk -rx 'core reload'",
-        ) from None
-    transports = [d for d in details if d.get("event", "").lower() == "transportdetail"]
-    if not transports:
-        raise SipProbeError(
-            f"Asterisk has no transport {transport_name(trunk)}: it would dial Kallglot over any other, with that one's rules",
-            "its log says why, mostly that it cannot read ca_list_file: mend that, then: asterisk -rx 'core restart when convenient'"
-            " (a reload does not bring transports back)",
-        )
-    if (
-        trunk.transport == "tls"
-        and trunk.tls_verify_certificate
-        and transports[0].get("verifyserver", "").lower() != "yes"
-    ):
-        raise SipProbeError(
-            f"Asterisk's transport {transport_name(trunk)} does not verify certificates",
-            "write the files again with kallglot-ari config asterisk, and restart Asterisk",
-        )
-
-
-async def _chan_sip(client: AmiClient, name: str) -> bool:
-    try:
-        await client.action("SIPshowpeer", Peer=name)
-    except AmiError:
-        return False
-    return True
 
 
 async def codecs(ari: AriClient, trunk: TrunkSettings) -> str:

@@ -10,13 +10,15 @@ from kallglot_ari import log
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.ami.client import AmiClient, ChannelInfo
 from kallglot_ari.calls.interfaces import Hub
-from kallglot_ari.errors import AmiError
+from kallglot_ari.errors import AmiError, SipProbeError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_call import TrunkCall
+from kallglot_ari.modes.trunk_loaded import NotLoaded, check_endpoint
+from kallglot_ari.pbx.addresses import section_name
 from kallglot_ari.rtp.quality import rate
-from kallglot_ari.settings import AmiSettings
+from kallglot_ari.settings import AmiSettings, TrunkSettings
 from kallglot_ari.tasks import Tasks
 
 _log = log.get(__name__)
@@ -31,8 +33,13 @@ _TRUNK_CHANNEL = re.compile(r"(PJSIP|SIP)/kallglot(-\d+)?-[0-9a-f]{8}")
 class Follower:
     """The manager interface's view of the calls in the book."""
 
-    def __init__(self, book: TrunkBook, settings: AmiSettings, hub: Hub, metrics: Metrics) -> None:
+    def __init__(
+        self, book: TrunkBook, settings: AmiSettings, hub: Hub, metrics: Metrics, trunk: TrunkSettings
+    ) -> None:
         self._book = book
+        self._trunk = trunk
+        self.misloaded = ""
+        """Why calls over the trunk are not dialled, or not as told; empty when all is well, or Asterisk has no trunk."""
         self._tasks = Tasks("trunk-follow")
         self._hub = hub
         self._metrics = metrics
@@ -125,6 +132,20 @@ class Follower:
         """After each log-in: end what ended meanwhile; once more later, for calls that were too young to tell."""
         self.reconcile(channels)
         self._tasks.spawn(self._reconcile_after(YOUNG_SECONDS + 0.5), name="reconcile-young")
+        self._tasks.spawn(self.check_loaded(), name="check-loaded")
+
+    async def check_loaded(self) -> None:
+        """Ask Asterisk whether it has the trunk's transport: it drops one that it cannot set up, and dials over another."""
+        found = ""
+        try:
+            await check_endpoint(self.client, section_name(0), self._trunk)
+        except NotLoaded:
+            pass
+        except SipProbeError as error:
+            found = str(error)
+            if found != self.misloaded:
+                _log.error("trunk_transport", problem=found, advice=error.advice)
+        self.misloaded = found
 
     def reconcile(self, channels: list[ChannelInfo]) -> int:
         """Compare with the channels there are: what is not there is gone. How many calls that ended."""
@@ -158,10 +179,11 @@ class Follower:
 
     async def _reconcile_now_and_then(self) -> None:
         while True:
-            if len(self._book) and self.client.connected:
-                await self._reconcile_after(RECONCILE_SECONDS)
-            else:
-                await asyncio.sleep(RECONCILE_SECONDS)
+            await asyncio.sleep(RECONCILE_SECONDS)
+            if self.client.connected:
+                await self.check_loaded()
+                if len(self._book):
+                    await self._reconcile_after(0)
 
     async def clean(self, call: TrunkCall) -> None:
         """The call ends: hang up the legs that are still up, so that nobody stays alone on a dead session."""

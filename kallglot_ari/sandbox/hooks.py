@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -33,14 +33,19 @@ class Hooks:
         self._secret = secret
         self._clock = clock
         self._schedule = tuple(schedule)
+        self._kinds: frozenset[str] | None = None
         self._tasks = Tasks("sandbox.hooks")
         self._http: aiohttp.ClientSession | None = None
         self.counts: Counter[str] = Counter()
         """``delivered``, ``given_up``, ``dropped``."""
 
+    def aim(self, url: str, secret: str, kinds: Iterable[str]) -> None:
+        """From now on only events of these `kinds`, to this endpoint."""
+        self._url, self._secret, self._kinds = url, secret, frozenset(kinds)
+
     def post(self, kind: str, data: dict[str, Any]) -> None:
         """Send an event soon; without a URL nothing happens. Beyond 1000 under way, new ones are dropped and counted."""
-        if not self._url:
+        if not self._url or (self._kinds is not None and kind not in self._kinds):
             return
         if len(self._tasks) >= _UNDER_WAY:
             self.counts["dropped"] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -99,6 +99,10 @@ class Sandbox:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def notify(self, url: str, secret: str, kinds: Iterable[str]) -> None:
+        """Send webhooks of these `kinds` there from now on, as an account's settings would say."""
+        self._hooks.aim(url, secret, kinds)
 
     @property
     def url(self) -> str:

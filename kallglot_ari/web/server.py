@@ -231,7 +231,9 @@ class WebServer:
             query_token=request.query.get("token", "") if route and route.query_token else "",
             unsafe=request.method not in ("GET", "HEAD"),
         )
-        if route is not None and route.limited and (wait := self._limit.wait(peer, self._clock.now())):
+        # /pbx and /webhooks apart: a burst of notifications keeps no PBX of the same address waiting
+        bucket = f"{peer} {request.path.split('/')[1]}"
+        if route is not None and route.limited and (wait := self._limit.wait(bucket, self._clock.now())):
             raise Problem(
                 429, "rate_limited", "too many requests", headers={"Retry-After": str(max(1, round(wait + 0.5)))}
             )

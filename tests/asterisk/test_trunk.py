@@ -184,6 +184,7 @@ async def test_doctor_finds_what_asterisk_did_not_load(build: TrunkLab) -> None:
     with pytest.raises(SipProbeError, match="no transport kallglot-tls") as caught:
         await trunk_doctor.pbx_side(trunk.settings.ami, trunk.settings.trunk)
     assert "ca_list_file" in caught.value.advice
+    await trunk.until(lambda: any("no transport kallglot-tls" in problem for problem in trunk.mode.problems()))
 
 
 @pytest.mark.phones
