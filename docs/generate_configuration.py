@@ -36,6 +36,7 @@ A secret (marked so below) may also be given as the name of a file whose content
 PATTERNS = {
     settings.LANGUAGE_PATTERN: "a BCP 47 language tag, or `auto`",
     r"^[A-Za-z0-9]{0,16}$": "up to 16 letters and digits",
+    r"^[A-Za-z0-9_.-]{0,64}$": "up to 64 letters, digits, `_`, `.`, `-`",
     r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, `_`, `.`, `-`",
     r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
     r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",

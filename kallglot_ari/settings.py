@@ -191,8 +191,18 @@ class MediaSettings(Section):
 
     transport: Literal["rtp", "websocket"] = "rtp"
     """How audio goes between Asterisk and us; `websocket` needs Asterisk 20.16 or 22.6 and carries PCM and Opus both ways."""
+    websocket_client: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
+    """With `websocket`: name of a connection in Asterisk's websocket_client.conf, which connects to `bind` and `port`. Empty: we connect to Asterisk."""
+    websocket_username: str = ""
+    """User that `websocket_client` connects as; empty: anyone may, so `bind` must be an address that only Asterisk reaches."""
+    websocket_password: SecretStr = SecretStr("")
+    """Password of that user."""
+    websocket_certificate: str = ""
+    """PEM file of our certificate, for `wss:` from Asterisk; empty: without TLS."""
+    websocket_key: str = ""
+    """PEM file of its key, if it is not in the same file."""
     bind: str = "127.0.0.1"
-    """Address of our UDP socket: one that Asterisk can reach."""
+    """Address of our socket (UDP; TCP with `websocket_client`): one that Asterisk can reach."""
     advertise: str = ""
     """Address Asterisk is told to send to; empty: `bind`."""
     port: Port = 0
