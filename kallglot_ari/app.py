@@ -150,6 +150,8 @@ class Service:
             chunk_ms=s.kallglot.chunk_ms,
             metrics=self.metrics,
             clock=self.clock,
+            asterisk_url=s.ari.url,
+            asterisk_ca=s.ari.ca_file,
         )
         await self.media.start()
         self._on_stop("media", self.media.stop)
@@ -289,6 +291,8 @@ class Service:
         reasons = []
         if not self.ari.connected:
             reasons.append(self.ari.problem or "ARI: not connected")
+        elif self.settings.media.transport == "websocket" and not self.ari.supports("websocket_media"):
+            reasons.append('[media] transport = "websocket": this Asterisk is too old for it (20.16, 22.6)')
         if self._api_problem:
             reasons.append(f"Kallglot API: {self._api_problem}")
         if self._interpreter_problem:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
-from kallglot_ari.ari.resources import gone_is_fine, rtp_address
+from kallglot_ari.ari.resources import gone_is_fine
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, KallglotAriError, SipProbeError
 from kallglot_ari.kallglot.client import KallglotClient
@@ -165,6 +165,8 @@ class Doctor:
             chunk_ms=s.kallglot.chunk_ms,
             metrics=self._metrics,
             clock=self._clock,
+            asterisk_url=s.ari.url,
+            asterisk_ca=s.ari.ca_file,
         )
         try:
             await engine.start()
@@ -181,14 +183,22 @@ class Doctor:
         """A test channel: does Asterisk's RTP reach us?"""
         heard = asyncio.Event()
         async with self._ari() as ari:
-            flow = engine.open("doctor", lambda _: heard.set())
             channel_id = f"kg-doctor-{self._clock.wall().timestamp():.0f}"
-            host, port = engine.address
+            flow = engine.open(channel_id, lambda _: heard.set())
+            external = engine.external
+            kind = "RTP" if external.transport == "udp" else "sound over a websocket"
+            if external.transport == "websocket":
+                ari.require("websocket_media", '[media] transport = "websocket"')
             try:
                 channel = await ari.channels.create_external_media(
-                    channel_id, external_host=f"{host}:{port}", format=engine.format.asterisk
+                    channel_id,
+                    external_host=external.external_host,
+                    format=engine.format.asterisk,
+                    transport=external.transport,
+                    encapsulation=external.encapsulation,
+                    connection_type=external.connection_type,
                 )
-                flow.connect(rtp_address(channel))
+                await flow.attach(channel.channelvars)
                 await ari.bridges.create_with_id(f"{channel_id}.b", type="mixing", name="doctor")
                 await asyncio.sleep(0.3)
                 await ari.bridges.add_channel(f"{channel_id}.b", channel=channel_id)
@@ -197,14 +207,14 @@ class Doctor:
                     await heard.wait()
             except TimeoutError:
                 raise Failure(
-                    f"Asterisk took {host}:{port} for RTP, but none arrived",
+                    f"Asterisk took {external.external_host} for {kind}, but none arrived",
                     "set media.advertise to an address of ours that Asterisk can reach, and open the UDP port in the firewall",
                 ) from None
             finally:
                 flow.close()
                 await gone_is_fine(ari.channels.hangup(channel_id))
                 await gone_is_fine(ari.bridges.destroy(f"{channel_id}.b"))
-        return f"RTP of Asterisk ({engine.format.asterisk}) arrives at {host}:{port}"
+        return f"{kind} of Asterisk ({engine.format.asterisk}) arrives at {external.external_host}"
 
     async def _api(self) -> str:
         s = self._s

@@ -252,8 +252,18 @@ class MediaSettings(Section):
 
     transport: Literal["rtp", "websocket"] = "rtp"
     """How audio goes between Asterisk and us; `websocket` needs Asterisk 20.16 or 22.6 and carries PCM and Opus both ways."""
+    websocket_client: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
+    """With `websocket`: name of a connection in Asterisk's websocket_client.conf, which connects to `bind` and `port`. Empty: we connect to Asterisk."""
+    websocket_username: str = ""
+    """User that `websocket_client` connects as; empty: anyone may, so `bind` must be an address that only Asterisk reaches."""
+    websocket_password: SecretStr = SecretStr("")
+    """Password of that user."""
+    websocket_certificate: str = ""
+    """PEM file of our certificate, for `wss:` from Asterisk; empty: without TLS."""
+    websocket_key: str = ""
+    """PEM file of its key, if it is not in the same file."""
     bind: Address = "127.0.0.1"
-    """Address of our UDP socket: one that Asterisk can reach."""
+    """Address of our socket (UDP; TCP with `websocket_client`): one that Asterisk can reach."""
     advertise: Annotated[str, AfterValidator(lambda value: value and _host(value))] = ""
     """Address Asterisk is told to send to; empty: `bind`."""
     port: Port = 0
@@ -656,6 +666,7 @@ PATTERNS = {
     LANGUAGE_PATTERN: "a BCP 47 language tag such as de or pt-BR, or auto",
     r"^[A-Za-z0-9]{0,16}$": "up to 16 letters and digits",
     r"^[^:]{1,128}$": "a user name of 1 to 128 characters, without a colon",
+    r"^[A-Za-z0-9_.-]{0,64}$": "up to 64 letters, digits, _, . and -",
     r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, _, . and -",
     r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
     r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",

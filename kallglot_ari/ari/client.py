@@ -12,7 +12,7 @@ from kallglot_ari.ari.snapshot import Connected
 from kallglot_ari.ari.socket import EventSink, EventSocket, SocketEvent
 from kallglot_ari.ari.versions import FEATURES, UNKNOWN, Version, has, written
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriError, AriUnauthorized, AriUnavailable
+from kallglot_ari.errors import AriError, AriUnauthorized, AriUnavailable, AriUnsupported
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import AriSettings
 from kallglot_ari.tasks import Tasks
@@ -74,6 +74,14 @@ class AriClient:
     def supports(self, feature: str) -> bool:
         """Whether this Asterisk has a feature of `FEATURES`. :raises KeyError: for one that is not there."""
         return has(self.version, FEATURES[feature])
+
+    def require(self, feature: str, wanted_by: str) -> None:
+        """:raises AriUnsupported: when this Asterisk, as far as it is known, lacks a feature that `wanted_by` needs."""
+        if self.version != UNKNOWN and not self.supports(feature):
+            raise AriUnsupported(
+                f"{wanted_by}: expected Asterisk {written(FEATURES[feature])} or later, "
+                f"found {'.'.join(map(str, self.version))}"
+            )
 
     async def start(self, sink: EventSink) -> None:
         """Begin to connect; returns at once, whether Asterisk is there or not. `sink` gets every event, in order."""

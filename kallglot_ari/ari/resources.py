@@ -77,22 +77,25 @@ class CallChannels(Channels):
         *,
         external_host: str,
         format: str,
+        encapsulation: str = "rtp",
+        transport: str = "udp",
+        connection_type: str = "client",
         direction: str = "both",
         variables: Mapping[str, str] | None = None,
         app: str | None = None,
     ) -> Channel:
-        """`externalMedia` over RTP to `external_host` (`HOST:PORT`); `rtp_address` of the answer is where to send.
+        """`externalMedia` to `external_host`: over RTP `HOST:PORT`, and `rtp_address` of the answer is where to send.
 
-        The channel cannot enter a bridge before its own `StasisStart`.
+        Over a websocket (encapsulation `none`) `INCOMING` with connection type `server`, or a name of websocket_client.conf with `client`. The channel cannot enter a bridge before its own `StasisStart`.
         """
         return await self.external_media(
             app=app or self._app,
             channel_id=channel_id,
             external_host=external_host,
             format=format,
-            encapsulation="rtp",
-            transport="udp",
-            connection_type="client",
+            encapsulation=encapsulation,
+            transport=transport,
+            connection_type=connection_type,
             direction=direction,
             variables=variables,
         )

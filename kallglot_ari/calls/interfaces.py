@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,6 +35,16 @@ class FlowFormat:
     """Codec of what we send: the same, or g722 where Asterisk drops the payload type on its way in."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExternalMedia:
+    """How Asterisk is asked for a leg's channel: parameters of `POST /channels/externalMedia`."""
+
+    external_host: str
+    transport: Literal["udp", "websocket"]
+    encapsulation: Literal["rtp", "none"]
+    connection_type: Literal["client", "server"]
+
+
 class CaptureFile(Protocol):
     """A pcap file that several flows write to."""
 
@@ -54,6 +64,13 @@ class Flow(Protocol):
 
     def connect(self, address: tuple[str, int]) -> None:
         """Asterisk's `UNICASTRTP_LOCAL_*`: where to send, and the only source to accept from. Sending starts at once."""
+        ...
+
+    async def attach(self, channelvars: Mapping[str, object]) -> None:
+        """Take up the channel made for this flow, by what Asterisk says of it. Sending starts at once.
+
+        :raises MediaError: when that is not enough, or its connection does not come about.
+        """
         ...
 
     def play(self, source: str, audio: StreamAudio, *, received_at: float | None = None) -> None:
@@ -97,6 +114,11 @@ class Media(Protocol):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port for `external_host`; known after the start."""
+        ...
+
+    @property
+    def external(self) -> ExternalMedia:
+        """What Asterisk is told; known after the start."""
         ...
 
     @property

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 from kallglot_ari.audio.codecs import registry
-from kallglot_ari.calls.interfaces import FlowFormat, UplinkSink
+from kallglot_ari.calls.interfaces import ExternalMedia, FlowFormat, UplinkSink
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ConfigError, MediaError
@@ -19,7 +20,9 @@ from kallglot_ari.media.flow import MediaFlow
 from kallglot_ari.media.legs import STATS
 from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
-from kallglot_ari.media.udp import family_of, open_socket, pack_address
+from kallglot_ari.media.speech import silent_payload
+from kallglot_ari.media.udp import Socket, family_of, open_socket, pack_address
+from kallglot_ari.media.websocket import WebSocketMedia
 from kallglot_ari.media.worker import Worker
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
@@ -50,9 +53,9 @@ class MediaEngine:
         metrics: Metrics,
         clock: Clock,
         batched: bool | None = None,
+        asterisk_url: str = "",
+        asterisk_ca: str = "",
     ) -> None:
-        if settings.transport != "rtp":
-            raise ConfigError(f"[media] transport: this engine carries rtp, found {settings.transport}")
         if chunk_ms < 20 or chunk_ms % 20:
             raise ConfigError(f"[kallglot] chunk_ms: expected a multiple of 20, found {chunk_ms}")
         self._settings = settings
@@ -63,6 +66,8 @@ class MediaEngine:
         self._clock = clock
         self._batched = batched
         self._format = formats.choose(settings, encoding)
+        self._asterisk = (asterisk_url, asterisk_ca)
+        self._websocket: WebSocketMedia | None = None
         self._family = family_of(settings.bind)
         self._flows: dict[str, MediaFlow] = {}
         self._by_row: dict[int, MediaFlow] = {}
@@ -86,13 +91,17 @@ class MediaEngine:
         return self._settings.advertise or self._settings.bind, self._socket_port
 
     @property
+    def external(self) -> ExternalMedia:
+        return formats.external(self._settings, self.address[1])
+
+    @property
     def format(self) -> FlowFormat:
         return self._format
 
     async def start(self) -> None:
         """Bind the socket and start the tick. :raises ListenError: when the address cannot be had."""
         self._loop = asyncio.get_running_loop()
-        sock = open_socket(self._settings.bind, self._settings.port, batched=self._batched)
+        sock = await self._open_socket()
         self._socket_port = sock.port
         plane = Plane(
             sock, self._format, self._settings,
@@ -106,6 +115,18 @@ class MediaEngine:
             "media_started", extra={"bind": self._settings.bind, "port": sock.port, "format": self._format.asterisk}
         )
 
+    async def _open_socket(self) -> Socket:
+        if self._settings.transport == "rtp":
+            return open_socket(self._settings.bind, self._settings.port, batched=self._batched)
+        url, ca = self._asterisk
+        silence = silent_payload(registry.get(self._format.send))
+        media = WebSocketMedia(
+            self._settings, registry.get(self._format.receive), silence, asterisk_url=url, asterisk_ca=ca
+        )
+        await media.start()
+        self._websocket = media
+        return media
+
     async def stop(self) -> None:
         """Close every flow, end the tick, free the port. Harmless when stopped already."""
         worker = self._worker
@@ -117,6 +138,8 @@ class MediaEngine:
         await asyncio.to_thread(self._scribe.stop)
         self._worker = None
         self._socket.close()
+        if self._websocket is not None:
+            await self._websocket.stop()
         self._deliver()
 
     def open(
@@ -177,6 +200,25 @@ class MediaEngine:
         self._release_address(flow)
         self._addresses[name] = flow
         return name
+
+    async def attach(self, flow: MediaFlow, channelvars: Mapping[str, object]) -> bytes:
+        """The name that the tick knows a channel's packets by."""
+        if self._websocket is not None:
+            return await self._websocket.attach(flow.id, str(channelvars.get("MEDIA_WEBSOCKET_CONNECTION_ID", "")))
+        host, port = channelvars.get("UNICASTRTP_LOCAL_ADDRESS"), str(channelvars.get("UNICASTRTP_LOCAL_PORT", ""))
+        if not isinstance(host, str) or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise MediaError(
+                f"flow: expected UNICASTRTP_LOCAL_ADDRESS and _PORT of {flow.id}, found {host!r} and {port!r}"
+            )
+        return self.address_of(flow, (host, int(port)))
+
+    def flush(self, name: bytes) -> None:
+        if self._websocket is not None:
+            self._websocket.flush(name)
+
+    def detach(self, name: bytes) -> None:
+        if self._websocket is not None:
+            self._websocket.detach(name)
 
     def figures(self, row: int) -> tuple[float, ...]:
         """The last figures the tick published of a row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class Owner(Protocol):
     def command(self, name: str, *args: object) -> None: ...
     def now(self) -> float: ...
     def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes: ...
+    async def attach(self, flow: MediaFlow, channelvars: Mapping[str, object]) -> bytes: ...
+    def flush(self, name: bytes) -> None: ...
+    def detach(self, name: bytes) -> None: ...
     def figures(self, row: int) -> tuple[float, ...]: ...
     def track(self, path: Path, form: Form) -> Track: ...
     def end_track(self, track: Track) -> None: ...
@@ -67,6 +71,8 @@ class MediaFlow:
         self.generation = generation
         self.sink = sink
         self._last: LegQuality | None = None
+        self._name = b""
+        """Of a leg over a websocket."""
         self._pcap: Pcap | None = None
         self._track: Track | None = None
 
@@ -89,6 +95,15 @@ class MediaFlow:
         if self._last is None:
             self._command("connect", self._owner.address_of(self, address))
 
+    async def attach(self, channelvars: Mapping[str, object]) -> None:
+        """By the variables of the channel's creation. :raises MediaError: when they do not say enough, or nobody is there."""
+        name = await self._owner.attach(self, channelvars)
+        if self._last is None:
+            self._name = name
+            self._command("connect", name)
+        else:
+            self._owner.detach(name)
+
     def play(self, source: str, audio: StreamAudio, received_at: float | None = None) -> None:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
@@ -96,6 +111,8 @@ class MediaFlow:
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)
+        if self._name:
+            self._owner.flush(self._name)
 
     def pause(self) -> None:
         self._command("pause")
@@ -133,6 +150,8 @@ class MediaFlow:
             self._last = leg_quality(self._owner.figures(self.row))
             self._command("close")
             self._owner.closed(self)
+            if self._name:
+                self._owner.detach(self._name)
         return self._last
 
     def finished(self, figures: tuple[float, ...]) -> LegQuality:

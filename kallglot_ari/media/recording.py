@@ -15,7 +15,7 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_to_pcm
 from kallglot_ari.audio.frame import Pcm, silence
 from kallglot_ari.audio.resample import Resampler
-from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.errors import ConfigError
 
 Form = Literal["wav", "opus"]
 
@@ -179,15 +179,9 @@ class Recording:
         return max(0, int((at - self._began) * self.rate))
 
     def _decode(self) -> None:
-        payload = b"".join(self._payloads)
-        self._payloads.clear()
-        self._waiting = 0
-        if not payload:
-            return
-        try:
+        payloads, self._payloads, self._waiting = self._payloads, [], 0
+        for payload in payloads:
             self._heard.add(self._decoder.decode(payload))
-        except MediaError:
-            self._heard.pad(self._heard.end + len(payload) * self.rate // self._codec.bytes_per_second)
 
     def _write(self) -> None:
         both = min(self._said.end, self._heard.end)

@@ -44,6 +44,8 @@ def block_converter(codec: Codec, encoding: str, rate: int) -> Convert | None:
             return _as_bytes(g711.ALAW_TO_PCM)
         case "slin16", "pcm_16":
             return _swap
+        case "slin16le", "pcm_16":
+            return lambda block: block
     return None
 
 

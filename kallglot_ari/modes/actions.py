@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from kallglot_ari.ari.client import AriClient
-from kallglot_ari.ari.resources import rtp_address
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import (
@@ -290,16 +289,22 @@ class CallActions:
         flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(leg.id, chunk))
         self._flows[command.leg] = flow
         self._write_down(flow, leg.speaker)
-        host, port = self._plant.media.address
+        external = self._plant.media.external
+        if external.transport == "websocket":
+            self._plant.ari.require("websocket_media", '[media] transport = "websocket"')
         try:
             channel = await self._plant.ari.channels.create_external_media(
-                command.channel_id, external_host=f"{host}:{port}", format=self._plant.media.format.asterisk
+                command.channel_id,
+                external_host=external.external_host,
+                format=self._plant.media.format.asterisk,
+                transport=external.transport,
+                encapsulation=external.encapsulation,
+                connection_type=external.connection_type,
             )
-            address = rtp_address(channel)
+            await flow.attach(channel.channelvars)
         except BaseException:
             self._close_flow(command.leg, flow)
             raise
-        flow.connect(address)
 
     def _write_down(self, flow: Flow, speaker: str) -> None:
         debug = self._plant.debug

@@ -17,6 +17,8 @@ SAMPLE_RATE = 16000
 _MAX_FRAME = SAMPLE_RATE * 120 // 1000
 """The longest packet is 120 ms (RFC 6716 §3.1)."""
 _BIT_RATE = 24000
+CBR_BYTES = _BIT_RATE * FRAME_MS // 8000
+"""A frame of 20 ms at the constant bit rate."""
 _EXPECTED_LOSS_PERCENT = 10
 
 
@@ -57,6 +59,14 @@ class OpusEncoder:
         if pcm.size != expected:
             raise MediaError(f"opus: expected a frame of {expected} samples, found {pcm.size}")
         return bytes(self._codec.encode(pcm.tobytes(), expected))
+
+
+class CbrOpusEncoder(OpusEncoder):
+    """Every frame has the same length, `CBR_BYTES`."""
+
+    def __init__(self, complexity: int = 5) -> None:
+        super().__init__(complexity)
+        self._codec.vbr = False
 
 
 class OpusDecoder:

@@ -1,6 +1,7 @@
 """Every codec by its name, and the encodings the stream carries.
 
-Payload types are Asterisk's own, measured on 16.28 and 22.10: it sends dynamic types (slin16 118, opus 107) and takes none of them back.
+Payload types are Asterisk's own, measured on 16.28 and 22.10: it sends dynamic types (slin16 118, opus 107) and takes none of them back
+over RTP. `slin16le` and `opus_cbr` are what goes over a websocket, where frames of ours have one length.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ CODECS: dict[str, Codec] = {
         Codec("g722", 9, 9, 16000, 8000, 8000, g722.G722Encoder, g722.G722Decoder),
         Codec("slin", 10, 10, 8000, 8000, 16000, slin.SlinEncoder, slin.SlinDecoder),
         Codec("slin16", 118, None, 16000, 16000, 32000, slin.SlinEncoder, slin.SlinDecoder),
+        Codec("slin16le", 118, 118, 16000, 16000, 32000, slin.LittleSlinEncoder, slin.LittleSlinDecoder),
+        Codec("opus_cbr", 107, 107, 16000, 48000, opus.CBR_BYTES * 50, opus.CbrOpusEncoder, opus.OpusDecoder),
         Codec("opus", 107, None, 16000, 48000, 0, opus.OpusEncoder, opus.OpusDecoder),
     )
 }

@@ -1,0 +1,379 @@
+"""Audio over Asterisk's chan_websocket, in the place of the UDP socket: each connection is a leg, each message a frame.
+
+The tick sees packets either way: what comes is given an RTP header, what goes loses it. Connections live on the event loop; the tick puts
+its frames there and takes from a queue what has come.
+
+Either we connect to Asterisk's HTTP server (`/media/CONNECTION_ID`), or Asterisk connects to ours with a connection of its websocket_client.conf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import logging
+import socket
+import ssl
+import struct
+import time
+from collections import deque
+from typing import Any
+
+import aiohttp
+import numpy as np
+from aiohttp import web
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.media.legs import RTP_HEADER
+from kallglot_ari.media.udp import NAME_BYTES, STRIDE, Block, Outbox
+from kallglot_ari.rtp.packet import RtpPacket
+from kallglot_ari.settings import MediaSettings
+from kallglot_ari.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "media"
+ATTACH_SECONDS = 5.0
+"""How long a connection may take from the channel's creation to `MEDIA_START`."""
+_INCOMING = 20_000
+"""Frames that may wait for the tick: 20 ms of 20,000 legs."""
+_OUTGOING = 50
+"""Frames that may wait for one connection; beyond it the oldest goes."""
+_AHEAD = 2.0
+"""Frames that Asterisk may have ahead of it before silence is left out: its queue does not get shorter by itself."""
+_LEFT_OUT = 0.2
+"""Seconds without a frame past which Asterisk has left time out; less is only late."""
+_MESSAGE_MAX = 65_500
+"""Asterisk takes no longer message."""
+
+Frame = tuple[bytes, float, bytes]
+"""Name of the leg, time of arrival (monotonic), packet."""
+
+
+def leg_name(number: int) -> bytes:
+    """What stands for a leg's address: laid out like a sockaddr_in of 0.0.0.0/8."""
+    return struct.pack("=H", socket.AF_INET) + struct.pack("!HI", 1 + (number >> 24), number & 0xFFFFFF) + bytes(8)
+
+
+def parse_event(text: str) -> dict[str, Any]:
+    """A control message of Asterisk's, JSON or the older ``NAME key:value key:value``; `event` is its name."""
+    if text.lstrip().startswith("{"):
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return {"event": ""}
+        return message if isinstance(message, dict) else {"event": ""}
+    name, _, rest = text.strip().partition(" ")
+    pairs = (word.partition(":") for word in rest.split())
+    return {"event": name, **{key: value for key, _, value in pairs}}
+
+
+class Connection:
+    """One leg's WebSocket, once its `MEDIA_START` has come."""
+
+    def __init__(self, channel_id: str, socket: Any, codec: Codec, *, as_json: bool) -> None:
+        self.channel_id = channel_id
+        self.socket = socket
+        self.name = b""
+        self.dropped = 0
+        self._codec = codec
+        self._json = as_json
+        self._sequence = 0
+        self._position = 0
+        """Ticks of the RTP clock since the first frame."""
+        self._began: float | None = None
+        self._waiting: deque[bytes] = deque(maxlen=_OUTGOING)
+        self._commands: deque[str] = deque(maxlen=16)
+        self._ready = asyncio.Event()
+        self._held = False
+        self._ahead = 0.0
+        self._counted = 0.0
+
+    def packet(self, payload: bytes, now: float) -> bytes:
+        """A frame of Asterisk's as the packet it would have been."""
+        rate, step = self._codec.clock_rate, self._codec.timestamp_step
+        if self._began is None:
+            self._began = now
+        gap = now - self._began - self._position / rate
+        if gap > _LEFT_OUT:
+            self._position += int(gap * rate) // step * step
+        packet = RtpPacket(
+            self._codec.receive_type, self._sequence & 0xFFFF, self._position & 0xFFFFFFFF, 1, payload
+        ).pack()
+        self._sequence += 1
+        self._position += self._codec.ticks(len(payload))
+        return packet
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A control message."""
+        match event.get("event"):
+            case "MEDIA_XOFF":
+                self._held = True
+            case "MEDIA_XON":
+                self._held = False
+                self._ready.set()
+            case "ERROR":
+                log.warning("media_websocket_error", extra={"channel": self.channel_id, "error": str(event)[:200]})
+
+    def put(self, payload: bytes, now: float, *, silent: bool) -> None:
+        """Send a frame, unless it is silence and Asterisk has enough to play."""
+        self._ahead = max(0.0, self._ahead - (now - self._counted) / 0.02)
+        self._counted = now
+        if silent and self._ahead > _AHEAD:
+            return
+        self._ahead += 1.0
+        if len(self._waiting) == _OUTGOING:
+            self.dropped += 1
+        self._waiting.append(payload)
+        self._ready.set()
+
+    def flush(self) -> None:
+        """What Asterisk has not played yet, it shall not."""
+        self._waiting.clear()
+        self._ahead = 0.0
+        self._commands.append('{"command":"FLUSH_MEDIA"}' if self._json else "FLUSH_MEDIA")
+        self._ready.set()
+
+    async def write(self) -> None:
+        """Send what waits, for ever."""
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            while self._commands or (self._waiting and not self._held):
+                if self._commands:
+                    await self.socket.send_str(self._commands.popleft())
+                else:
+                    await self.socket.send_bytes(self._waiting.popleft())
+
+
+class WebSocketMedia:
+    """Implements `media.udp.Socket` for the tick, and attaches legs for the event loop.
+
+    `asterisk_url` and `asterisk_ca` are ARI's: its HTTP server is the one that serves `/media`.
+    """
+
+    def __init__(
+        self, settings: MediaSettings, receive: Codec, silence: bytes, *, asterisk_url: str, asterisk_ca: str
+    ) -> None:
+        self._settings = settings
+        self._codec = receive
+        self._silence = silence
+        self._url = asterisk_url.rstrip("/")
+        self._ca = asterisk_ca
+        self._incoming: deque[Frame] = deque()
+        self._by_name: dict[bytes, Connection] = {}
+        self._arrived: dict[str, asyncio.Future[Connection]] = {}
+        self._early: dict[str, Connection] = {}
+        self._number = 0
+        self._tasks = Tasks("media-websocket")
+        self._session: aiohttp.ClientSession | None = None
+        self._runner: web.AppRunner | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.dropped = 0
+        self.port = 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether Asterisk connects to us."""
+        return bool(self._settings.websocket_client)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """:raises ConfigError: when the address or the certificate cannot be had."""
+        self._loop = asyncio.get_running_loop()
+        if not self.listens:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            return
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._accept)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._settings.bind, self._settings.port, ssl_context=self._server_tls()).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(f"[media] port: cannot listen on {self._settings.bind}: {error}") from None
+        self._runner = runner
+        self.port = runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        await self._tasks.close()
+        for connection in list(self._by_name.values()):
+            await connection.socket.close()
+        if self._session is not None:
+            await self._session.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def close(self) -> None:
+        """Nothing is left to close after `stop`."""
+
+    def _server_tls(self) -> ssl.SSLContext | None:
+        if not self._settings.websocket_certificate:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self._settings.websocket_certificate, self._settings.websocket_key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"[media] websocket_certificate: cannot be loaded: {error}") from None
+        return context
+
+    # --- legs, on the event loop ------------------------------------------------------------------------------------
+
+    async def attach(self, channel_id: str, connection_id: str) -> bytes:
+        """Wait for a channel's connection; the name of its leg. :raises MediaError: when it does not come about."""
+        try:
+            async with asyncio.timeout(ATTACH_SECONDS):
+                connection = await (self._expect(channel_id) if self.listens else self._connect(connection_id))
+        except TimeoutError:
+            raise MediaError(f"media websocket: expected Asterisk's connection within {ATTACH_SECONDS:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise MediaError(f"media websocket: cannot connect to Asterisk: {error}") from None
+        self._number += 1
+        connection.name = leg_name(self._number)
+        self._by_name[connection.name] = connection
+        return connection.name
+
+    async def _expect(self, channel_id: str) -> Connection:
+        early = self._early.pop(channel_id, None)
+        if early is not None:
+            return early
+        arrival: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._arrived[channel_id] = arrival
+        try:
+            return await arrival
+        finally:
+            self._arrived.pop(channel_id, None)
+
+    async def _connect(self, connection_id: str) -> Connection:
+        assert self._session is not None
+        if not connection_id:
+            raise MediaError("media websocket: expected MEDIA_WEBSOCKET_CONNECTION_ID of the channel, found none")
+        context = ssl.create_default_context(cafile=self._ca or None) if self._url.startswith("https:") else True
+        socket = await self._session.ws_connect(
+            f"{self._url}/media/{connection_id}", protocols=(PROTOCOL,), ssl=context, max_msg_size=_MESSAGE_MAX
+        )
+        try:
+            connection = await self._begin(socket)
+        except BaseException:
+            await socket.close()
+            raise
+        self._tasks.spawn(self._serve(connection), name="leg")
+        return connection
+
+    async def _accept(self, request: web.Request) -> web.WebSocketResponse:
+        """Asterisk connects to us."""
+        if not self._known(request.headers.get("Authorization", "")):
+            raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="media"'})
+        socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=_MESSAGE_MAX)
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(ATTACH_SECONDS):
+                connection = await self._begin(socket)
+        except (TimeoutError, MediaError):
+            await socket.close()
+            return socket
+        arrival = self._arrived.get(connection.channel_id)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(connection)
+        else:
+            self._early[connection.channel_id] = connection
+        try:
+            await self._serve(connection)
+        finally:
+            self._early.pop(connection.channel_id, None)
+        return socket
+
+    def _known(self, authorization: str) -> bool:
+        s = self._settings
+        if not s.websocket_username:
+            return True
+        expected = f"{s.websocket_username}:{s.websocket_password.get_secret_value()}".encode()
+        return hmac.compare_digest(authorization.encode("utf-8", "replace"), b"Basic " + base64.b64encode(expected))
+
+    async def _begin(self, socket: Any) -> Connection:
+        """The first message says whose connection it is."""
+        message = await socket.receive()
+        event = parse_event(message.data) if message.type is aiohttp.WSMsgType.TEXT else {}
+        channel_id = event.get("channel_id")
+        if event.get("event") != "MEDIA_START" or not isinstance(channel_id, str):
+            raise MediaError(f"media websocket: expected MEDIA_START, found {message.type.name}")
+        return Connection(channel_id, socket, self._codec, as_json=message.data.lstrip().startswith("{"))
+
+    async def _serve(self, connection: Connection) -> None:
+        """Until the connection ends."""
+        writing = self._tasks.spawn(self._write(connection), name="write")
+        try:
+            async for message in connection.socket:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    self._take(connection, message.data)
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    connection.event(parse_event(message.data))
+        finally:
+            writing.cancel()
+            self._by_name.pop(connection.name, None)
+
+    @staticmethod
+    async def _write(connection: Connection) -> None:
+        try:
+            await connection.write()
+        except (ConnectionError, aiohttp.ClientError, RuntimeError):  # it is closing: the reader ends as well
+            log.debug("media_websocket_closing")
+
+    def _take(self, connection: Connection, payload: bytes) -> None:
+        if len(self._incoming) >= _INCOMING:
+            self.dropped += 1
+        elif payload and connection.name and len(payload) <= STRIDE - RTP_HEADER:
+            now = time.monotonic()
+            self._incoming.append((connection.name, now, connection.packet(payload, now)))
+
+    def flush(self, name: bytes) -> None:
+        """Let Asterisk drop what it has of a leg's sound."""
+        connection = self._by_name.get(name)
+        if connection is not None:
+            connection.flush()
+
+    def detach(self, name: bytes) -> None:
+        """The leg is closed."""
+        connection = self._by_name.pop(name, None)
+        if connection is not None:
+            self._tasks.spawn(connection.socket.close(), name="close")
+
+    def _put(self, frames: list[tuple[bytes, bytes]]) -> None:
+        now = time.monotonic()
+        for name, payload in frames:
+            connection = self._by_name.get(name)
+            if connection is not None:
+                connection.put(payload, now, silent=payload == self._silence)
+
+    # --- for the tick -----------------------------------------------------------------------------------------------
+
+    def receive(self, block: Block, now: float) -> int:
+        count = min(len(self._incoming), len(block.length))
+        for row in range(count):
+            name, arrival, packet = self._incoming.popleft()
+            block.name[row] = 0
+            block.name[row, : len(name)] = np.frombuffer(name, dtype=np.uint8)
+            block.data[row, : len(packet)] = np.frombuffer(packet, dtype=np.uint8)
+            block.length[row] = len(packet)
+            block.arrival[row] = min(arrival, now)
+        return count
+
+    def send(self, outbox: Outbox, rows: NDArray[np.int64]) -> int:
+        names = outbox.name[rows].tobytes()
+        size = outbox.data.shape[1]
+        data = outbox.data[rows].tobytes()
+        frames = [
+            (names[i * NAME_BYTES : i * NAME_BYTES + 16], data[i * size + RTP_HEADER : (i + 1) * size])
+            for i in range(len(rows))
+        ]
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._put, frames)
+        except RuntimeError:  # the loop is closed: the service is going down
+            return 0
+        return len(rows)

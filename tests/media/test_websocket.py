@@ -1,0 +1,265 @@
+"""Audio over a websocket, with a stand-in for Asterisk at the other end; a real one is in tests/asterisk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp import web
+
+from kallglot_ari.audio.codecs import g711, registry
+from kallglot_ari.calls.model import StreamAudio, UplinkChunk
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.websocket import ATTACH_SECONDS, Connection, leg_name, parse_event
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.rtp.packet import RtpPacket
+from kallglot_ari.settings import MediaSettings
+from tests.audio.signals import tone
+
+ULAW = registry.get("ulaw")
+START = "MEDIA_START connection_id:c1 channel:WebSocket/INCOMING/0x1 channel_id:leg format:ulaw optimal_frame_size:160"
+
+
+def ulaw(seconds: float, hertz: float = 400) -> bytes:
+    return g711.PCM_TO_ULAW[tone(8000, seconds, hertz).view(np.uint16)].tobytes()
+
+
+class Socket:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes | str] = []
+
+    async def send_bytes(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    async def send_str(self, data: str) -> None:
+        self.sent.append(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (START, {"event": "MEDIA_START", "channel_id": "leg", "optimal_frame_size": "160"}),
+        ('{"event":"MEDIA_XOFF","channel_id":"leg"}', {"event": "MEDIA_XOFF", "channel_id": "leg"}),
+        ("MEDIA_XON", {"event": "MEDIA_XON"}),
+        ("", {"event": ""}),
+        ("{", {"event": ""}),
+        ("[1]", {"event": "[1]"}),
+        ('{"a":1}', {"a": 1}),
+        ("{}", {}),
+    ],
+)
+def test_both_forms_of_control_messages(text: str, expected: dict[str, Any]) -> None:
+    assert parse_event(text).items() >= expected.items()
+
+
+def test_names_of_legs_differ_and_look_like_addresses() -> None:
+    names = {leg_name(number) for number in (1, 2, 0xFFFFFF, 0x1000000, 0x1000001)}
+    assert len(names) == 5
+    assert {len(name) for name in names} == {16}
+
+
+def test_frames_become_packets_and_time_left_out_is_left_out_of_the_timestamps() -> None:
+    connection = Connection("leg", Socket(), ULAW, as_json=True)
+    times = [0.0, 0.02, 0.15, 0.151, 0.152, 3.0, 3.02]
+    packets = [RtpPacket.parse(connection.packet(bytes(160), 5.0 + at)) for at in times]
+    assert [p.sequence for p in packets] == list(range(7))
+    assert [p.timestamp for p in packets[:5]] == [0, 160, 320, 480, 640], "a burst is late, not new time"
+    assert packets[5].timestamp % 160 == 0
+    assert abs(packets[5].timestamp / 8000 - 3.0) <= 0.021, "2.8 s of nothing are silence"
+    assert packets[6].timestamp - packets[5].timestamp == 160
+
+
+async def test_silence_is_left_out_while_asterisk_has_enough_and_speech_never() -> None:
+    socket = Socket()
+    connection = Connection("leg", socket, ULAW, as_json=True)
+    writing = asyncio.get_running_loop().create_task(connection.write())
+    for _ in range(10):
+        connection.put(b"speech", 1.0, silent=False)
+    for i in range(20):
+        connection.put(b"silence", 1.0 + (i + 1) * 0.02, silent=True)
+    await asyncio.sleep(0.01)
+    writing.cancel()
+    assert socket.sent[:10] == [b"speech"] * 10
+    assert 10 <= len(socket.sent) - 10 <= 13, "the ten frames ahead are played while silence is not sent"
+
+
+async def test_what_asterisk_holds_back_waits_and_a_flush_drops_it() -> None:
+    socket = Socket()
+    connection = Connection("leg", socket, ULAW, as_json=False)
+    writing = asyncio.get_running_loop().create_task(connection.write())
+    connection.event(parse_event("MEDIA_XOFF"))
+    for i in range(60):
+        connection.put(bytes([i]), 1.0, silent=False)
+    await asyncio.sleep(0.01)
+    assert socket.sent == []
+    assert connection.dropped == 10, "of 60, 50 wait"
+    connection.event(parse_event("MEDIA_XON"))
+    await asyncio.sleep(0.01)
+    assert socket.sent == [bytes([i]) for i in range(10, 60)]
+    connection.event(parse_event("MEDIA_XOFF"))
+    connection.put(b"more", 1.0, silent=False)
+    connection.flush()
+    await asyncio.sleep(0.01)
+    connection.event(parse_event('{"event": "MEDIA_XON"}'))
+    await asyncio.sleep(0.01)
+    writing.cancel()
+    assert socket.sent[50:] == ["FLUSH_MEDIA"]
+
+
+@asynccontextmanager
+async def engine_with(**settings: Any) -> AsyncIterator[MediaEngine]:
+    url = settings.pop("url", "")
+    engine = MediaEngine(
+        MediaSettings.model_validate({"transport": "websocket", **settings}), encoding="mulaw", sample_rate=8000,
+        chunk_ms=100, metrics=Metrics(), clock=SystemClock(), asterisk_url=url,
+    )  # fmt: skip
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+@asynccontextmanager
+async def asterisk(handler: Any) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/media/{id}", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def talk(socket: Any, sound: bytes) -> list[bytes | str]:
+    """Asterisk's side: says `sound` at its pace; what it heard meanwhile and a little after."""
+    heard: list[bytes | str] = []
+
+    async def listen() -> None:
+        async for message in socket:
+            heard.append(message.data)
+
+    listening = asyncio.get_running_loop().create_task(listen())
+    start = asyncio.get_running_loop().time()
+    for i in range(0, len(sound), 160):
+        await socket.send_bytes(sound[i : i + 160])
+        await asyncio.sleep(max(0.0, start + (i / 160 + 1) * 0.02 - asyncio.get_running_loop().time()))
+    await asyncio.sleep(0.2)
+    listening.cancel()
+    return heard
+
+
+async def test_we_connect_and_sound_goes_both_ways_byte_for_byte() -> None:
+    sound, translated = ulaw(1.0), ulaw(0.6, 900)
+    results: list[list[bytes | str]] = []
+    done = asyncio.Event()
+
+    async def media(request: web.Request) -> web.WebSocketResponse:
+        assert request.match_info["id"] == "c1"
+        socket = web.WebSocketResponse(protocols=("media",))
+        await socket.prepare(request)
+        await socket.send_str(START)
+        results.append(await talk(socket, sound))
+        done.set()
+        return socket
+
+    got: list[UplinkChunk] = []
+    async with asterisk(media) as url, engine_with(url=url) as engine:
+        assert (engine.external.external_host, engine.external.connection_type) == ("INCOMING", "server")
+        flow = engine.open("leg", got.append)
+        await flow.attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
+        flow.play("agent", StreamAudio("mulaw", 8000, translated))
+        await asyncio.wait_for(done.wait(), 10)
+        quality = flow.quality()
+    assert b"".join(chunk.audio.payload for chunk in got)[:8000] == sound
+    heard = b"".join(part for part in results[0] if isinstance(part, bytes))
+    assert translated in heard
+    assert (quality.packets_received, quality.packets_lost, quality.packets_late) == (50, 0, 0)
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_asterisk_connects_before_or_after_it_has_answered_us(early: bool) -> None:
+    sound = ulaw(0.5)
+    got: list[UplinkChunk] = []
+    settings = {"websocket_client": "kallglot", "websocket_username": "u", "websocket_password": "p"}
+    async with engine_with(**settings) as engine, aiohttp.ClientSession() as session:
+        external = engine.external
+        assert (external.external_host, external.connection_type) == ("kallglot", "client")
+        url = f"http://127.0.0.1:{engine.address[1]}/media"
+        flow = engine.open("leg", got.append)
+        if not early:
+            attaching = asyncio.get_running_loop().create_task(flow.attach({}))
+            await asyncio.sleep(0.05)
+        headers = {"Authorization": "Basic dTpw"}
+        async with session.ws_connect(url, protocols=("media",), headers=headers) as socket:
+            await socket.send_str(START)
+            await asyncio.sleep(0.05)
+            await (flow.attach({}) if early else attaching)
+            heard = await talk(socket, sound)
+            flow.flush()
+            await asyncio.sleep(0.1)
+            commands = [message.data async for message in _now(socket)]
+    assert b"".join(chunk.audio.payload for chunk in got)[:4000] == sound
+    assert len(heard) > 20
+    assert "FLUSH_MEDIA" in commands
+
+
+async def _now(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[aiohttp.WSMessage]:
+    while True:
+        try:
+            yield await socket.receive(timeout=0.05)
+        except TimeoutError:
+            return
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "ü"}])
+async def test_who_does_not_know_the_password_is_no_asterisk(headers: dict[str, str]) -> None:
+    settings = {"websocket_client": "kallglot", "websocket_username": "u", "websocket_password": "p"}
+    async with engine_with(**settings) as engine, aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(f"http://127.0.0.1:{engine.address[1]}/", headers=headers)
+    assert refused.value.status == 401
+
+
+async def test_who_does_not_begin_as_asterisk_does_is_hung_up_on() -> None:
+    async with engine_with(websocket_client="kallglot") as engine, aiohttp.ClientSession() as session:
+        for first in ("hello", "{}", '{"event":"MEDIA_START"}', '{"event":"MEDIA_START","channel_id":7}'):
+            async with session.ws_connect(f"http://127.0.0.1:{engine.address[1]}/") as socket:
+                await socket.send_str(first)
+                assert (await socket.receive(timeout=2)).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_connections_that_do_not_come_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kallglot_ari.media.websocket.ATTACH_SECONDS", 0.2)
+    assert ATTACH_SECONDS > 1
+    async with engine_with(websocket_client="kallglot") as engine:
+        with pytest.raises(MediaError, match="within"):
+            await engine.open("leg", lambda _: None).attach({})
+    async with engine_with(url="http://127.0.0.1:9") as engine:
+        flow = engine.open("leg", lambda _: None)
+        with pytest.raises(MediaError, match="cannot connect"):
+            await flow.attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
+        with pytest.raises(MediaError, match="MEDIA_WEBSOCKET_CONNECTION_ID"):
+            await flow.attach({})
+        flow.close()
+
+
+async def test_settings_that_cannot_work() -> None:
+    with pytest.raises(ConfigError, match="websocket_certificate"):
+        async with engine_with(websocket_client="kallglot", websocket_certificate="/nonexistent.pem"):
+            pass
+    async with engine_with(websocket_client="kallglot") as engine:
+        with pytest.raises(ConfigError, match=r"\[media\] port"):
+            async with engine_with(websocket_client="kallglot", port=engine.address[1]):
+                pass
