@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from kallglot_ari.ari.client import AriClient
-from kallglot_ari.ari.resources import rtp_address
+from kallglot_ari.ari.resources import host_port, rtp_address
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import (
@@ -293,7 +293,7 @@ class CallActions:
         host, port = self._plant.media.address
         try:
             channel = await self._plant.ari.channels.create_external_media(
-                command.channel_id, external_host=f"{host}:{port}", format=self._plant.media.format.asterisk
+                command.channel_id, external_host=host_port(host, port), format=self._plant.media.format.asterisk
             )
             address = rtp_address(channel)
         except BaseException:
