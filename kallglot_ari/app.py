@@ -19,7 +19,7 @@ from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.clock import Clock, SystemClock
-from kallglot_ari.errors import ApiError, InterpreterError, KallglotAriError, StoreError, UsageError
+from kallglot_ari.errors import ApiError, AriError, InterpreterError, KallglotAriError, StoreError, UsageError
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media import recording
 from kallglot_ari.media.engine import MediaEngine
@@ -261,6 +261,7 @@ class Service:
         if drain and hasattr(self, "stasis"):
             _log.info("draining", calls=len(self.stasis.calls), seconds=self.settings.service.drain_seconds)
             self.trunk.drain()
+            self.pbx.drain()
             await self.stasis.drain(self.settings.service.drain_seconds)
         while self._stops:
             name, stop = self._stops.pop()
@@ -293,6 +294,11 @@ class Service:
             reasons.append(self.ari.problem or "ARI: not connected")
         elif self.settings.media.transport == "websocket" and not self.ari.supports("websocket_media"):
             reasons.append('[media] transport = "websocket": this Asterisk is too old for it (20.16, 22.6)')
+        else:
+            try:
+                await self.ari.channels.need(self.media.format.asterisk)
+            except AriError as error:
+                reasons.append(f"media: {error}")
         if self._api_problem:
             reasons.append(f"Kallglot API: {self._api_problem}")
         if self._interpreter_problem:

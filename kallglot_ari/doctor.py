@@ -23,14 +23,14 @@ from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.resources import gone_is_fine
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import ConfigError, KallglotAriError, SipProbeError
+from kallglot_ari.errors import AriUnsupported, ConfigError, KallglotAriError, SipProbeError
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes import trunk_doctor
 from kallglot_ari.pbx.addresses import ordered
 from kallglot_ari.pbx.probe import probe
-from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load
+from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, host_port, load
 from kallglot_ari.store.store import open_store
 
 PATIENCE = 8.0
@@ -138,14 +138,15 @@ class Doctor:
         settings = self._s.ari.model_copy(update={"app": f"{self._s.ari.app[:50]}-doctor"})
         client = AriClient(settings, self._metrics, self._clock)
         try:
-            await client.start(lambda _: None)
-            await client.wait_connected(PATIENCE - 2)
+            try:
+                await client.start(lambda _: None)
+                await client.wait_connected(PATIENCE - 2)
+            except KallglotAriError as error:
+                raise Failure(
+                    str(error),
+                    "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)",
+                ) from None
             yield client
-        except KallglotAriError as error:
-            raise Failure(
-                str(error),
-                "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)",
-            ) from None
         finally:
             await client.close()
 
@@ -202,9 +203,12 @@ class Doctor:
                 await ari.bridges.create_with_id(f"{channel_id}.b", type="mixing", name="doctor")
                 await asyncio.sleep(0.3)
                 await ari.bridges.add_channel(f"{channel_id}.b", channel=channel_id)
-                await ari.bridges.start_moh(f"{channel_id}.b")
+                tone = await ari.bridges.play(f"{channel_id}.b", media="tone:1004")
                 async with asyncio.timeout(3):
                     await heard.wait()
+                await gone_is_fine(ari.playbacks.stop(tone.id))
+            except AriUnsupported as error:
+                raise Failure(str(error), "set media.format: auto works with every Asterisk") from None
             except TimeoutError:
                 raise Failure(
                     f"Asterisk took {external.external_host} for {kind}, but none arrived",
@@ -255,7 +259,8 @@ class Doctor:
         return "models, translator and voices are there"
 
     async def _service_answers(self) -> bool:
-        url = f"http://{self._s.web.bind}:{self._s.web.port}/healthz"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._s.web.bind, self._s.web.bind)  # noqa: S104 - compared, not bound
+        url = f"http://{host_port(host, self._s.web.port)}/healthz"
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http, http.get(url) as answer:
                 return answer.status == 200

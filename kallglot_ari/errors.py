@@ -6,6 +6,7 @@
      ├─ ConfigError                   a setting is missing, unknown or unusable; the message names it
      ├─ UsageError                    a command-line or API argument is unusable
      ├─ ListenError                   an address or port of ours cannot be had
+     ├─ ServiceBusy                   draining, or at service.max_calls             retryable
      ├─ AriError                      Asterisk's REST interface
      │   ├─ AriUnavailable            no connection, or 5xx                        retryable
      │   ├─ AriUnauthorized           401, 403: wrong user or password
@@ -59,6 +60,12 @@ class UsageError(KallglotAriError):
 
 class ListenError(KallglotAriError):
     """An address that we should listen on cannot be had: taken, or not this machine's. The message names the setting."""
+
+
+class ServiceBusy(KallglotAriError):
+    """The service takes no more calls at the moment: it is draining, or at its limit."""
+
+    retryable = True
 
 
 def cannot_listen(error: OSError) -> str:

@@ -83,6 +83,11 @@ SrtpSuite = Literal[
 """RFC 4568 §6.2, RFC 6188 §4 and RFC 7714 §14.2."""
 
 
+def host_port(host: str, port: int) -> str:
+    """As URLs and Asterisk take an address: an IPv6 one in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Mapping
 
 from kallglot_ari.ari.models import Bridge, Channel
 from kallglot_ari.ari.operation import Requests
-from kallglot_ari.ari.operations import Bridges, Channels
+from kallglot_ari.ari.operations import Asterisk, Bridges, Channels
 from kallglot_ari.ari.rest import Rest
 from kallglot_ari.ari.versions import FEATURES, UNKNOWN, has
-from kallglot_ari.errors import AriConflict, AriError, AriNotFound
+from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnsupported
 
 BRIDGE_TYPE = "mixing,proxy_media"
 """Media always goes through the bridge: a plain one may connect two channels directly and starve a third's audio."""
@@ -61,6 +61,7 @@ class CallChannels(Channels):
     def __init__(self, rest: Rest, app: str) -> None:
         super().__init__(rest)
         self._rest, self._app = rest, app
+        self._has_opus = False
 
     async def hangup(self, channel_id: str, *, reason_code: str | int | None = None, reason: str | None = None) -> None:
         """`hangup`, with a Q.850 cause (`reason_code`) or a word (`reason`); an Asterisk that knows words only is given one."""
@@ -70,6 +71,22 @@ class CallChannels(Channels):
             reason, reason_code = reason or REASONS.get(code, "normal_unspecified"), None
         code_text = None if reason_code is None else str(reason_code)
         await super().hangup(channel_id, reason_code=code_text, reason=reason)
+
+    async def need(self, format: str) -> None:
+        """Ask whether this Asterisk can send `format`: Opus without its module is taken, and nothing is ever sent.
+
+        :raises AriUnsupported: it cannot; says what to do.
+        """
+        if format != "opus" or self._has_opus:
+            return
+        modules = await Asterisk(self._rest).list_modules()
+        self._has_opus = any(one.name.startswith("codec_opus") and one.status == "Running" for one in modules)
+        if not self._has_opus:
+            version = ".".join(map(str, self._rest.version))
+            raise AriUnsupported(
+                f"media.format: opus needs Asterisk's module codec_opus, which this one ({version}) does not have loaded;"
+                " load it, or set another format"
+            )
 
     async def create_external_media(
         self,
@@ -86,8 +103,10 @@ class CallChannels(Channels):
     ) -> Channel:
         """`externalMedia` to `external_host`: over RTP `HOST:PORT`, and `rtp_address` of the answer is where to send.
 
-        Over a websocket (encapsulation `none`) `INCOMING` with connection type `server`, or a name of websocket_client.conf with `client`. The channel cannot enter a bridge before its own `StasisStart`.
+        Over a websocket (encapsulation `none`) `INCOMING` with connection type `server`, or a name of websocket_client.conf with `client`.
+        The channel cannot enter a bridge before its own `StasisStart`. :raises AriUnsupported: as `need`.
         """
+        await self.need(format)
         return await self.external_media(
             app=app or self._app,
             channel_id=channel_id,

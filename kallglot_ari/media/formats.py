@@ -5,7 +5,7 @@ from __future__ import annotations
 from kallglot_ari.audio.codecs import opus, registry
 from kallglot_ari.calls.interfaces import ExternalMedia, FlowFormat
 from kallglot_ari.errors import ConfigError, MediaError
-from kallglot_ari.settings import MediaSettings
+from kallglot_ari.settings import MediaSettings, host_port
 
 _FALLBACK = "g722"
 """What wideband is answered with: a static payload type, which Asterisk takes on every channel."""
@@ -43,7 +43,7 @@ def choose(settings: MediaSettings, encoding: str) -> FlowFormat:
 def external(settings: MediaSettings, port: int) -> ExternalMedia:
     """How Asterisk is asked for a channel, with our socket at `port`."""
     if settings.transport == "rtp":
-        return ExternalMedia(f"{settings.advertise or settings.bind}:{port}", "udp", "rtp", "client")
+        return ExternalMedia(host_port(settings.advertise or settings.bind, port), "udp", "rtp", "client")
     if settings.websocket_client:
         return ExternalMedia(settings.websocket_client, "websocket", "none", "client")
     return ExternalMedia("INCOMING", "websocket", "none", "server")

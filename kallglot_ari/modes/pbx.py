@@ -16,7 +16,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
 from kallglot_ari.calls.model import CallView, EndReason, Session, SessionRequest
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ApiError, StoreError
+from kallglot_ari.errors import ApiError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
@@ -66,6 +66,7 @@ class PbxService:
         self._keys: dict[str, set[str]] = {}
         """Outbox keys by call id, or by the id of a prepared session."""
         self._by_session: dict[str, str] = {}
+        self._draining = False
 
     async def start(self) -> None:
         """Take up what the process before this one left. :raises StoreError: the store cannot be read."""
@@ -106,6 +107,7 @@ class PbxService:
                 await self._store.delete_mapping(CALLS, call_id)
             if record is not None and record["state"] == "open":
                 return self._answer(record)
+            self._must_be_open()
             fresh = self._record(from_, to, extra)
             opened = await self._claim(fresh) or await self._sessions.open(fresh["call"], _request(fresh, call_id))
             _append(fresh, opened)
@@ -120,6 +122,14 @@ class PbxService:
             self._known(call_id, fresh, view)
             await self._save(view, "call.created")
             return self._answer(fresh)
+
+    def drain(self) -> None:
+        """From now on no new call is routed; those that are known still get their answer."""
+        self._draining = True
+
+    def _must_be_open(self) -> None:
+        if self._draining:
+            raise ServiceBusy("this service is being stopped and takes no more calls")
 
     async def _other_was_first(self, call_id: str, opened: Opened) -> dict[str, Any]:
         """Another instance of the service had the same question at the same time."""
@@ -168,6 +178,7 @@ class PbxService:
 
         :param parameters: `source`, `target`, `mode`, `metadata`, `from_`, and `expires_in` in seconds.
         """
+        self._must_be_open()
         expires_in = float(parameters.pop("expires_in", PREPARED_SECONDS))
         record = self._record(parameters.pop("from_", ""), "", parameters)
         opened = await self._sessions.open(record["call"], _request(record, ""))
@@ -269,7 +280,7 @@ class PbxService:
         }
         try:
             answer = await self.incoming(call_id, form.get("Caller-Caller-ID-Number", ""), to, **extra)
-        except (ApiError, StoreError) as error:
+        except (ApiError, ServiceBusy, StoreError) as error:
             _log.error("freeswitch_not_routed", call=call_id, error=str(error))
             return freeswitch.NOT_FOUND
         if answer["action"] != "route":
@@ -289,7 +300,7 @@ class PbxService:
         call_id = asked.call_id or f"curri-{uuid.uuid4().hex}"
         try:
             answer = await self.incoming(call_id, asked.calling, asked.called)
-        except (ApiError, StoreError) as error:
+        except (ApiError, ServiceBusy, StoreError) as error:
             _log.error("cucm_not_diverted", call=call_id, error=str(error))
             return curri.carry_on()
         return curri.divert(answer["destination"]) if answer["action"] == "route" else curri.carry_on()

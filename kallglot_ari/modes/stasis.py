@@ -15,7 +15,7 @@ from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
 from kallglot_ari.calls.runner import CallRunner
-from kallglot_ari.errors import AriError, UsageError
+from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant, captures
@@ -263,7 +263,7 @@ class StasisMode:
             caller_id=caller_id,
         )
         if self.full:
-            raise UsageError("this service takes no more calls at the moment")
+            raise ServiceBusy("this service takes no more calls at the moment")
         return self.calls.start(plan).machine.view()
 
     async def transfer(

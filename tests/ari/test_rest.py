@@ -14,7 +14,7 @@ from kallglot_ari.ari.models import CallerID, Channel, DialplanCEP
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import AriError
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.settings import AriSettings
+from kallglot_ari.settings import AriSettings, host_port
 from tests.ari.fake import PASSWORD, FakeAsterisk, channel
 
 
@@ -75,6 +75,25 @@ async def test_parameters(fake: FakeAsterisk, client: AriClient) -> None:
         "transport=udp", "connection_type=client", "direction=both",
     }  # fmt: skip
     assert orjson.loads(seen.body) == {"variables": {"X": "a,ü&=\n"}}
+
+
+async def test_opus_is_refused_where_asterisk_would_send_none(fake: FakeAsterisk, client: AriClient) -> None:
+    module = {"name": "codec_opus_open_source.so", "description": "", "use_count": 0, "support_level": "core"}
+    fake.answers["POST", "/channels/externalMedia"] = (200, channel("a"))
+    fake.answers["GET", "/asterisk/modules"] = (
+        200,
+        [module | {"name": "res_format_attr_opus.so", "status": "Running"}],
+    )
+    with pytest.raises(errors.AriUnsupported, match=r"media\.format: opus needs Asterisk's module codec_opus"):
+        await client.channels.create_external_media("a", external_host="127.0.0.1:4000", format="opus")
+    fake.answers["GET", "/asterisk/modules"] = (200, [module | {"status": "Running"}])
+    for _ in range(2):
+        await client.channels.create_external_media("a", external_host="127.0.0.1:4000", format="opus")
+    assert [seen.url for seen in fake.seen].count("/ari/asterisk/modules") == 2, "asked until it is there"
+
+
+def test_ipv6_addresses_have_brackets() -> None:
+    assert (host_port("::1", 4000), host_port("10.0.0.1", 4000)) == ("[::1]:4000", "10.0.0.1:4000")
 
 
 async def test_lists_booleans_and_strange_ids(fake: FakeAsterisk, client: AriClient) -> None:

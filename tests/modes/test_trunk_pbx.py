@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from kallglot_ari.clock import ManualClock
-from kallglot_ari.errors import ApiUnavailable, StoreError, UsageError
+from kallglot_ari.errors import ApiUnavailable, ServiceBusy, StoreError, UsageError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.trunk_sessions import Sessions
@@ -32,6 +32,19 @@ class Lab:
 @pytest.fixture
 def lab() -> Lab:
     return Lab()
+
+
+async def test_a_service_that_is_being_stopped_routes_no_new_call(lab: Lab) -> None:
+    known = await lab.pbx.incoming("c1", "1", "2")
+    lab.pbx.drain()
+    assert await lab.pbx.incoming("c1", "1", "2") == known
+    for refused in (lab.pbx.incoming("c2", "1", "2"), lab.pbx.prepare()):
+        with pytest.raises(ServiceBusy):
+            await refused
+    form = {"section": "dialplan", "Unique-ID": "c3", "Hunt-Destination-Number": "8"}
+    assert "not found" in await lab.pbx.freeswitch_dialplan(form)
+    assert len(lab.api.requests) == 1, "and pays for no session"
+    assert await lab.pbx.hangup("c1")
 
 
 async def test_the_guides_flow(lab: Lab) -> None:
