@@ -34,12 +34,22 @@ from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, 
 from kallglot_ari.store.store import open_store
 
 PATIENCE = 8.0
+NEEDS = {
+    "media": ("Asterisk",),
+    "clock": ("Kallglot API",),
+    "trunk in Asterisk": ("manager interface",),
+    "trunk codecs": ("Asterisk",),
+    "trunk test call": ("Asterisk", "Kallglot API"),
+}
+"""Checks that can say nothing new when another one has failed."""
 ADVICE = {
     "media": "set media.format, media.bind and media.port to what this machine and this Asterisk have",
     "interpreter": "install kallglot-ari[offline], then kallglot-ari models fetch",
     "web port": "set web.bind and web.port",
     "FastAGI port": "set agi.bind and agi.port",
-    "SIP endpoints": "check trunk.endpoints, trunk.ca_file and that this machine reaches them",
+    "trunk in Asterisk": "kallglot-ari config asterisk writes what Asterisk needs for the trunk",
+    "trunk codecs": "load the codec modules in Asterisk, or set trunk.codecs",
+    "trunk test call": "mend what failed above; then the log of Asterisk tells more",
 }
 """What to do about a failure that names itself."""
 
@@ -93,13 +103,14 @@ class Doctor:
         ]
         if self._call:
             checks.append(("trunk test call", self._test_call))
-        findings: list[Finding] = []
+        findings: dict[str, Finding] = {}
         for name, check in checks:
-            if name == "media" and findings[-1].ok is False:
-                findings.append(Finding(name, None, "needs Asterisk, which does not answer"))
+            needed = next((other for other in NEEDS.get(name, ()) if findings[other].ok is False), None)
+            if needed is None:
+                findings[name] = await self._one(name, check)
             else:
-                findings.append(await self._one(name, check))
-        return findings
+                findings[name] = Finding(name, None, f"skipped: {needed} failed, which it needs")
+        return list(findings.values())
 
     async def _one(self, name: str, check: Callable[[], Awaitable[str]]) -> Finding:
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from kallglot_ari.cli import main
 
-COMMANDS = ("serve", "demo", "sandbox", "doctor", "config", "calls", "hangup", "transfer", "bench", "models")
+COMMANDS = ("serve", "demo", "sandbox", "doctor", "config", "calls", "hangup", "transfer", "call", "bench", "models")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,6 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("config avaya", "PBX: expected one of asterisk, freeswitch, cucm, found 'avaya'"),
         ("hangup", "CALL: expected a value, found none"),
         ("transfer c-1", "TARGET: expected a value, found none"),
-        ("transfer c-1 102 --party nobody", "--party: expected one of customer, agent, found 'nobody'"),
         ("demo --source xx --engine echo", "--source: expected one of de, en, es, fr, found 'xx'"),
         ("demo --out c.toml --engine echo", "--out c.toml: expected a folder that can be written, found: File exists"),
         ("bench", "what: expected a value, found none"),
