@@ -97,11 +97,6 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def host_port(host: str, port: int) -> str:
-    """As a URL or Asterisk takes an address: an IPv6 one in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _check_url(value: str, schemes: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(value)

@@ -1,13 +1,14 @@
-"""Asterisk's side of trunk mode, for chan_pjsip and (Asterisk 16) chan_sip. Pure."""
+"""The files of `config asterisk`; here those of trunk mode, for chan_pjsip and (Asterisk 16) chan_sip. Pure."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 
 from kallglot_ari.errors import ConfigError
+from kallglot_ari.pbx import asterisk_media
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
 from kallglot_ari.pbx.files import RenderedFile, plain
-from kallglot_ari.settings import Settings, TrunkSettings
+from kallglot_ari.settings import Settings, TrunkSettings, host_port
 
 CODECS = {"opus": "opus", "G722": "g722", "PCMU": "ulaw", "PCMA": "alaw"}
 SUITES = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32")
@@ -24,6 +25,9 @@ def render(settings: Settings) -> list[RenderedFile]:
     :raises ConfigError: a setting that Asterisk cannot do, or text that its files cannot hold.
     """
     return [
+        RenderedFile("kallglot-ari.conf", asterisk_media.ari(settings.ari), secret=True),
+        RenderedFile("kallglot-http.conf", asterisk_media.http(settings.ari)),
+        RenderedFile("kallglot-calls.conf", asterisk_media.calls(settings.ari.app, settings.kallglot)),
         RenderedFile("kallglot-pjsip.conf", pjsip(settings.trunk), secret=True),
         RenderedFile("kallglot-sip.conf", chan_sip(settings.trunk), secret=True),
         RenderedFile("kallglot-extensions.conf", extensions(settings)),
@@ -158,7 +162,7 @@ def chan_sip(trunk: TrunkSettings) -> str:
 def extensions(settings: Settings) -> str:
     """For extensions.conf: the dialplan of trunk mode with this service's FastAGI address."""
     text = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text(encoding="utf-8")
-    text = text.replace(_DEFAULT_AGI, f"agi://{_agi_host(settings)}:{settings.agi.port}")
+    text = text.replace(_DEFAULT_AGI, f"agi://{host_port(_agi_host(settings), settings.agi.port)}")
     return text.replace(_DEFAULT_TRANSPORT, transport_name(settings.trunk))
 
 
@@ -180,7 +184,7 @@ def hep(settings: Settings) -> str:
         "; Written by kallglot-ari config asterisk: SIP messages for trunk.sip_trace. They go over UDP in clear: keep them on\n"
         "; this machine.\n"
         "[general](+)\nenabled = yes\n"
-        f"capture_address = {_agi_host(settings)}:{settings.trunk.sip_trace_port}\n"
+        f"capture_address = {host_port(_agi_host(settings), settings.trunk.sip_trace_port)}\n"
         "capture_id = 1\nuuid_type = call-id\n"
     )
 
@@ -195,11 +199,18 @@ def _yes(value: bool) -> str:
 
 README = """\
 Put these files into /etc/asterisk, owned by the user that Asterisk runs as (chown asterisk:), and add one line to each of yours:
+  ari.conf          #include kallglot-ari.conf            (and enabled = yes in [general])
+  http.conf         #include kallglot-http.conf           (after [general])
+  extensions.conf   #include kallglot-calls.conf          (after [globals]; name your agent in it: KALLGLOT_AGENT)
+Then: asterisk -rx "core reload", and asterisk -rx "core restart now" if the HTTP server was off. Send calls to
+Goto(kallglot-inbound,s,1).
+
+For trunk mode also:
   pjsip.conf        #include kallglot-pjsip.conf
-  extensions.conf   #include kallglot-extensions.conf     (and [globals] KALLGLOT_SOURCE, KALLGLOT_TARGET)
+  extensions.conf   #include kallglot-extensions.conf     (after [globals])
   manager.conf      #include kallglot-manager.conf
 With trunk.sip_trace also, in hep.conf: [general] and #include kallglot-hep.conf; it needs res_hep.so and res_hep_pjsip.so.
-Then: asterisk -rx "core reload". Send calls to Goto(kallglot-trunk,s,1).
+Send calls to Goto(kallglot-trunk,s,1).
 kallglot-sip.conf is for sip.conf of an Asterisk 16 that has chan_sip instead; set KALLGLOT_TECH = SIP then. chan_sip wants a
 certificate of its own (tlscertfile), and compares Kallglot's with the endpoint's name, so endpoints must be names there.
 An Asterisk without codec_opus passes Opus through but cannot translate it: take "opus" out of trunk.codecs.

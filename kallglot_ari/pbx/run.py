@@ -33,4 +33,6 @@ def run_config(kind: str, settings: Settings, out: str | Path | None = None) -> 
         sys.stdout.write(f"{path}{'  (secret: mode 0600)' if path.name in secret else ''}\n")
     if not settings.trunk.username and kind != "cucm":
         sys.stderr.write("note: trunk.username is empty: written without digest log-in\n")
+    if kind == "asterisk" and not settings.ari.password.get_secret_value():
+        sys.stderr.write("note: ari.password is empty: kallglot-ari.conf says change-me in its place\n")
     return 0

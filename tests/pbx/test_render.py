@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from kallglot_ari.errors import ConfigError, UsageError
-from kallglot_ari.pbx import addresses, asterisk, cucm, curri, freeswitch
+from kallglot_ari.pbx import addresses, asterisk, asterisk_media, cucm, curri, freeswitch
 from kallglot_ari.pbx.run import KINDS, run_config
-from kallglot_ari.settings import AgiSettings, Endpoint, Settings, TrunkSettings
+from kallglot_ari.settings import AgiSettings, AriSettings, Endpoint, KallglotSettings, Settings, TrunkSettings
 
 ENDPOINTS = (
     Endpoint(uri="ap.example", priority=3), Endpoint(uri="sip.example", priority=1), Endpoint(uri="eu.example:5071", priority=2),
@@ -102,7 +102,51 @@ def test_the_shipped_dialplan_is_the_one_we_write() -> None:
     shipped = Path(__file__).parents[2] / "asterisk-conf/kallglot/trunk-extensions.conf"
     template = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text()
     assert shipped.read_text() == template
+    assert "agi://[::1]:99" in asterisk.extensions(Settings(agi=AgiSettings(bind="::1", port=99)))
     assert "agi://10.1.2.3:99" in asterisk.extensions(Settings(agi=AgiSettings(bind="10.1.2.3", port=99)))
+
+
+def test_media_mode() -> None:
+    shipped = Path(__file__).parents[2] / "asterisk-conf/kallglot/extensions.conf"
+    template = files("kallglot_ari.pbx").joinpath("templates/extensions.conf").read_text()
+    assert shipped.read_text() == template
+    text = asterisk_media.calls("other", KallglotSettings(source_language="pt-BR"))
+    assert "Stasis(other,source=${KALLGLOT_SOURCE}" in text
+    assert "Stasis(kallglot" not in "".join(line for line in text.splitlines() if not line.startswith(";"))
+    assert "KALLGLOT_SOURCE = pt-BR" in text
+    assert "#include" not in text
+    made = dict(sections(asterisk_media.ari(AriSettings(username="me", password=SecretStr("s3;c")))))
+    assert made == {"me": {"type": "user", "read_only": "no", "password_format": "plain", "password": "s3\\;c"}}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8088", {"bindaddr": "127.0.0.1", "bindport": "8088"}),
+        ("http://[::1]:8088/ast", {"bindaddr": "::1", "bindport": "8088", "prefix": "ast"}),
+        ("http://localhost", {"bindaddr": "127.0.0.1", "bindport": "80"}),
+        ("https://pbx.example:8089", {"tlsenable": "yes", "tlsbindaddr": "0.0.0.0:8089"}),
+    ],
+)
+def test_the_http_server_is_where_the_service_looks_for_it(url: str, expected: dict[str, str]) -> None:
+    ((name, made),) = sections(asterisk_media.http(AriSettings(url=url)))
+    assert name == "general](+)"
+    assert made.items() >= {"enabled": "yes", **expected}.items()
+    assert ("bindport" in made) is ("tlsenable" not in made)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"username": "a]"}, "ari.username: .* found ']'"),
+        ({"username": "general"}, "ari.username: expected a name other than general"),
+        ({"password": SecretStr(" a")}, "ari.password: expected no blank at either end"),
+        ({"url": "http://h/a;b"}, "ari.url: .* found ';'"),
+    ],
+)
+def test_what_ari_conf_cannot_hold_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asterisk.render(Settings(ari=AriSettings.model_validate(options)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""What `kallglot-ari config asterisk` writes, in a real Asterisk: loaded without a warning, and a call goes through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from kallglot_ari.errors import LabError
+from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.lab.roots import Version
+from kallglot_ari.pbx.run import run_config
+from kallglot_ari.settings import AmiSettings, AriSettings, KallglotSettings, Settings, TrunkSettings
+from tests.asterisk.conftest import PhoneFactory, missing
+from tests.asterisk.running import nothing_left, running, settings_for, until
+
+PASSWORD = 's3;cret" & <x>'
+INCLUDED = {
+    "ari.conf": "kallglot-ari.conf", "http.conf": "kallglot-http.conf", "pjsip.conf": "kallglot-pjsip.conf",
+    "manager.conf": "kallglot-manager.conf",
+}  # fmt: skip
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
+
+
+@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
+async def test_asterisk_takes_what_is_written(version: Version, phones: PhoneFactory, tmp_path: Path) -> None:
+    written = Settings(
+        ari=AriSettings(username="other", password=SecretStr(PASSWORD), app="other-app"),
+        ami=AmiSettings(username="other", password=SecretStr(PASSWORD)),
+        kallglot=KallglotSettings(source_language="es"),
+        trunk=TrunkSettings(username="other", password=SecretStr(PASSWORD), transport="tcp", srtp=False),
+    )
+    assert run_config("asterisk", written, tmp_path / "out") == 0
+    local = {name: (tmp_path / "out" / file).read_text() for name, file in INCLUDED.items()}
+    # The lab's own port, the address of its phones, and no second copy of the contexts that the lab has already.
+    local["http.conf"] = local["http.conf"].replace("bindport = 8088\n", "")
+    dialplan = (tmp_path / "out" / "kallglot-calls.conf").read_text().replace("kallglot-", "written-")
+    trunk = (tmp_path / "out" / "kallglot-extensions.conf").read_text().replace("kallglot-trunk", "written-trunk")
+    number = "[kallglot-phones](+)\nexten = 777,1,Goto(written-inbound,s,1)\n"
+    asterisk = LabAsterisk(version, phones=0, local={**local, "extensions.conf": dialplan + trunk + number})
+    try:
+        await asterisk.start()
+    except LabError as error:
+        missing(str(error))
+    try:
+        assert asterisk.complaints() == []
+        ours = settings_for(
+            asterisk, tmp_path, None, ari={"username": "other", "password": written.ari.password, "app": "other-app"},
+            ami={"port": asterisk.manager_port, "username": "other", "password": written.ami.password},
+            trunk=written.trunk.model_dump(),
+        )  # fmt: skip
+        async with running(ours) as service:
+            assert service.trunk.problems() == []
+            customer = await phones(asterisk, "customer")
+            await phones(asterisk, "agent", on_call=0.1)
+            await customer.call("777")
+            await until(lambda: [call.state for call in service.calls()] == ["active"], what="the call is up")
+            assert service.calls()[0].source_language == "es"
+            await customer.hangup()
+            await nothing_left(service, asterisk)
+        assert asterisk.complaints() == []
+    finally:
+        await asterisk.stop()
