@@ -1,7 +1,8 @@
 """What the API accepts in ``POST /sessions``, in both contracts. Pure.
 
-The request's shape decides the contract: `routing`, `phone_number` or `connection_id` make it the routing contract; a `provider`
-object, a `conference`, or none of them make it the provider contract, which needs no telephony.
+The request's shape decides the contract: a `provider` object, a `conference`, or `audio` hints that only the older one knows make it
+the provider contract; `routing`, `phone_number`, `connection_id`, or none of all these make it the current one. Without telephony the
+session is its stream alone.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Wanted:
 def parse_create(body: Mapping[str, Any]) -> Wanted:
     """:raises Problem: naming the first field that cannot be used."""
     methods = [name for name in _METHODS if body.get(name) is not None]
-    contract: Contract = "routing" if methods else "provider"
+    contract: Contract = "routing" if methods or not _older(body) else "provider"
     mode = body.get("mode")
     if mode is None:
         raise Problem(400, "missing_parameter", "mode is required", param="mode")
@@ -95,6 +96,17 @@ def parse_create(body: Mapping[str, Any]) -> Wanted:
     )
 
 
+def _older(body: Mapping[str, Any]) -> bool:
+    audio = body.get("audio")
+    hints = audio if isinstance(audio, Mapping) else {}
+    wide = (
+        hints.get("encoding", "mulaw") != "mulaw"
+        or hints.get("sample_rate", 8000) != 8000
+        or hints.get("channels", 1) != 1
+    )
+    return wide or any(body.get(name) is not None for name in ("provider", "conference"))
+
+
 def _language(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if value is None or value == "auto":
@@ -115,6 +127,8 @@ def _routing(body: Mapping[str, Any], methods: list[str]) -> str:
         raise Problem(
             400, "invalid_routing", f"expected exactly one routing method, found {', '.join(methods)}", param=methods[1]
         )
+    if not methods:
+        return ""
     if methods[0] != "routing":
         if not isinstance(body[methods[0]], str) or not body[methods[0]]:
             raise Problem(

@@ -26,7 +26,10 @@ def test_the_shape_decides_the_contract() -> None:
     assert parse_create({"mode": MODE, "connection_id": "conn_1"}).contract == "routing"
     assert parse_create({"mode": MODE, "provider": {"type": "sip"}}).contract == "provider"
     assert parse_create({"mode": MODE, "conference": {"enabled": True, "max_participants": 7}}).contract == "provider"
-    assert parse_create({"mode": MODE}).contract == "provider"
+    assert parse_create({"mode": MODE}).contract == "routing", "the current one is the default"
+    assert parse_create({"mode": MODE, "audio": {"encoding": "mulaw", "sample_rate": 8000}}).contract == "routing"
+    for hint in ({"encoding": "pcm_16"}, {"sample_rate": 16000}, {"channels": 2}):
+        assert parse_create({"mode": MODE, "audio": hint}).contract == "provider"
 
 
 @pytest.mark.parametrize("contract", ["routing", "provider"])
