@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import SecretStr
 
@@ -73,9 +73,9 @@ def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -
     return OfflineEngine(settings, metrics, clock)
 
 
-async def sandbox(host: str, port: int, engine_name: Literal["offline", "echo"], api_key: str | None) -> int:
+async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None) -> int:
     """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
-    engine = make_engine(InterpreterSettings(engine=engine_name), Metrics(), SystemClock())
+    engine = make_engine(interpreter, Metrics(), SystemClock())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

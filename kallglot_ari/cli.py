@@ -43,8 +43,10 @@ def _demo(args: argparse.Namespace) -> int:
 def _sandbox(args: argparse.Namespace) -> int:
     from kallglot_ari.app import sandbox
 
-    log.configure("info", "auto")
-    return _run(sandbox(args.host, args.port, args.engine, args.api_key or None))
+    config = settings.load(args.config, only=("interpreter", "log"))
+    log.configure(config.log.level, config.log.format)
+    interpreter = config.interpreter.model_copy(update={"engine": args.engine})
+    return _run(sandbox(args.host, args.port, interpreter, args.api_key or None))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -127,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--target", default="en", help="the agent's language (en)")
     demo.add_argument("--engine", choices=("offline", "echo"), default="offline", help="the embedded Kallglot's engine")
     demo.add_argument("--out", default="demo-out", metavar="DIR", help="folder for recordings and report (demo-out)")
-    sandbox = add("sandbox", _sandbox, "the embedded Kallglot-compatible server on its own")
+    sandbox = add("sandbox", _sandbox, "the embedded Kallglot-compatible server on its own", config=True)
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     sandbox.add_argument("--port", type=port, default=8095, help="0: any free one (8095)")
     sandbox.add_argument("--engine", choices=("offline", "echo"), default="offline", help="what translates (offline)")

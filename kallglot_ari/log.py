@@ -106,7 +106,7 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
     ]
     # An exception is made text before redaction, never by the renderer: its words, or a local variable, may hold a secret.
     renderer = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if console
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )

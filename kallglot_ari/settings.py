@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -508,10 +508,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, only: Collection[str] = ()) -> Settings:
     """Read the configuration.
 
     :param path: the file named on the command line, if any.
+    :param only: sections to look at; the others have their defaults, whatever is set. Empty: all.
     :raises ConfigError: one line that names the setting, what was expected and what was found.
     """
     environ = os.environ if environ is None else environ
@@ -538,6 +539,8 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> S
         data["kallglot"].pop("api_key_file", None)
         data["kallglot"]["api_key"] = environ["KALLGLOT_API_KEY"]
         origin["kallglot", "api_key"] = "KALLGLOT_API_KEY"
+    if only:
+        data = {name: values for name, values in data.items() if name in only}
     _read_secret_files(data)
     try:
         return Settings.model_validate(data)

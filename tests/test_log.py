@@ -330,3 +330,11 @@ def test_a_hidden_secret_never_appears_in_the_output(
     rest = text.replace(HIDDEN, "\0")
     assert secret not in rest
     assert json.dumps(secret, ensure_ascii=False)[1:-1] not in rest
+
+
+def test_a_console_log_in_a_file_has_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("info", "console")
+    log.get("kallglot_ari.test").info("said", word="hello")
+    line = capsys.readouterr().err
+    assert "said" in line
+    assert "\x1b" not in line

@@ -204,6 +204,14 @@ def test_the_environment_replaces_a_secret_in_whichever_form_the_file_has_it() -
     assert "set both" in fails(environ={"KALLGLOT__ARI__PASSWORD": "a", "KALLGLOT__ARI__PASSWORD_FILE": "s"})
 
 
+def test_only_some_sections() -> None:
+    path = write('[kallglot]\nurl = "https://a.example"\n[log]\nlevel = "debug"\n[web]\nport = "no"\n')
+    settings = load(path, {"KALLGLOT__INTERPRETER__ENGINE": "echo"}, only=("log", "interpreter"))
+    assert (settings.log.level, settings.interpreter.engine, settings.kallglot.embedded) == ("debug", "echo", True)
+    with pytest.raises(ConfigError, match=r"web\.port"):
+        load(path, {}, only=("web",))
+
+
 def test_no_section_is_shown_whole() -> None:
     """An error of the configuration as a whole has all of it at hand, secrets too."""
     assert "hush" not in fails('[kallglot]\nurl = "https://a.example"\n[ari]\npassword = "hush"\n')
