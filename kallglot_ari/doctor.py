@@ -30,7 +30,7 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes import trunk_doctor
 from kallglot_ari.pbx.addresses import ordered
 from kallglot_ari.pbx.probe import probe
-from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, host_port, load
+from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load, reached_at
 from kallglot_ari.store.store import open_store
 
 PATIENCE = 8.0
@@ -270,8 +270,7 @@ class Doctor:
         return "models, translator and voices are there"
 
     async def _service_answers(self) -> bool:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._s.web.bind, self._s.web.bind)  # noqa: S104 - compared, not bound
-        url = f"http://{host_port(host, self._s.web.port)}/healthz"
+        url = f"http://{reached_at(self._s.web.bind, self._s.web.port)}/healthz"
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http, http.get(url) as answer:
                 return answer.status == 200

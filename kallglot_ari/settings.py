@@ -88,6 +88,11 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def reached_at(bind: str, port: int) -> str:
+    """Where this machine reaches a server that listens at `bind`: on the loopback address when that is every address."""
+    return host_port({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind), port)  # noqa: S104 - compared, not bound
+
+
 def _loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kallglot_ari.errors import ConfigError
-from kallglot_ari.settings import SECTIONS, load
+from kallglot_ari.settings import SECTIONS, load, reached_at
 
 DEFAULTS = """
 [service]
@@ -190,6 +190,13 @@ def test_embedded_in_a_list_is_embedded_when_it_stands_alone() -> None:
 def test_ipv6_addresses_may_have_their_brackets() -> None:
     settings = load(write('[web]\nbind = "[::1]"\n[media]\nbind = "[::1]"\n[agi]\nbind = "::1"\n'), {})
     assert (settings.web.bind, settings.media.bind, settings.agi.bind) == ("::1", "::1", "::1")
+
+
+def test_a_server_on_every_address_is_reached_on_loopback() -> None:
+    binds = ("0.0.0.0", "::", "::1", "10.0.0.1", "pbx.example")
+    assert [reached_at(bind, 80) for bind in binds] == [
+        "127.0.0.1:80", "[::1]:80", "[::1]:80", "10.0.0.1:80", "pbx.example:80",
+    ]  # fmt: skip
 
 
 def test_the_environment_replaces_a_secret_in_whichever_form_the_file_has_it() -> None:

@@ -8,7 +8,7 @@ from kallglot_ari.errors import ConfigError
 from kallglot_ari.pbx import asterisk_media
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
 from kallglot_ari.pbx.files import RenderedFile, plain
-from kallglot_ari.settings import Settings, TrunkSettings, host_port
+from kallglot_ari.settings import Settings, TrunkSettings, reached_at
 
 CODECS = {"opus": "opus", "G722": "g722", "PCMU": "ulaw", "PCMA": "alaw"}
 SUITES = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32")
@@ -162,7 +162,7 @@ def chan_sip(trunk: TrunkSettings) -> str:
 def extensions(settings: Settings) -> str:
     """For extensions.conf: the dialplan of trunk mode with this service's FastAGI address."""
     text = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text(encoding="utf-8")
-    text = text.replace(_DEFAULT_AGI, f"agi://{host_port(_agi_host(settings), settings.agi.port)}")
+    text = text.replace(_DEFAULT_AGI, f"agi://{reached_at(settings.agi.bind, settings.agi.port)}")
     return text.replace(_DEFAULT_TRANSPORT, transport_name(settings.trunk))
 
 
@@ -184,13 +184,9 @@ def hep(settings: Settings) -> str:
         "; Written by kallglot-ari config asterisk: SIP messages for trunk.sip_trace. They go over UDP in clear: keep them on\n"
         "; this machine.\n"
         "[general](+)\nenabled = yes\n"
-        f"capture_address = {host_port(_agi_host(settings), settings.trunk.sip_trace_port)}\n"
+        f"capture_address = {reached_at(settings.agi.bind, settings.trunk.sip_trace_port)}\n"
         "capture_id = 1\nuuid_type = call-id\n"
     )
-
-
-def _agi_host(settings: Settings) -> str:
-    return settings.agi.bind if settings.agi.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
 
 
 def _yes(value: bool) -> str:

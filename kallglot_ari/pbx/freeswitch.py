@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
 from kallglot_ari.pbx.files import RenderedFile
-from kallglot_ari.settings import Settings, TrunkSettings, WebSettings
+from kallglot_ari.settings import Settings, TrunkSettings, WebSettings, reached_at
 
 CODECS = {"opus": "OPUS", "G722": "G722", "PCMU": "PCMU", "PCMA": "PCMA"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
@@ -118,8 +118,7 @@ def dialplan_answer(
 
 def base_url(web: WebSettings) -> str:
     """Our web server as a PBX on the same machine reaches it."""
-    host = web.bind if web.bind not in ("0.0.0.0", "::", "") else "127.0.0.1"  # noqa: S104 - compared
-    return f"http://{host}:{web.port}"
+    return f"http://{reached_at(web.bind, web.port)}"
 
 
 def hangup_hook(web: WebSettings, call_id: str) -> str:

@@ -19,6 +19,7 @@ from kallglot_ari.sandbox.frame import Frame, answer, new_request_id
 from kallglot_ari.sandbox.live import MESSAGE_LIMIT, Live
 from kallglot_ari.sandbox.sessions import Record, Sessions
 from kallglot_ari.sandbox.validate import Problem, parse_create
+from kallglot_ari.settings import reached_at
 from kallglot_ari.tasks import Tasks
 
 BODY_LIMIT = 256 * 1024
@@ -111,8 +112,7 @@ class Sandbox:
 
     @property
     def _netloc(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104 - compared, not bound
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return reached_at(self._host, self._port)
 
     async def end(self, record: Record, reason: str) -> None:
         """End a session, whoever wants it. The second time nothing happens."""

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kallglot_ari.errors import KallglotAriError, UsageError
-from kallglot_ari.settings import Settings
+from kallglot_ari.settings import Settings, reached_at
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 REFRESH_SECONDS = 1.0
@@ -36,8 +36,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         web = settings.web
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(web.bind, web.bind)  # noqa: S104 - compared, not bound
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{web.port}"
+        self.url = f"http://{reached_at(web.bind, web.port)}"
         token = web.token.get_secret_value()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session = aiohttp.ClientSession(headers=headers, timeout=TIMEOUT)

@@ -16,7 +16,7 @@ from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.settings import WebSettings
+from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web.api import CallsApi
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import Access, Guard
@@ -117,10 +117,7 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where this machine reaches the server; the port is known after the start."""
-        host = self._settings.bind
-        if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
-            host = "127.0.0.1"
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        return f"http://{reached_at(self._settings.bind, self._port)}"
 
     async def start(self) -> None:
         """:raises ListenError: the address cannot be bound."""
