@@ -308,8 +308,9 @@ class Service:
             await self.store.check()
         except StoreError as error:
             reasons.append(f"store: {error}")
-        if self.stasis.full:
-            reasons.append("draining, or at max_calls")
+        # At max_calls it is ready all the same: the calls that it has are none of a probe's business.
+        if self.stasis.draining:
+            reasons.append("draining: no new calls are taken")
         return reasons
 
     def _session_ended(self, session_id: str) -> None:

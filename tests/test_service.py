@@ -45,6 +45,26 @@ async def test_without_asterisk_it_is_alive_but_not_ready_and_says_why(tmp_path:
         await service.stop()
 
 
+async def test_a_draining_service_is_alive_but_not_ready_and_takes_no_call(tmp_path: Path) -> None:
+    service = Service(settings(tmp_path))
+    await service.start()
+    try:
+        service.stasis.refuse_new()
+        service.pbx.drain()
+        assert "draining: no new calls are taken" in await service.ready()
+        async with aiohttp.ClientSession() as http:
+            for path, body in (
+                ("/api/v1/calls", {"customer": "PJSIP/a", "agent": "PJSIP/b"}),
+                ("/pbx/incoming", {"callId": "1", "from": "2", "to": "3"}),
+            ):
+                async with http.post(f"{service.web_url}{path}", json=body) as answer:
+                    assert answer.status == 503, path
+                    assert (await answer.json())["error"]["code"] == "unavailable"
+                    assert answer.headers["Retry-After"]
+    finally:
+        await service.stop()
+
+
 async def test_any_pbx_is_told_where_to_route_and_its_session_is_ended(tmp_path: Path) -> None:
     service = Service(settings(tmp_path))
     await service.start()

@@ -160,6 +160,10 @@ class StasisMode:
         )
 
     @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
     def full(self) -> bool:
         limit = self._service.max_calls
         return self._draining or (limit > 0 and len(self.calls) >= limit)
