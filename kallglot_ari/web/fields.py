@@ -55,10 +55,10 @@ def dial_string(param: str, value: Any) -> str:
 
 
 def transfer_target(param: str, value: Any) -> str:
-    """An extension, a SIP URI, a dial string, or ``context,extension,priority`` of the dialplan."""
-    what = "an extension, a SIP URI, a dial string like PJSIP/1002, or context,extension,priority"
+    """An extension, a dial string, or ``context,extension,priority`` of the dialplan."""
+    what = "an extension, a dial string like PJSIP/1002, or context,extension,priority"
     if isinstance(value, str):
-        if any(pattern.fullmatch(value) for pattern in (_EXTENSION, _SIP_URI, _DIALPLAN)):
+        if any(pattern.fullmatch(value) for pattern in (_EXTENSION, _DIALPLAN)):
             return value
         parts = value.split("&")
         if len(parts) <= 10 and all(_DIAL.fullmatch(part) for part in parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,8 @@ def json_response(data: Any, *, status: int = 200, headers: Mapping[str, str] | 
 def of_service_error(error: KallglotAriError) -> Problem:
     """What an error of the service is over HTTP. Only the message goes out; nothing internal."""
     if isinstance(error, UsageError):
-        return Problem(400, "invalid_request", str(error))
+        named = re.match(r"([a-z_]+): ", str(error))
+        return Problem(400, "invalid_request", str(error), param=named[1] if named else None)
     if isinstance(error, AriNotFound | AriConflict):
         return Problem(409, "call_changed", f"the call is no longer in a state for this: {error}")
     if error.retryable:

@@ -187,6 +187,7 @@ class TestControl:
         site.control.fails = failure
         detail = await error(site, "POST", "/api/v1/calls/c1/hangup", status)
         assert detail["code"] == code
+        assert detail.get("param") == ("agent" if status == 400 else None)
         assert "secret detail" not in detail["message"]
 
 

@@ -61,7 +61,7 @@ def test_a_transfer_target_has_commas_only_as_context_extension_priority(text: s
 
 
 @pytest.mark.parametrize(
-    "value", ["1002", "*8", "sip:a@b", "tel:+4930", "default,1002,1", "ctx-1,s,n", "a,b,label", "alice"]
+    "value", ["1002", "*8", "PJSIP/carrier/sip:a@b", "default,1002,1", "ctx-1,s,n", "a,b,label", "alice"]
 )
 def test_transfer_targets(value: str) -> None:
     assert fields.transfer_target("target", value) == value
@@ -69,7 +69,22 @@ def test_transfer_targets(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "a,b", "a,b,c,d", "a,b,", ",b,1", "a b", "sip:a@b,1", "1002\n", "default,1002,1\n", "a,${x},1", 7, None],
+    [
+        "",
+        "sip:a@b",
+        "tel:+4930",
+        "a,b",
+        "a,b,c,d",
+        "a,b,",
+        ",b,1",
+        "a b",
+        "sip:a@b,1",
+        "1002\n",
+        "default,1002,1\n",
+        "a,${x},1",
+        7,
+        None,
+    ],
 )
 def test_transfer_targets_that_are_none(value: Any) -> None:
     with pytest.raises(Problem, match=r"^target: expected an extension"):
