@@ -555,6 +555,8 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, o
 
 def find_file(path: str | None, environ: Mapping[str, str]) -> Path | None:
     """The configuration file that counts: named ones must be there, the usual places may be empty."""
+    if path == "":
+        raise ConfigError("--config: expected the name of a file, found ''")
     named = path or environ.get("KALLGLOT_CONFIG")
     if named:
         return Path(named)

@@ -51,6 +51,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("dance", "COMMAND: expected one of serve, demo, sandbox, doctor, config, calls, hangup, transfer, call, bench, models, found 'dance'"),
         ("serve --loud", "expected no argument '--loud'"),
         ("serve --config", "--config: expected a value, found none"),
+        ("serve --config=", "--config: expected the name of a file, found ''"),
         ("serve --config gone.toml", "configuration file gone.toml: there is no such file"),
         ("serve --config .", "configuration file .: cannot be read: Is a directory"),
         ("sandbox --port x", "--port: expected a port of 0 to 65535, found 'x'"),
@@ -89,6 +90,7 @@ def test_without_a_running_service_the_status_is_1(
     line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KALLGLOT__WEB__PORT", "9")
+    monkeypatch.setenv("KALLGLOT__KALLGLOT__URL", "https://a.example/v1")  # the key of which is not ours to know
     assert main(line.split()) == 1
     assert said(capsys).startswith("kallglot-ari: no service at http://127.0.0.1:9: start it with")
 
