@@ -53,6 +53,8 @@ KALLGLOT_FALLBACK =
 exten = 300,1,Goto(kallglot-trunk,s,1)
 exten = 301,1,Set(KALLGLOT_TRUNK_AGENT=PJSIP/agent)
  same = n,Goto(kallglot-trunk,s,1)
+exten = 302,1,Set(KALLGLOT_FALLBACK=PJSIP/agent2)
+ same = n,Goto(kallglot-trunk,s,1)
 exten = 303,1,Dial(PJSIP/agent3,5)
  same = n,Hangup()
 """
@@ -131,7 +133,8 @@ class Trunk:
 class TrunkLab:
     """Starts the parts; what it started is stopped by `stop`."""
 
-    running: list[LabAsterisk | TrunkMode] = field(default_factory=list)
+    asterisks: list[LabAsterisk] = field(default_factory=list)
+    modes: list[TrunkMode] = field(default_factory=list)
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def edge(
@@ -146,7 +149,7 @@ class TrunkLab:
             await edge.start()
         except LabError as error:
             missing(str(error))
-        self.running.append(edge)
+        self.asterisks.append(edge)
         return edge
 
     async def __call__(
@@ -164,7 +167,8 @@ class TrunkLab:
         **options: Any,
     ) -> Trunk:
         """:param edge_dialplans: one for each edge, in failover order. :param options: those of [trunk]."""
-        edges = [await self.edge(version, edge_codecs, dialplan, edge_allows, transport) for dialplan in edge_dialplans]
+        starting = (self.edge(version, edge_codecs, dialplan, edge_allows, transport) for dialplan in edge_dialplans)
+        edges = await asyncio.gather(*starting)
         host = "localhost" if tech == "SIP" else "127.0.0.1"  # chan_sip compares certificates with names only
         ports = [edge.sip_tls_port if transport == "tls" else edge.sip_port for edge in edges]
         endpoints = [{"uri": f"{host}:{port}", "priority": 5} for port in ports]
@@ -193,7 +197,7 @@ class TrunkLab:
             instance="lab", debug=settings.debug,
         )  # fmt: skip
         await mode.start()
-        self.running.append(mode)
+        self.modes.append(mode)
         trunk_lab = Trunk(pbx, edges, mode, settings, api, store, hub, metrics, line)
         await trunk_lab.until(lambda: not any(problem.startswith("AMI") for problem in mode.problems()))
         return trunk_lab
@@ -216,12 +220,16 @@ class TrunkLab:
             local["pjsip.conf"] = render.pjsip(trunk)
         pbx = LabAsterisk(version, phones=0, local=local)
         await pbx.start()
-        self.running.append(pbx)
+        self.asterisks.append(pbx)
         return pbx
 
     async def stop(self) -> None:
-        for part in reversed(self.running):
-            await part.stop()
+        for mode in self.modes:
+            await mode.stop(grace=1)
+        for asterisk in self.asterisks:
+            if asterisk.running:
+                kill(asterisk)  # its orderly end would take a second or two
+            await asterisk.stop()
         await self.stack.aclose()
 
 
