@@ -185,12 +185,14 @@ class TrunkLab:
             options["ca_file"] = inside(edges[0], edges[0].folder / "etc/other/asterisk.crt")
         agi = free_port()
         trunk = TrunkSettings.model_validate({**base, **options})
-        settings = Settings(trunk=trunk, agi=AgiSettings(port=agi), debug=DebugSettings(dir=str(folder or "unused")))
+        settings = Settings(
+            trunk=trunk, agi=AgiSettings(port=agi), debug=DebugSettings(dir=str(folder or "unused")),
+            ami=AmiSettings(username="trunk", password=SecretStr("pass; word")),
+        )  # fmt: skip
         pbx = await self._pbx(version, tech, settings, edges[0])
         api, store, hub, metrics = FakeTranslator(), FakeStore(), FakeHub(), Metrics()
         line = await self.stack.enter_async_context(Proxy("127.0.0.1", pbx.manager_port))
-        ami = AmiSettings(port=line.port, username=pbx.manager_user, password=SecretStr(pbx.manager_password))
-        settings = settings.model_copy(update={"ami": ami})
+        settings = settings.model_copy(update={"ami": settings.ami.model_copy(update={"port": line.port})})
         mode = TrunkMode(
             await make_api(edges[0]) if make_api else api, store, hub, kallglot=KallglotSettings(), trunk=trunk,
             service=ServiceSettings(), agi=settings.agi, ami=settings.ami, metrics=metrics, clock=SystemClock(),
@@ -205,9 +207,10 @@ class TrunkLab:
     async def _pbx(self, version: Version, tech: str, settings: Settings, edge: LabAsterisk) -> LabAsterisk:
         trunk = settings.trunk
         local = {
+            "manager.conf": render.manager(settings),
             "extensions.conf": PBX_DIALPLAN.format(
                 agi=settings.agi.port, tech=tech, transport=render.transport_name(trunk)
-            )
+            ),
         }
         if trunk.sip_trace:
             local |= {"hep.conf": render.hep(settings), "modules.conf": "load = res_hep.so\nload = res_hep_pjsip.so\n"}
