@@ -17,19 +17,24 @@ MEDIA_MODE = "[edge]\nexten = _sess.,1,Stasis(kallglot,source=de,target=en,metad
 """Dialplan of an edge whose calls run through our own media mode."""
 
 
-def pjsip(codecs: str = "opus,g722,ulaw,alaw", *, allowed: str = "") -> str:
-    """For `local/pjsip.conf`. :param allowed: the one network that may connect, as 192.0.2.0/255.255.255.0; empty: all."""
+def pjsip(codecs: str = "opus,g722,ulaw,alaw", *, allowed: str = "", transport: str = "tls") -> str:
+    """For `local/pjsip.conf`.
+
+    :param allowed: the one network that may connect, as 192.0.2.0/255.255.255.0; empty: all.
+    :param transport: `tls`; with `tcp` or `udp` the audio is not encrypted either.
+    """
+    encryption = "sdes" if transport == "tls" else "no"
     acl = f"[allowed]\ntype = acl\ndeny = 0.0.0.0/0.0.0.0\npermit = {allowed}\n" if allowed else ""
     return f"""\
 [{USER}]
 type = endpoint
-transport = transport-tls
+transport = transport-{transport}
 context = edge
 disallow = all
 allow = {codecs}
 auth = {USER}
 aors = {USER}
-media_encryption = sdes
+media_encryption = {encryption}
 rewrite_contact = yes
 rtp_symmetric = yes
 direct_media = no

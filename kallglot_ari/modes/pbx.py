@@ -88,8 +88,8 @@ class PbxService:
         return list(self._views.values())
 
     def live_keys(self) -> set[str]:
-        """Outbox rows that belong to live calls and prepared sessions: the sweeper leaves them alone."""
-        return {key for keys in self._keys.values() for key in keys}
+        """Outbox rows of live calls and prepared sessions, and those being worked on: the sweeper leaves them alone."""
+        return {key for keys in self._keys.values() for key in keys} | self._sessions.in_hand
 
     # --- calls -------------------------------------------------------------------------------------------------------
 

@@ -198,8 +198,9 @@ class TrunkBook:
         return [call.view() for call in self._calls.values()]
 
     def live_keys(self) -> set[str]:
-        """Keys of the outbox rows that belong to live calls, and so are none of the sweeper's business."""
-        return {opened.key for call in self._calls.values() for opened in call.opened}
+        """Keys of the outbox rows that belong to live calls, or are being worked on, and so are none of the sweeper's business."""
+        live = {opened.key for call in self._calls.values() for opened in call.opened}
+        return live | self.sessions.in_hand
 
     async def restore(self) -> int:
         """Take up the calls of the process before this one; how many. Whether they live, AMI will tell."""

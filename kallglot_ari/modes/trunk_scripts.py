@@ -139,11 +139,19 @@ class TrunkScripts:
             await agi.set_variable("SESSION_ID", "")
             await agi.set_variable("KALLGLOT_STATUS", status)
             return
-        await agi.set_variable("KALLGLOT_URIS", "&".join(dial_strings(call.session_id, self._trunk, tech)))
-        await agi.set_variable("KALLGLOT_TIMEOUT", timeout_seconds(self._trunk))
-        await agi.set_variable("KALLGLOT_CALL_ID", call.id)
-        await agi.set_variable("KALLGLOT_SESSION_ID", call.session_id)
-        await agi.set_variable("SESSION_ID", call.session_id)
+        variables = {
+            "KALLGLOT_URIS": "&".join(dial_strings(call.session_id, self._trunk, tech)),
+            "KALLGLOT_TIMEOUT": timeout_seconds(self._trunk),
+            "KALLGLOT_CALL_ID": call.id,
+            "KALLGLOT_SESSION_ID": call.session_id,
+            "SESSION_ID": call.session_id,
+        }
+        for name, value in variables.items():
+            if (
+                agi.gone
+            ):  # Asterisk's word of it and each further reply would take turns with delayed acknowledgements of TCP
+                break
+            await agi.set_variable(name, value)
         if agi.gone:
             call.channel_gone(agi.request.uniqueid)
             self._book.check(call)

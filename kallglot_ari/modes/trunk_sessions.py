@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
-from kallglot_ari.calls.model import SessionRequest
+from kallglot_ari.calls.model import Session, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ApiInvalid, StoreError
 from kallglot_ari.modes.trunk_call import Opened
@@ -26,7 +26,7 @@ CLOSED_KEPT = 10_000
 
 
 class Sessions:
-    """Opens and closes sessions. The order is always: written down, asked for, written down."""
+    """Opens and closes sessions. The order is always: written down, asked for, written down (the last behind the caller's back)."""
 
     def __init__(self, translator: Translator, store: CallStore, clock: Clock) -> None:
         self._translator = translator
@@ -34,6 +34,13 @@ class Sessions:
         self._clock = clock
         self._tasks = Tasks("sessions")
         self._closing: OrderedDict[str, None] = OrderedDict()
+        self._in_hand: set[str] = set()
+        self._noting: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def in_hand(self) -> frozenset[str]:
+        """Keys of the sessions that are being opened or closed at this moment: no work for a sweeper."""
+        return frozenset(self._in_hand)
 
     async def stop(self, grace: float = 5.0) -> None:
         """Let closings that are under way come to their end; what is cut off stays in the outbox."""
@@ -55,6 +62,13 @@ class Sessions:
             raise
 
     async def _open(self, call_id: str, request: SessionRequest, key: str) -> Opened:
+        self._in_hand.add(key)
+        try:
+            return await self._opened(call_id, request, key)
+        finally:
+            self._in_hand.discard(key)
+
+    async def _opened(self, call_id: str, request: SessionRequest, key: str) -> Opened:
         at = self._clock.wall().timestamp()
         await self._store.session_intended(PendingSession(key, call_id, request=asdict(request), created_at=at))
         try:
@@ -72,8 +86,17 @@ class Sessions:
         if not SAFE_SESSION_ID.fullmatch(session.id):
             await self.close(Opened(key, session), "error")
             raise ApiInvalid(f"session id: expected letters, digits and -._~, found {session.id[:40]!r}", param="id")
-        await self._store.session_created(key, session.id, session.base_url)
+        # The caller need not wait for this: until it is written, the key alone finds the session again.
+        self._noting[key] = self._tasks.spawn(self._note(key, session), name=f"note-{session.id}")
         return Opened(key, session)
+
+    async def _note(self, key: str, session: Session) -> None:
+        try:
+            await self._store.session_created(key, session.id, session.base_url)
+        except StoreError as error:
+            _log.error("session_not_noted", session=session.id, error=str(error))
+        finally:
+            self._noting.pop(key, None)
 
     async def _close_unwanted(self, task: asyncio.Task[Opened]) -> None:
         try:
@@ -98,14 +121,22 @@ class Sessions:
 
     async def _close(self, opened: Opened, reason: str) -> None:
         session = opened.session
+        self._in_hand.add(opened.key)
         try:
-            await self._store.session_to_end(opened.key, reason)
-        except StoreError as error:
-            _log.error("session_end_not_noted", session=session.id, error=str(error))
-        try:
+            if (noting := self._noting.get(opened.key)) is not None:
+                await asyncio.wait({noting})
+            await self._note_end(opened, reason)
             await self._translator.end_session(
                 session.id, reason, base_url=session.base_url, idempotency_key=f"{opened.key}-end"
             )
             await self._store.session_ended(opened.key)
         except (ApiError, StoreError) as error:
             _log.warning("session_end_left_to_the_sweeper", session=session.id, error=str(error))
+        finally:
+            self._in_hand.discard(opened.key)
+
+    async def _note_end(self, opened: Opened, reason: str) -> None:
+        try:
+            await self._store.session_to_end(opened.key, reason)
+        except StoreError as error:
+            _log.error("session_end_not_noted", session=opened.session.id, error=str(error))

@@ -29,14 +29,14 @@ EARLY_MESSAGES = 20
 CALL_BYTES = 1 << 20
 """Longest trace of one call."""
 QUEUE = 2000
-FILE = "sip.txt"
+SUFFIX = ".sip.txt"
 
 FindCall = Callable[[str], TrunkCall | None]
 """The call whose session a SIP URI names."""
 
 
 class SipTrace(asyncio.DatagramProtocol):
-    """Listens for Asterisk's copies and writes each call's to ``FOLDER/CALL/sip.txt``."""
+    """Listens for Asterisk's copies and writes each call's to ``FOLDER/CALL.sip.txt``."""
 
     def __init__(self, bind: str, port: int, folder: Path, find_call: FindCall) -> None:
         self._bind, self._port = bind, port
@@ -136,10 +136,9 @@ class SipTrace(asyncio.DatagramProtocol):
         texts: dict[str, list[str]] = {}
         for call_id, message in batch:
             texts.setdefault(call_id, []).append(_entry(message))
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for call_id, entries in texts.items():
-            folder = self._folder / call_id
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            handle = os.open(self._folder / f"{call_id}{SUFFIX}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             with os.fdopen(handle, "a", encoding="utf-8", newline="") as file:
                 file.write("".join(entries))
 

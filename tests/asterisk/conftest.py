@@ -97,5 +97,4 @@ async def phones() -> AsyncIterator[PhoneFactory]:
         return phone
 
     yield make
-    for phone in started:
-        await phone.stop()
+    await asyncio.gather(*(phone.stop() for phone in started))

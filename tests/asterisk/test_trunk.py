@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
@@ -12,11 +13,12 @@ from pydantic import SecretStr
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import SipProbeError
+from kallglot_ari.lab import edge as sip_edge
 from kallglot_ari.modes import trunk_doctor
 from kallglot_ari.pbx.probe import probe
 from kallglot_ari.settings import AriSettings, KallglotSettings
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.trunk_lab import Trunk, TrunkLab, hears_itself
+from tests.asterisk.trunk_lab import Trunk, TrunkLab, hears_itself, kill
 from tests.modes.trunk_fakes import FakeTranslator
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.timeout(180)]
@@ -50,15 +52,22 @@ async def test_a_call_over_tls_and_srtp(build: TrunkLab, phones: PhoneFactory, c
 
 
 @pytest.mark.phones
-@pytest.mark.parametrize("how", ["refused", "silent"])
+@pytest.mark.parametrize("how", ["refused", "silent", "no TLS"])
 async def test_the_next_endpoint_is_tried_when_the_first_is_dead(
     build: TrunkLab, phones: PhoneFactory, how: str
 ) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        if how == "silent":
-            silent.listen(16)
-        trunk = await build(dead_first=f"127.0.0.1:{silent.getsockname()[1]}")
+    async with contextlib.AsyncExitStack() as stack:
+        if how == "no TLS":
+            server = await asyncio.start_server(lambda _, writer: writer.write(b"SSH-2.0-x\r\n"), "127.0.0.1", 0)
+            stack.callback(server.close)
+            port = server.sockets[0].getsockname()[1]
+        else:
+            silent = stack.enter_context(socket.socket())
+            silent.bind(("127.0.0.1", 0))
+            if how == "silent":
+                silent.listen(16)
+            port = silent.getsockname()[1]
+        trunk = await build(dead_first=f"127.0.0.1:{port}")
         phone = await phones(trunk.pbx, "customer")
         started = asyncio.get_running_loop().time()
         call = await phone.call("300")
@@ -67,6 +76,27 @@ async def test_the_next_endpoint_is_tried_when_the_first_is_dead(
         assert await hears_itself(phone)
         await phone.hangup()
         assert await trunk.ended() == [("sess_1", "customer_hangup")]
+
+
+@pytest.mark.phones
+async def test_an_endpoint_that_is_full_then_all_are_and_the_call_goes_on_all_the_same(
+    build: TrunkLab, phones: PhoneFactory
+) -> None:
+    full = "[edge]\nexten = _sess.,1,Hangup(42)\n"  # 503 Service Unavailable
+    trunk = await build(edge_dialplans=(full, sip_edge.ECHO))
+    phone, fallback = await phones(trunk.pbx, "customer"), await phones(trunk.pbx, "agent2", on_call=0.1)
+    call = await phone.call("302")
+    await phone.wait_state("CONFIRMED", 10, call)
+    assert (trunk.dialled(), trunk.dialled(trunk.edges[1])) == (1, 1)
+    assert fallback.calls == []
+    await phone.hangup()
+    assert await trunk.ended() == [("sess_1", "customer_hangup")]
+    kill(trunk.edges[1])
+    call = await phone.call("302")
+    await phone.wait_state("CONFIRMED", 10, call)
+    await fallback.wait_state("CONFIRMED", 10)
+    assert (await trunk.ended())[1:] == [("sess_2", "error")], "nobody pays for a session that is not used"
+    await phone.hangup()
 
 
 EXPLAINED = {
@@ -196,4 +226,4 @@ async def test_calls_that_end_while_ami_is_away(build: TrunkLab, phones: PhoneFa
     await trunk.until(lambda: any(view.state == "active" for view in trunk.mode.calls()))
     await trunk.pbx.restart(gracefully=False)
     assert await trunk.ended(15) == [("sess_1", "customer_hangup")]
-    assert trunk.metrics.registry.get_sample_value("kallglot_ami_reconnects_total") == 1
+    assert (trunk.metrics.registry.get_sample_value("kallglot_ami_reconnects_total") or 0) >= 1

@@ -21,7 +21,7 @@ from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import running, settings_for
 from tests.asterisk.sniffing import sniffing, tone_share
-from tests.asterisk.trunk_lab import TrunkLab, free_udp_port, hears, hears_itself, kill
+from tests.asterisk.trunk_lab import Transport, TrunkLab, free_udp_port, hears, hears_itself, kill
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)]
 
@@ -53,6 +53,19 @@ async def test_asterisk_16(build: TrunkLab, phones: PhoneFactory, tech: str) -> 
     assert [line for line in trunk.pbx.complaints() if not any(text in line for text in its_own)] == []
 
 
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+async def test_without_tls(build: TrunkLab, phones: PhoneFactory, transport: Transport) -> None:
+    trunk = await build(transport=transport, srtp=False)
+    phone = await phones(trunk.pbx, "customer")
+    call = await phone.call("300")
+    await phone.wait_state("CONFIRMED", 10, call)
+    assert await hears_itself(phone)
+    assert (await trunk.edge_global("SIGNALLING"), await trunk.edge_global("MEDIA")) == ("0", "0")
+    await phone.hangup()
+    assert await trunk.ended() == [("sess_1", "customer_hangup")]
+    assert trunk.pbx.complaints() == []
+
+
 @pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
 async def test_sip_trace(build: TrunkLab, phones: PhoneFactory, tmp_path: Path, version: Version) -> None:
     port = free_udp_port()
@@ -65,7 +78,7 @@ async def test_sip_trace(build: TrunkLab, phones: PhoneFactory, tmp_path: Path, 
     (view,) = trunk.mode.calls()
     await phone.hangup()
     await trunk.ended()
-    file = tmp_path / view.id / "sip.txt"
+    file = tmp_path / f"{view.id}.sip.txt"
     await trunk.until(lambda: file.exists() and file.read_text().count("CSeq") >= 12)
     text = file.read_text()
     assert "INVITE sip:300@" in text, "the phone's side, also what came before the call was known"
@@ -88,7 +101,7 @@ async def test_the_audio_is_encrypted_on_the_wire(build: TrunkLab, phones: Phone
     plain, encrypted = [p for p in seen if len(p.payload) == 160], [p for p in seen if len(p.payload) == 170]
     assert {p.kind for p in (*plain, *encrypted)} == {0}, "PCMU, 20 ms each, and with a tag of 80 bits on the trunk"
     assert tone_share(plain, 1000) > 0.5
-    assert len(encrypted) > 100
+    assert len(encrypted) > 50
     assert tone_share(encrypted, 1000) < 0.05
 
 
@@ -104,6 +117,7 @@ async def test_a_phone_transfers_its_call(build: TrunkLab, phones: PhoneFactory,
         await customer.transfer("agent2", call)
     else:
         await customer.hold(call)
+        await trunk.until(lambda: "hold" in trunk.hub.types())
         consultation = await customer.call("agent2")
         await customer.wait_state("CONFIRMED", 10, consultation)
         await customer.transfer_attended(call, consultation)

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import SecretStr
@@ -46,11 +46,14 @@ PBX_DIALPLAN = """
 [globals](+)
 KALLGLOT_AGI = agi://127.0.0.1:{agi}
 KALLGLOT_TECH = {tech}
+KALLGLOT_TRANSPORT = {transport}
 KALLGLOT_AGENT =
 KALLGLOT_FALLBACK =
 [kallglot-phones](+)
 exten = 300,1,Goto(kallglot-trunk,s,1)
 exten = 301,1,Set(KALLGLOT_TRUNK_AGENT=PJSIP/agent)
+ same = n,Goto(kallglot-trunk,s,1)
+exten = 302,1,Set(KALLGLOT_FALLBACK=PJSIP/agent2)
  same = n,Goto(kallglot-trunk,s,1)
 exten = 303,1,Dial(PJSIP/agent3,5)
  same = n,Hangup()
@@ -77,6 +80,9 @@ def free_udp_port() -> int:
 def inside(asterisk: LabAsterisk, path: Path) -> str:
     """A path as that Asterisk sees it."""
     return "/" + str(path.relative_to(asterisk.root.folder))
+
+
+Transport = Literal["tls", "tcp", "udp"]
 
 
 @dataclass
@@ -127,17 +133,23 @@ class Trunk:
 class TrunkLab:
     """Starts the parts; what it started is stopped by `stop`."""
 
-    running: list[LabAsterisk | TrunkMode] = field(default_factory=list)
+    asterisks: list[LabAsterisk] = field(default_factory=list)
+    modes: list[TrunkMode] = field(default_factory=list)
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
-    async def edge(self, version: Version, codecs: str, dialplan: str, allowed: str) -> LabAsterisk:
-        files = {"pjsip.conf": sip_edge.pjsip(codecs, allowed=allowed), "extensions.conf": dialplan}
+    async def edge(
+        self, version: Version, codecs: str, dialplan: str, allowed: str, transport: Transport
+    ) -> LabAsterisk:
+        files = {
+            "pjsip.conf": sip_edge.pjsip(codecs, allowed=allowed, transport=transport),
+            "extensions.conf": dialplan,
+        }
         edge = LabAsterisk(version, phones=0, local=files)
         try:
             await edge.start()
         except LabError as error:
             missing(str(error))
-        self.running.append(edge)
+        self.asterisks.append(edge)
         return edge
 
     async def __call__(
@@ -145,6 +157,7 @@ class TrunkLab:
         *,
         version: Version = "22",
         tech: str = "PJSIP",
+        transport: Transport = "tls",
         edge_codecs: str = "opus,g722,ulaw,alaw",
         edge_dialplans: tuple[str, ...] = (sip_edge.ECHO,),
         edge_allows: str = "",
@@ -154,42 +167,51 @@ class TrunkLab:
         **options: Any,
     ) -> Trunk:
         """:param edge_dialplans: one for each edge, in failover order. :param options: those of [trunk]."""
-        edges = [await self.edge(version, edge_codecs, dialplan, edge_allows) for dialplan in edge_dialplans]
+        starting = (self.edge(version, edge_codecs, dialplan, edge_allows, transport) for dialplan in edge_dialplans)
+        edges = await asyncio.gather(*starting)
         host = "localhost" if tech == "SIP" else "127.0.0.1"  # chan_sip compares certificates with names only
-        endpoints = [{"uri": f"{host}:{edge.sip_tls_port}", "priority": 5} for edge in edges]
+        ports = [edge.sip_tls_port if transport == "tls" else edge.sip_port for edge in edges]
+        endpoints = [{"uri": f"{host}:{port}", "priority": 5} for port in ports]
         if dead_first:
             endpoints.insert(0, {"uri": dead_first, "priority": 1})
         cas = edges[0].folder / "etc/all.crt"
         cas.write_text("".join((edge.folder / "etc/keys/asterisk.crt").read_text() for edge in edges))
         base = {
             "username": sip_edge.USER, "password": SecretStr(sip_edge.PASSWORD), "endpoints": endpoints,
-            "ca_file": inside(edges[0], cas), "failover_timeout_ms": 1500,
+            "ca_file": inside(edges[0], cas), "transport": transport, "failover_timeout_ms": 1500,
         }  # fmt: skip
         if options.get("ca_file") == "other":
             assert make_certificate(edges[0].folder / "etc/other")
             options["ca_file"] = inside(edges[0], edges[0].folder / "etc/other/asterisk.crt")
         agi = free_port()
         trunk = TrunkSettings.model_validate({**base, **options})
-        settings = Settings(trunk=trunk, agi=AgiSettings(port=agi), debug=DebugSettings(dir=str(folder or "unused")))
+        settings = Settings(
+            trunk=trunk, agi=AgiSettings(port=agi), debug=DebugSettings(dir=str(folder or "unused")),
+            ami=AmiSettings(username="trunk", password=SecretStr("pass; word")),
+        )  # fmt: skip
         pbx = await self._pbx(version, tech, settings, edges[0])
         api, store, hub, metrics = FakeTranslator(), FakeStore(), FakeHub(), Metrics()
         line = await self.stack.enter_async_context(Proxy("127.0.0.1", pbx.manager_port))
-        ami = AmiSettings(port=line.port, username=pbx.manager_user, password=SecretStr(pbx.manager_password))
-        settings = settings.model_copy(update={"ami": ami})
+        settings = settings.model_copy(update={"ami": settings.ami.model_copy(update={"port": line.port})})
         mode = TrunkMode(
             await make_api(edges[0]) if make_api else api, store, hub, kallglot=KallglotSettings(), trunk=trunk,
             service=ServiceSettings(), agi=settings.agi, ami=settings.ami, metrics=metrics, clock=SystemClock(),
             instance="lab", debug=settings.debug,
         )  # fmt: skip
         await mode.start()
-        self.running.append(mode)
+        self.modes.append(mode)
         trunk_lab = Trunk(pbx, edges, mode, settings, api, store, hub, metrics, line)
         await trunk_lab.until(lambda: not any(problem.startswith("AMI") for problem in mode.problems()))
         return trunk_lab
 
     async def _pbx(self, version: Version, tech: str, settings: Settings, edge: LabAsterisk) -> LabAsterisk:
         trunk = settings.trunk
-        local = {"extensions.conf": PBX_DIALPLAN.format(agi=settings.agi.port, tech=tech)}
+        local = {
+            "manager.conf": render.manager(settings),
+            "extensions.conf": PBX_DIALPLAN.format(
+                agi=settings.agi.port, tech=tech, transport=render.transport_name(trunk)
+            ),
+        }
         if trunk.sip_trace:
             local |= {"hep.conf": render.hep(settings), "modules.conf": "load = res_hep.so\nload = res_hep_pjsip.so\n"}
         if tech == "SIP":
@@ -201,12 +223,16 @@ class TrunkLab:
             local["pjsip.conf"] = render.pjsip(trunk)
         pbx = LabAsterisk(version, phones=0, local=local)
         await pbx.start()
-        self.running.append(pbx)
+        self.asterisks.append(pbx)
         return pbx
 
     async def stop(self) -> None:
-        for part in reversed(self.running):
-            await part.stop()
+        for mode in self.modes:
+            await mode.stop(grace=1)
+        for asterisk in self.asterisks:
+            if asterisk.running:
+                kill(asterisk)  # its orderly end would take a second or two
+            await asterisk.stop()
         await self.stack.aclose()
 
 
@@ -216,11 +242,14 @@ def kill(asterisk: LabAsterisk) -> None:
     os.killpg(asterisk.pid, signal.SIGKILL)
 
 
-async def hears_itself(phone: Phone, hertz: float = 1000) -> bool:
-    """Does the tone it says come back?"""
+async def hears_itself(phone: Phone, hertz: float = 1000, seconds: float = 10) -> bool:
+    """Does the tone it says come back, for a second at least?"""
     await phone.tone(hertz)
-    await asyncio.sleep(2)
-    return hears(phone, hertz)
+    deadline = asyncio.get_running_loop().time() + seconds
+    await asyncio.sleep(1)
+    while not (heard := hears(phone, hertz)) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.1)
+    return heard
 
 
 def hears(phone: Phone, hertz: float, seconds: float = 1) -> bool:

@@ -38,6 +38,10 @@ async def test_the_shipped_files_load_without_a_complaint(asterisk: LabAsterisk)
     shown = await asterisk.cli("dialplan show kallglot-inbound")
     assert "Stasis" in shown
     assert f"127.0.0.1:{asterisk.sip_port}" in await asterisk.cli("pjsip show transports")
+    shown = await asterisk.cli("rtp show settings")
+    assert [int(word) for word in shown.split() if word.isdigit()][:2] == list(asterisk.rtp_range), (
+        "local/rtp.conf counts"
+    )
 
 
 async def test_everything_listens_on_loopback_only(asterisk: LabAsterisk) -> None:

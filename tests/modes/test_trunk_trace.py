@@ -49,14 +49,14 @@ async def test_messages_find_their_call(trace: SipTrace, tmp_path: Path) -> None
         asterisk.send(sip("BYE sip:300@pbx SIP/2.0", "phone"))
         await asyncio.sleep(0.1)
     await trace.stop()
-    file = tmp_path / "debug/lab-t-1/sip.txt"
+    file = tmp_path / "debug/lab-t-1.sip.txt"
     firsts = [line for line in file.read_text().splitlines() if "SIP/2.0" in line]
     assert sorted(firsts) == [
         "BYE sip:300@pbx SIP/2.0", "INVITE sip:300@pbx SIP/2.0", "INVITE sip:sess_1@kallglot SIP/2.0", "SIP/2.0 200 OK",
     ]  # fmt: skip
     assert "KEY" not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [path.name for path in (tmp_path / "debug").iterdir()] == ["lab-t-1"]
+    assert [path.name for path in (tmp_path / "debug").iterdir()] == ["lab-t-1.sip.txt"]
 
 
 async def test_it_stays_bounded(trace: SipTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ async def test_it_stays_bounded(trace: SipTrace, tmp_path: Path, monkeypatch: py
         trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), None)
     assert len(trace._early) == 5
     await trace.stop()
-    assert (tmp_path / "debug/lab-t-1/sip.txt").read_text().count("INVITE") == 6
+    assert (tmp_path / "debug/lab-t-1.sip.txt").read_text().count("INVITE") == 6
 
 
 async def test_a_folder_that_cannot_be_written_stops_nothing(trace: SipTrace, tmp_path: Path) -> None:
