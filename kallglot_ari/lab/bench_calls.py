@@ -221,7 +221,7 @@ def run(argv: list[str]) -> int:
         for form in args.formats
     ]
     table = markdown(results, "kallglot-ari bench calls " + " ".join(argv))
-    console.print(table)
+    console.print(table, soft_wrap=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
