@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log10
+
 import numpy as np
 
 from kallglot_ari.audio.frame import Pcm
@@ -15,10 +17,12 @@ def dbfs(pcm: Pcm) -> float:
     if pcm.size == 0:
         return FLOOR_DBFS
     x = pcm.astype(np.float32)
-    power = float(np.dot(x, x)) / pcm.size
-    if power <= 0.0:
-        return FLOOR_DBFS
-    return max(FLOOR_DBFS, 10.0 * float(np.log10(power / 32768.0**2)))
+    return power_dbfs(float(np.dot(x, x)) / pcm.size)
+
+
+def power_dbfs(power: float) -> float:
+    """The level of a mean square in units of one 16-bit step."""
+    return max(FLOOR_DBFS, 10.0 * log10(power / 32768.0**2)) if power > 0.0 else FLOOR_DBFS
 
 
 def gain(db: float) -> float:

@@ -10,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
-from kallglot_ari.lab import bench_agi
+from kallglot_ari.lab import bench_agi, bench_calls
 from kallglot_ari.lab.bench_serve import SERVERS
 
 _WARM_UP = 3.0
@@ -55,12 +56,37 @@ def _free_port() -> int:
     raise LabError("bench: expected a free UDP port of 18000 to 19999, found none")
 
 
-def measure(kind: str, legs: int, seconds: float) -> dict[str, Any]:
+def measure(kind: str, legs: int, seconds: float, *, pauses: bool = False) -> dict[str, Any]:
     """One server under the load of `legs` legs. :raises LabError: when it did not come up or did not end well."""
+    with ExitStack() as stack:
+        environment = dict(os.environ)
+        if kind == "stream":
+            environment["BENCH_ECHO"] = f"http://127.0.0.1:{_echo(stack)}"
+        return _measure(kind, legs, seconds, environment, pauses=pauses)
+
+
+def _echo(stack: ExitStack) -> int:
+    """The Kallglot of `bench stream`; its port."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = int(sock.getsockname()[1])
+    process = stack.enter_context(
+        subprocess.Popen(
+            [sys.executable, "-m", "kallglot_ari.lab.bench_echo", str(port)], stdout=subprocess.PIPE, text=True
+        )
+    )
+    stack.callback(process.terminate)
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        raise LabError("bench: the far end of the streams did not start")
+    return port
+
+
+def _measure(kind: str, legs: int, seconds: float, environment: dict[str, str], *, pauses: bool) -> dict[str, Any]:
     port = _free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "kallglot_ari.lab.bench_serve", kind, str(legs), str(port)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdin is not None
     assert server.stdout is not None
@@ -74,6 +100,7 @@ def measure(kind: str, legs: int, seconds: float) -> dict[str, Any]:
             "host": "127.0.0.1",
             "seconds": seconds,
             "warm_up": _WARM_UP,
+            "pauses": pauses,
         }
         with subprocess.Popen(
             [sys.executable, "-m", "kallglot_ari.lab.bench_load"],
@@ -150,15 +177,21 @@ def _kinds(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="kallglot-ari bench", description=__doc__)
     parser.add_argument(
-        "what", choices=["media", "agi"], help="media: RTP in and out, all legs talking; agi: trunk calls"
+        "what",
+        choices=["media", "stream", "calls", "agi"],
+        help="media: RTP in and out, all legs talking; stream: the same, over a WebSocket for each call; "
+        "calls: SIP calls through Asterisk; agi: trunk calls",
     )
     parser.add_argument(
         "--legs", type=_numbers, default=[10, 100, 500, 1000, 2000], metavar="N,N", help="legs, two a call"
     )
-    parser.add_argument("--servers", type=_kinds, default=list(SERVERS), metavar="A,B", help=", ".join(SERVERS))
+    parser.add_argument("--servers", type=_kinds, metavar="A,B", help=f"{', '.join(SERVERS)}; media: all but stream")
+    parser.add_argument(
+        "--pauses", action="store_true", help="every leg pauses for 1 s of 4: shows the downlink's delay"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement, after 3 s of warming up")
     parser.add_argument(
-        "--json", type=Path, default=Path("bench-out/media.json"), help="write the figures there (bench-out/media.json)"
+        "--json", type=Path, help="write the figures there (bench-out/media.json, or as the benchmark is called)"
     )
     parser.add_argument("--markdown", type=Path, help="write the table there")
     return parser
@@ -168,18 +201,20 @@ def run_bench(argv: list[str]) -> int:
     """`bench` with its arguments; 0 when every run of our own engine lost nothing and gave every tone back, else 1."""
     if argv[:1] == ["agi"]:
         return bench_agi.run(argv[1:])
+    if argv[:1] == ["calls"]:
+        return bench_calls.run(argv[1:])
     args = _parser().parse_args(argv)
     if not 1 <= args.seconds <= 3600:
         raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")
     console = Console()
     results: list[dict[str, Any]] = []
     for legs in args.legs:
-        for kind in args.servers:
+        for kind in args.servers or (["stream"] if args.what == "stream" else [k for k in SERVERS if k != "stream"]):
             if kind == "aiortp" and importlib.util.find_spec("aiortp") is None:
                 console.print("aiortp is not installed (pip install aiortp): left out")
                 continue
             try:
-                results.append(measure(kind, legs, args.seconds))
+                results.append(measure(kind, legs, args.seconds, pauses=args.pauses))
             except LabError as error:
                 console.print(f"[red]{error}[/red]")
                 continue
@@ -189,11 +224,12 @@ def run_bench(argv: list[str]) -> int:
     for row in _rows(results):
         table.add_row(*row)
     console.print(table)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    file = args.json or Path("bench-out") / f"{args.what}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(markdown(results, "kallglot-ari bench " + " ".join(argv)), encoding="utf-8")
-    ours = [r for r in results if r["kind"] == "ours"]
+    ours = [r for r in results if r["kind"] in ("ours", "stream")]
     return 0 if all(r["lost"] == 0 and r["silent_legs"] == 0 and r["tone_share"] > 0.99 for r in ours) else 1
 
 

@@ -23,6 +23,8 @@ TICK = 0.005
 PHASES = 4
 TONES = 16
 MARK_EVERY = 50
+PAUSE_EVERY, PAUSE_FRAMES, PAUSE_SHIFT = 200, 50, 7
+"""With pauses: of 4 s the first is silence, for each leg at another time."""
 _IP_PKTINFO = 8
 _MARK = np.array([1, 2, 3, 4, 5, 6, 7, 8], dtype=np.uint8)
 _HEADER = 12
@@ -81,8 +83,10 @@ def _outbox(legs: int, ports: list[int], host: str) -> tuple[Outbox, NDArray[np.
 class Load:
     """Sends and listens for `legs` legs; call `run`."""
 
-    def __init__(self, legs: int, port: int, host: str, ports: list[int]) -> None:
+    def __init__(self, legs: int, port: int, host: str, ports: list[int], *, pauses: bool = False) -> None:
         self.legs = legs
+        self._pauses = pauses
+        self._tone_frames = np.stack([tone_frame(leg) for leg in range(TONES)])
         self.socket = _Socket(bind("0.0.0.0", port))
         self.outbox, self._control = _outbox(legs, ports, host)
         self.block = Block()
@@ -139,7 +143,12 @@ class Load:
         header[:, :2] = np.frombuffer((frame & 0xFFFF).to_bytes(2, "big"), dtype=np.uint8)
         header[:, 2:] = np.frombuffer((frame * 160 & 0xFFFFFFFF).to_bytes(4, "big"), dtype=np.uint8)
         data[rows, 2:8] = header
-        marked = rows[(frame + rows) % MARK_EVERY == 0]
+        if self._pauses:
+            quiet = (frame + PAUSE_SHIFT * rows) % PAUSE_EVERY < PAUSE_FRAMES
+            data[rows, _HEADER:] = np.where(quiet[:, None], g711.ULAW_SILENCE, self._tone_frames[rows % TONES])
+            marked = rows[:0]
+        else:
+            marked = rows[(frame + rows) % MARK_EVERY == 0]
         kept = data[marked, _HEADER : _HEADER + 8]
         data[marked, _HEADER : _HEADER + 8] = _MARK
         self.marked_at[marked] = now
@@ -182,6 +191,9 @@ class Load:
             return
         wave = g711.ULAW_TO_PCM[payload].astype(np.float64)
         energy = np.einsum("ij,ij->i", wave, wave)
+        if self._pauses:  # in and around pauses there is no tone, or half of one
+            whole = energy > 0.9 * np.max(energy, initial=0.0)
+            wave, energy, legs = wave[whole], energy[whole], legs[whole]
         strength = np.abs(np.einsum("ij,ij->i", wave, self._basis[(legs ^ 1) % TONES]))
         self.tones_good += int(np.count_nonzero(strength**2 / 80 > 0.98 * np.maximum(energy, 1e6)))
         self.tones_seen += int(legs.size)
@@ -207,7 +219,7 @@ class Load:
 def main() -> None:
     """Read the task as JSON from stdin, write the figures as JSON to stdout."""
     task = json.loads(sys.stdin.readline())
-    load = Load(task["legs"], task["port"], task["host"], task["ports"])
+    load = Load(task["legs"], task["port"], task["host"], task["ports"], pauses=task["pauses"])
     print(json.dumps(load.run(task["seconds"], task["warm_up"])), flush=True)
 
 

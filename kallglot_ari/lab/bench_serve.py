@@ -15,22 +15,30 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import aiohttp
 import numpy as np
 
-from kallglot_ari.calls.model import StreamAudio, UplinkChunk
+from kallglot_ari.calls.interfaces import StreamEvent, StreamSpeech
+from kallglot_ari.calls.model import Session, StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
+from kallglot_ari.kallglot.socket import Socket, connect
+from kallglot_ari.kallglot.stream import Stream
 from kallglot_ari.lab.bench_load import leg_host, partner
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.rtp.pacer import Deadlines
-from kallglot_ari.settings import MediaSettings
+from kallglot_ari.settings import KallglotSettings, MediaSettings
 from kallglot_ari.tasks import Tasks
 
 HOST = "127.0.0.1"
+SPEAKERS = ("customer", "agent")
 _SILENCE = b"\xff" * 160
+_QUIET = b"\xff" * 800
+"""A chunk of silence: pauses are not translated."""
 
 
 class Samples(list[float]):
@@ -78,7 +86,7 @@ class OurServer:
     def _heard(self, chunk: UplinkChunk, to: int) -> None:
         now = time.monotonic()
         self.uplink.append(now - chunk.received_at)
-        if to < len(self.flows):
+        if to < len(self.flows) and chunk.audio.payload != _QUIET:
             self.flows[to].play("other", chunk.audio, received_at=now)
 
     def reset(self) -> None:
@@ -87,9 +95,10 @@ class OurServer:
         self.uplink.clear()
 
     def figures(self) -> dict[str, float]:
-        result = {}
+        result: dict[str, float] = {}
         for name, values in (("lateness", self.lateness), ("uplink", self.uplink), ("downlink", self.downlink)):
             array = np.array(values or [0.0]) * 1000
+            result[f"{name}_n"] = len(values)
             for label, share in (("p50", 50), ("p99", 99), ("max", 100)):
                 result[f"{name}_ms_{label}"] = float(np.percentile(array, share))
         lost = sum(flow.quality().packets_lost + flow.quality().packets_late for flow in self.flows)
@@ -97,6 +106,55 @@ class OurServer:
 
     async def stop(self) -> None:
         await self.engine.stop()
+
+
+class StreamServer(OurServer):
+    """`MediaEngine` and, for each call, a `Stream` to a Kallglot that says back what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = self.metrics.uplink_latency = Samples()  # type: ignore[assignment]
+        self.settings = KallglotSettings.model_validate({"url": os.environ["BENCH_ECHO"], "api_key": "sk_test_bench"})
+        self.http: aiohttp.ClientSession | None = None
+        self.streams: list[Stream] = []
+
+    async def start(self, legs: int, port: int) -> list[int]:
+        self.http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), ws_response_class=Socket)
+        for call in range(legs // 2):
+            session = Session(f"bench-{call}", "", f"{self.settings.urls[0].replace('http', 'ws', 1)}/{call}", "", None)
+            socket = await connect(self.http, session, self.settings, timeout=10)
+            stream = Stream(
+                socket, session, self.settings, partial(self._said, call),
+                metrics=self.metrics, clock=SystemClock(), stream_id=str(call),
+            )  # fmt: skip
+            await stream.open(timeout=10)
+            self.streams.append(stream)
+        return await super().start(legs, port)
+
+    def _to(self, other: int) -> Callable[[UplinkChunk], None]:
+        return partial(self.streams[other // 2].send, SPEAKERS[partner(other) % 2])
+
+    def _said(self, call: int, event: StreamEvent) -> None:
+        if isinstance(event, StreamSpeech) and self.flows:
+            leg = 2 * call + 1 - SPEAKERS.index(event.speaker)
+            self.flows[leg].play(event.speaker, event.audio, received_at=event.received_at)
+
+    def reset(self) -> None:
+        super().reset()
+        self.sent.clear()
+
+    def figures(self) -> dict[str, float]:
+        self.uplink = self.sent
+        return super().figures() | {
+            "dropped_chunks": self.metrics.registry.get_sample_value("kallglot_stream_dropped_chunks_total") or 0.0
+        }
+
+    async def stop(self) -> None:
+        for stream in self.streams:
+            await stream.close()
+        await super().stop()
+        if self.http is not None:
+            await self.http.close()
 
 
 class _Leg(asyncio.DatagramProtocol):
@@ -219,7 +277,7 @@ class AiortpServer:
 
 
 SERVERS: dict[str, type[Any]] = {
-    "ours": OurServer, "asyncio": SocketServer, "uvloop": SocketServer, "aiortp": AiortpServer,
+    "ours": OurServer, "stream": StreamServer, "asyncio": SocketServer, "uvloop": SocketServer, "aiortp": AiortpServer,
 }  # fmt: skip
 
 
@@ -253,7 +311,7 @@ def main(argv: list[str]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     kind, legs, port = argv[0], int(argv[1]), int(argv[2])
-    if kind in ("ours", "uvloop"):
+    if kind in ("ours", "stream", "uvloop"):
         import uvloop
 
         uvloop.run(serve(kind, legs, port))

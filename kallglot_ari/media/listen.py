@@ -20,7 +20,7 @@ from kallglot_ari.errors import MediaError
 from kallglot_ari.media.legs import RTP_HEADER, Legs
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
-from kallglot_ari.rtp.jitter import CREEP, FORGET, PATIENCE, Heard, JitterBuffer
+from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.rtp.sequence import signed_distance
 
@@ -343,7 +343,7 @@ class Listen:
         self._concealments = _CONCEALMENTS
         low, high = self._bounds
         rows = np.flatnonzero(legs.started & legs.connected)
-        target = np.minimum(np.maximum(legs.spread[rows], low / 1000), high / 1000)
+        target = np.clip(legs.spread[rows] * MARGIN + HEADROOM, low / 1000, high / 1000)
         behind = (now - legs.base[rows] - target) * self._codec.clock_rate - legs.emitted[rows]
         late = rows[behind >= (1 + PATIENCE) * self._step]
         if late.size > self._concealments and self._convert is not None:

@@ -116,7 +116,12 @@ class Plane:
             self._speak.skip(self.legs, self._due[beat % PHASES], 1)
         self._beat += skipped
         due = self._due[self._beat % PHASES]
+        begun = time.perf_counter()
         self.report.packets_out += self._speak.send(self.legs, self._socket, due, now)
+        if self._speak.latencies:
+            took = time.perf_counter() - begun
+            self.report.downlink += [latency + took for latency in self._speak.latencies]
+            self._speak.latencies.clear()
         if self._capture.on:
             self._capture.sent(due, self.legs.outbox, now)
             self._capture.chunks(self._listen.chunks)
@@ -154,8 +159,6 @@ class Plane:
         if self._listen.discarded:
             report.discarded.update(self._listen.discarded)
             self._listen.discarded.clear()
-        if self._speak.latencies:
-            report.downlink, self._speak.latencies = self._speak.latencies, []
         if not (report.chunks or report.closed or report.downlink or everything or self._beat % _PUBLISH == 0):
             return None
         self.report = Report()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kallglot_ari.audio.codecs.registry import stream_to_pcm
-from kallglot_ari.audio.level import dbfs
+from kallglot_ari.audio.codecs.registry import stream_dbfs
 from kallglot_ari.calls.model import StreamAudio
 
 VOICE_DBFS = -45.0
@@ -31,7 +30,7 @@ class TurnLatency:
 
     def spoke(self, speaker: str, audio: StreamAudio, now: float) -> None:
         """A chunk of `speaker` went up."""
-        if dbfs(stream_to_pcm(audio.encoding, audio.payload)) > VOICE_DBFS:
+        if stream_dbfs(audio.encoding, audio.payload) > VOICE_DBFS:
             self._voice[speaker] = now
 
     def translated(self, speaker: str, now: float) -> None:

@@ -19,8 +19,11 @@ from kallglot_ari.rtp.sequence import SEQUENCE_BITS, TIMESTAMP_BITS, signed_dist
 
 CREEP = 0.001
 """The floor of the delay rises by this share of time until a faster packet pulls it down: it follows clocks up to 1,000 ppm apart."""
-FORGET = 3.0
+FORGET = 15.0
 """Seconds in which the spread falls to 1/e."""
+MARGIN = 1.15
+HEADROOM = 0.005
+"""A missing packet is waited for a little longer than the latest one lately took: sound in its turn never waits for that."""
 CAPACITY = 128
 """Packets kept at most."""
 _RESTART = 100
@@ -98,7 +101,7 @@ class JitterBuffer:
     @property
     def target(self) -> float:
         """Seconds a missing packet is waited for."""
-        return min(max(self.timing.spread, self.min_ms / 1000), self.max_ms / 1000)
+        return min(max(self.timing.spread * MARGIN + HEADROOM, self.min_ms / 1000), self.max_ms / 1000)
 
     @property
     def held(self) -> int:

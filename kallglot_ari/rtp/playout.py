@@ -6,6 +6,10 @@ LEAST = 0.004
 MOST = 0.120
 BOUND = 0.038
 """Seconds from a talkspurt's arrival within which its first packet leaves, whatever was learned: 40 ms less what a tick may be late."""
+CALM = 0.0205
+"""A delay up to this is a calm stream's,"""
+CALM_BOUND = 0.0235
+"""whose talkspurts begin within this: 25 ms less what a tick takes."""
 PACKET = 0.020
 """Seconds between two packets of a leg."""
 _AT_FIRST = 0.0115
@@ -22,8 +26,13 @@ class Prebuffer:
 
     @property
     def delay(self) -> float:
-        """Seconds to wait at the start of a talkspurt, if there were no `BOUND`."""
+        """Seconds to wait at the start of a talkspurt, if there were no `bound`."""
         return min(MOST, max(LEAST, 1.5 * self._peak + 0.003))
+
+    @property
+    def bound(self) -> float:
+        """Seconds from arrival within which a talkspurt begins."""
+        return CALM_BOUND if self.delay <= CALM else BOUND
 
     def over(self, now: float, queued_at: float, received_at: float) -> bool:
         """Whether a talkspurt begins with the packet due `now`.
@@ -31,7 +40,7 @@ class Prebuffer:
         It was received at `received_at` and has been in the queue since `queued_at`, all in seconds. The wait ends early where
         the next packet would leave past the bound: a leg's packets lie `PACKET` apart, and a wait is as good as the packet after it.
         """
-        return now >= queued_at + self.delay or now + PACKET > received_at + BOUND
+        return now >= queued_at + self.delay or now + PACKET > received_at + self.bound
 
     def arrived(self, lateness: float) -> None:
         """A further piece of a talkspurt came `lateness` seconds after the sound before it was over, had that begun to play on arrival.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kallglot_ari.rtp.pacer import Deadlines, Numbering
-from kallglot_ari.rtp.playout import BOUND, LEAST, MOST, PACKET, Prebuffer
+from kallglot_ari.rtp.playout import BOUND, CALM_BOUND, LEAST, MOST, PACKET, Prebuffer
 from kallglot_ari.rtp.sequence import Unwrapper, signed_distance
 
 
@@ -101,9 +101,19 @@ def test_a_talkspurt_never_waits_past_the_bound(learned: float, pickup: float, p
     first = next(beat for beat in beats if prebuffer.over(beat, queued, 100.0))
     assert first - 100.0 <= 0.040
     waited = first - queued
-    assert waited >= min(prebuffer.delay, BOUND - PACKET - pickup)
+    assert waited >= min(prebuffer.delay, prebuffer.bound - PACKET - pickup)
 
 
 def test_speech_that_was_long_under_way_begins_at_once() -> None:
     assert Prebuffer().over(100.0, 100.0, 99.5)
     assert not Prebuffer().over(100.0, 100.0, 100.0)
+
+
+def test_a_calm_stream_waits_less_and_one_that_stumbles_more() -> None:
+    prebuffer = Prebuffer()
+    assert prebuffer.bound == CALM_BOUND
+    prebuffer.arrived(0.015)
+    assert prebuffer.bound == BOUND
+    for _ in range(200):
+        prebuffer.arrived(0.001)
+    assert prebuffer.bound == CALM_BOUND

@@ -11,6 +11,7 @@ import numpy as np
 from kallglot_ari.audio.codecs import g711, g722, opus, slin
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.frame import Pcm, from_little_endian, to_little_endian
+from kallglot_ari.audio.level import dbfs, power_dbfs
 from kallglot_ari.errors import MediaError
 
 CODECS: dict[str, Codec] = {
@@ -26,6 +27,12 @@ CODECS: dict[str, Codec] = {
         Codec("opus", 107, None, 16000, 48000, 0, opus.OpusEncoder, opus.OpusDecoder),
     )
 }
+
+_POWERS = {
+    encoding: table.astype(np.float32) ** 2
+    for encoding, table in (("mulaw", g711.ULAW_TO_PCM), ("alaw", g711.ALAW_TO_PCM))
+}
+"""The square of each code's sample."""
 
 STREAM_ENCODINGS = ("mulaw", "alaw", "pcm_16", "pcm_8")
 
@@ -73,3 +80,11 @@ def pcm_to_stream(encoding: str, pcm: Pcm) -> bytes:
     if encoding == "pcm_8":
         return ((pcm.astype(np.int32) >> 8) + 128).astype(np.uint8).tobytes()
     raise MediaError(f"stream encoding: expected one of {', '.join(STREAM_ENCODINGS)}, found {encoding!r}")
+
+
+def stream_dbfs(encoding: str, payload: bytes) -> float:
+    """The level of stream bytes, as `audio.level.dbfs` of their samples. :raises MediaError: as `stream_to_pcm`."""
+    powers = _POWERS.get(encoding)
+    if powers is None or not payload:
+        return dbfs(stream_to_pcm(encoding, payload))
+    return power_dbfs(float(powers[np.frombuffer(payload, dtype=np.uint8)].sum()) / len(payload))

@@ -1,0 +1,229 @@
+"""`kallglot-ari bench calls`: real SIP calls through a real Asterisk and the service, and what each of the two takes of the CPU.
+
+The phones are another Asterisk's channels, Kallglot is the sandbox's echo: processes of their own, whose CPU does not count. Every party talks
+all the time, and hears itself come back as a translation for the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+
+from kallglot_ari import log
+from kallglot_ari.arguments import Parser
+from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
+from kallglot_ari.lab.farm import Farm
+
+_READY_SECONDS = 60.0
+_NUMBER = "900"
+_KEY = "sk_test_bench"
+TRANSPORTS = ("rtp", "websocket")
+FORMATS = ("ulaw", "slin16", "g722", "opus")
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken so far, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _config(asterisk: LabAsterisk, folder: Path, ports: tuple[int, int, int], media: dict[str, str]) -> str:
+    sandbox, web, agi = ports
+    lines = "".join(f'{key} = "{value}"\n' for key, value in media.items())
+    wide = media["format"] not in ("ulaw", "alaw")
+    return f"""\
+[service]
+drain_seconds = 0
+[ari]
+url = "{asterisk.ari_url}"
+username = "{asterisk.ari_user}"
+password = "{asterisk.ari_password}"
+[kallglot]
+url = "http://127.0.0.1:{sandbox}/v1"
+api_key = "{_KEY}"
+stream_encoding = "{"pcm_16" if wide else "mulaw"}"
+[media]
+{lines}[web]
+port = {web}
+[agi]
+port = {agi}
+[store]
+url = "sqlite:///{folder / "bench.db"}"
+[log]
+level = "warning"
+"""
+
+
+async def _ready(url: str, what: str, *, status: int = 200) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    said = "nothing"
+    while time.monotonic() < deadline:
+        try:
+            async with aiohttp.ClientSession() as http, http.get(url) as answer:
+                if answer.status == status:
+                    return
+                said = (await answer.text())[:300]
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(0.1)
+    raise LabError(f"bench: {what} is not ready after {_READY_SECONDS:.0f} s: {said}")
+
+
+def _spawn(stack: ExitStack, folder: Path, name: str, *arguments: str) -> int:
+    """A `kallglot-ari` command until the end; its process id."""
+    output = stack.enter_context((folder / f"{name}.log").open("wb"))
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("KALLGLOT")}
+    process = stack.enter_context(
+        subprocess.Popen(
+            [*dying_with_us(), sys.executable, "-m", "kallglot_ari", *arguments],
+            env=clean, stdout=output, stderr=output, start_new_session=True,
+        )
+    )  # fmt: skip
+    stack.callback(_end, process)
+    return process.pid
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+async def _calls(url: str) -> list[dict[str, Any]]:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/api/v1/calls?active=true&limit=1000") as answer:
+        calls: list[dict[str, Any]] = (await answer.json())["calls"]
+    return calls
+
+
+async def measure(calls: int, seconds: float, transport: str, form: str, console: Console) -> dict[str, Any]:
+    """The figures of one run. :raises LabError: when something does not come up."""
+    async with Farm() as farm, LabAsterisk("22", phones=0, verbose=0, local=Farm.local()) as asterisk:
+        steps = f"Stasis(kallglot,source=de,target=en,agent={farm.agent_endpoint})", "Hangup()"
+        await asterisk.extension(_NUMBER, *steps)
+        lowest = asterisk.rtp_range[0]  # TCP: RTP is UDP
+        ports = (lowest, lowest + 1, lowest + 2)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kallglot-bench-")))
+            file = folder / "kallglot-ari.toml"
+            file.touch(0o600)
+            file.write_text(_config(asterisk, folder, ports, {"transport": transport, "format": form}), "utf-8")
+            _spawn(stack, folder, "sandbox", "sandbox", "--engine", "echo", "--port", str(ports[0]), "--api-key", _KEY)
+            await _ready(f"http://127.0.0.1:{ports[0]}/v1/sessions/none", "the sandbox", status=401)
+            service = _spawn(stack, folder, "service", "serve", "--config", str(file))
+            url = f"http://127.0.0.1:{ports[1]}"
+            await _ready(f"{url}/readyz", "the service")
+            if asterisk.pid is None:
+                raise LabError("bench: the Asterisk that is called is gone")
+            console.print(f"{calls} calls over {transport}, {form}")
+            idle = await _taken((asterisk.pid, service), 3.0)
+            for _ in range(calls):
+                await farm.call(asterisk, _NUMBER)
+                await asyncio.sleep(0.1)
+            await _until_active(url, calls)
+            await asyncio.sleep(2.0)
+            taken = await _taken((asterisk.pid, service), seconds)
+            legs = [leg for call in await _calls(url) for leg in call["legs"]]
+            await farm.hang_up_all()
+    by_asterisk, by_us = taken
+    return {
+        "transport": transport, "format": form, "calls": calls, "seconds": seconds,
+        "asterisk": by_asterisk, "service": by_us, "ratio": by_us / by_asterisk if by_asterisk else 0.0,
+        "asterisk_percent_a_leg": 100 * (by_asterisk - idle[0]) / (2 * calls),
+        "service_percent_a_leg": 100 * (by_us - idle[1]) / (2 * calls),
+        "lost": sum(leg["packets_lost"] for leg in legs), "mos_least": min((leg["mos"] for leg in legs), default=0.0),
+    }  # fmt: skip
+
+
+async def _taken(pids: tuple[int, int], seconds: float) -> tuple[float, float]:
+    """Cores that two processes take in the next `seconds`."""
+    before, began = [cpu_seconds(pid) for pid in pids], time.monotonic()
+    await asyncio.sleep(seconds)
+    wall = time.monotonic() - began
+    first, second = (cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True))
+    return first / wall, second / wall
+
+
+async def _until_active(url: str, calls: int) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        states = [call["state"] for call in await _calls(url)]
+        if states.count("active") >= calls:
+            return
+        await asyncio.sleep(0.5)
+    raise LabError(f"bench: expected {calls} calls up, found {states.count('active')} of {len(states)}")
+
+
+COLUMNS = (
+    ("transport", "transport", "{}"), ("format", "format", "{}"), ("calls", "calls", "{}"),
+    ("asterisk", "Asterisk (cores)", "{:.3f}"), ("service", "service (cores)", "{:.3f}"),
+    ("ratio", "service / Asterisk", "{:.2f}"), ("asterisk_percent_a_leg", "Asterisk, % of a core a leg", "{:.2f}"),
+    ("service_percent_a_leg", "service, % of a core a leg", "{:.2f}"), ("lost", "lost", "{}"),
+    ("mos_least", "least MOS", "{:.2f}"),
+)  # fmt: skip
+
+
+def markdown(results: list[dict[str, Any]], command: str) -> str:
+    """The table as docs/performance.md has it."""
+    lines = [
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "",
+        "| " + " | ".join(title for _, title, _ in COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+    ]
+    lines += ["| " + " | ".join(form.format(r[key]) for key, _, form in COLUMNS) + " |" for r in results]
+    return "\n".join(lines) + "\n"
+
+
+def _some(names: tuple[str, ...]) -> Any:
+    def parse(text: str) -> list[str]:
+        wanted = text.split(",")
+        if unknown := [name for name in wanted if name not in names]:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(names)}, found {unknown[0]!r}")
+        return wanted
+
+    return parse
+
+
+def run(argv: list[str]) -> int:
+    """0 when nothing was lost, else 1."""
+    parser = Parser(prog="kallglot-ari bench calls", description=__doc__)
+    parser.add_argument("--calls", type=int, default=50, help="two-party calls (50)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measurement, when all calls are up")
+    parser.add_argument("--transports", type=_some(TRANSPORTS), default=["rtp"], metavar="A,B", help="rtp, websocket")
+    parser.add_argument("--formats", type=_some(FORMATS), default=["ulaw"], metavar="A,B", help=", ".join(FORMATS))
+    parser.add_argument("--json", type=Path, default=Path("bench-out/calls.json"), help="write the figures there")
+    parser.add_argument("--markdown", type=Path, help="write the table there")
+    args = parser.parse_args(argv)
+    if not 1 <= args.calls <= 400 or not 1 <= args.seconds <= 3600:
+        raise UsageError("bench calls: expected 1 to 400 calls and 1 to 3600 seconds")
+    log.configure("error", "console")
+    console = Console(highlight=False)
+    results = [
+        asyncio.run(measure(args.calls, args.seconds, transport, form, console))
+        for transport in args.transports
+        for form in args.formats
+    ]
+    table = markdown(results, "kallglot-ari bench calls " + " ".join(argv))
+    console.print(table, soft_wrap=True)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if args.markdown:
+        args.markdown.write_text(table, encoding="utf-8")
+    return 0 if all(result["lost"] == 0 for result in results) else 1

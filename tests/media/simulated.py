@@ -1,0 +1,103 @@
+"""The whole tick without sockets, threads or clocks: time is made up, so that half an hour takes seconds."""
+
+from __future__ import annotations
+
+import heapq
+import socket
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs import g711
+from kallglot_ari.audio.frame import Pcm
+from kallglot_ari.calls.model import LegQuality
+from kallglot_ari.media import formats
+from kallglot_ari.media.capture import Capture, Scribe
+from kallglot_ari.media.flow import leg_quality
+from kallglot_ari.media.listen import Chunk
+from kallglot_ari.media.plane import TICK, Plane
+from kallglot_ari.media.udp import Block, Outbox, pack_address
+from kallglot_ari.rtp.packet import RtpPacket
+from kallglot_ari.settings import MediaSettings
+
+
+@dataclass
+class Wire:
+    """Implements `media.udp.Socket`: what is on its way, and what was sent, by leg."""
+
+    names: list[bytes]
+    coming: list[tuple[float, int, int, bytes]] = field(default_factory=list)
+    sent: dict[int, list[bytes]] = field(default_factory=dict)
+    dropped: int = 0
+    port: int = 1
+
+    def receive(self, block: Block, now: float) -> int:
+        count = 0
+        while self.coming and self.coming[0][0] <= now and count < len(block.length):
+            at, _, leg, data = heapq.heappop(self.coming)
+            block.data[count, : len(data)] = np.frombuffer(data, dtype=np.uint8)
+            block.length[count], block.arrival[count] = len(data), at
+            block.name[count] = 0
+            block.name[count, :16] = np.frombuffer(self.names[leg], dtype=np.uint8)
+            count += 1
+        return count
+
+    def send(self, outbox: Outbox, rows: NDArray[np.int64]) -> int:
+        for row in rows.tolist():
+            self.sent.setdefault(row, []).append(outbox.data[row].tobytes())
+        return len(rows)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Simulation:
+    """Legs of mu-law, connected from the start; row and generation of leg n are n and n + 1."""
+
+    def __init__(self, legs: int, **settings: object) -> None:
+        chosen = MediaSettings.model_validate(settings)
+        self.wire = Wire([pack_address(socket.AF_INET, "127.0.0.1", 20000 + leg) for leg in range(legs)])
+        self.plane = Plane(
+            self.wire, formats.choose(chosen, "mulaw"), chosen, encoding="mulaw", sample_rate=8000, chunk_ms=100,
+            capture=Capture(Scribe(lambda *_: None), ("127.0.0.1", 1)),
+        )  # fmt: skip
+        self.now = 0.0
+        self.chunks: list[Chunk] = []
+        self._number = self._ticks = 0
+        for leg, name in enumerate(self.wire.names):
+            self.command("open", leg, 1, 0, 0)
+            self.command("connect", leg, name)
+
+    def command(self, name: str, leg: int, *args: object) -> None:
+        self.plane.execute(name, (leg, leg + 1, *args), self.now)
+
+    def arrives(self, at: float, leg: int, sequence: int, payload: bytes) -> None:
+        """A packet that will have come at `at`."""
+        self._number += 1
+        packet = RtpPacket(0, sequence & 0xFFFF, sequence * 160 & 0xFFFFFFFF, 1 + leg, payload).pack()
+        heapq.heappush(self.wire.coming, (at, self._number, leg, packet))
+
+    def run(self, until: float) -> None:
+        """Let time go on to that second."""
+        while self._ticks * TICK < until:
+            self._ticks += 1
+            self.now = self._ticks * TICK
+            self.plane.tick(self.now)
+            report = self.plane.take()
+            if report is not None:
+                self.chunks += report.chunks
+
+    def said(self, leg: int) -> Pcm:
+        """What went up."""
+        data = b"".join(chunk.payload for chunk in self.chunks if chunk.row == leg)
+        return g711.ULAW_TO_PCM[np.frombuffer(data, dtype=np.uint8)]
+
+    def heard(self, leg: int) -> Pcm:
+        """What was sent down."""
+        data = b"".join(packet[12:] for packet in self.wire.sent.get(leg, []))
+        return g711.ULAW_TO_PCM[np.frombuffer(data, dtype=np.uint8)]
+
+    def quality(self, leg: int) -> LegQuality:
+        self.plane.publish(leg)
+        return leg_quality(tuple(self.plane.stats[leg].tolist()))
