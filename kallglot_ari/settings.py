@@ -420,6 +420,13 @@ class StoreSettings(Section):
         return value
 
 
+class ConferenceSettings(Section):
+    """Calls of more than two parties in media mode."""
+
+    max_participants: int = Field(5, ge=2, le=50)
+    """Parties of one call at most; whoever would be one more is refused: KALLGLOT_STATUS=BUSY, or an error over the API."""
+
+
 class InterpreterSettings(Section):
     """The embedded Kallglot's engine."""
 
@@ -470,6 +477,7 @@ class Settings(Section):
     ari: AriSettings = AriSettings()
     kallglot: KallglotSettings = KallglotSettings()
     media: MediaSettings = MediaSettings()
+    conference: ConferenceSettings = ConferenceSettings()
     trunk: TrunkSettings = TrunkSettings()
     agi: AgiSettings = AgiSettings()
     ami: AmiSettings = AmiSettings()

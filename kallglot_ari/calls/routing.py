@@ -5,7 +5,7 @@ from __future__ import annotations
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.legs import Leg, Thing
-from kallglot_ari.calls.translating import agree, link_for, of_source
+from kallglot_ari.calls.translating import ALONE, agree, link_for, of_source
 
 ORIGINAL_DB = 0.0
 """A voice that is not translated is heard as it is."""
@@ -61,7 +61,7 @@ def _speaks(call: Call, leg: Leg, talking: list[Leg]) -> list[tuple[str, str, st
 def _hears(call: Call, leg: Leg, up: list[Leg]) -> list[tuple[str, str, tuple[str, ...]]]:
     """(leg, link, labels that it does not hear there): its own, and those of who speaks its language."""
     if len(up) == 1:
-        alone = not call.plan.agents and len(call.legs) == 1
+        alone = call.plan.request.mode in ALONE and len(call.legs) == 1
         link = link_for(call, leg, None)
         return [(leg.id, link.name, () if alone else (leg.speaker,))] if link is not None else []
     found: dict[str, tuple[str, str, tuple[str, ...]]] = {}

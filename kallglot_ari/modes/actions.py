@@ -86,6 +86,8 @@ class CallActions:
         self._speaks: dict[str, list[tuple[str, str]]] = {}
         """Leg → links and what it is called there."""
         self._hears: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+        self._originals: dict[tuple[str, str], float] = {}
+        """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
         self._capture: CaptureFile | None = None
@@ -108,13 +110,21 @@ class CallActions:
                     flow.resume()
                 else:
                     flow.pause()
-            case c.Hear() if flow := self._flows.get(command.leg):
-                if other := self._flows.get(command.other):
-                    flow.hear(other.id, command.gain_db)
+            case c.Hear():
+                if command.gain_db is None:
+                    self._originals.pop((command.leg, command.other), None)
+                else:
+                    self._originals[command.leg, command.other] = command.gain_db
+                self._hear(command.leg, command.other)
             case c.Publish():
                 self._publish(command)
             case _:
                 pass
+
+    def _hear(self, leg: str, other: str) -> None:
+        """Tell the flows, if both are there; when one comes later it is told then."""
+        if leg in self._flows and other in self._flows:
+            self._flows[leg].hear(self._flows[other].id, self._originals.get((leg, other)))
 
     def _route(self, command: c.Route) -> None:
         self._hears = command.hears
@@ -288,6 +298,9 @@ class CallActions:
             old.close()
         flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(leg.id, chunk))
         self._flows[command.leg] = flow
+        for pair in self._originals:
+            if command.leg in pair:
+                self._hear(*pair)
         self._write_down(flow, leg.speaker)
         external = self._plant.media.external
         if external.transport == "websocket":

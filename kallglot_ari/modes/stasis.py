@@ -21,7 +21,7 @@ from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant, captures
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
-from kallglot_ari.settings import KallglotSettings, MediaSettings, ServiceSettings
+from kallglot_ari.settings import ConferenceSettings, KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
 
 _log = get(__name__)
@@ -33,12 +33,19 @@ class StasisMode:
     """Turns ARI's events into those of calls, and callers into calls."""
 
     def __init__(
-        self, plant: Plant, service: ServiceSettings, kallglot: KallglotSettings, media: MediaSettings, prefix: str
+        self,
+        plant: Plant,
+        service: ServiceSettings,
+        kallglot: KallglotSettings,
+        media: MediaSettings,
+        conference: ConferenceSettings,
+        prefix: str,
     ) -> None:
         self._plant = plant
         self._service = service
         self._kallglot = kallglot
         self._media = media
+        self._conference = conference
         self._prefix = prefix
         self.calls = Registry(plant)
         self._contexts: dict[str, str] = {}
@@ -134,6 +141,11 @@ class StasisMode:
         if asked.join:
             self._join(channel, asked)
             return
+        if asked.participants > self._conference.max_participants:
+            most = self._conference.max_participants
+            _log.error("stasis_arguments_refused", channel=channel.name, error=f"participants: expected at most {most}")
+            self._send_back(channel.id, DialplanStatus.FAILED, "arguments")
+            return
         if self.full:
             _log.warning("call_refused", channel=channel.name, reason="draining" if self._draining else "max_calls")
             self._send_back(channel.id, DialplanStatus.BUSY, "draining" if self._draining else "max_calls")
@@ -156,6 +168,7 @@ class StasisMode:
                 speaker=asked.speaker or CUSTOMER,
                 on_unavailable=self._service.on_unavailable,
                 original_gain_db=self._media.original_gain_db,
+                max_parties=self._conference.max_participants,
             )
         )
 
@@ -171,6 +184,7 @@ class StasisMode:
             source_language=asked.source or self._kallglot.source_language,
             target_language=asked.target or self._kallglot.target_language,
             metadata={k: v for k, v in metadata.items() if v},
+            participants=asked.participants,
             from_uri=f"tel:{caller}" if caller.lstrip("+").isdigit() else "",
         )
 
@@ -260,6 +274,7 @@ class StasisMode:
             timeout=timeout,
             on_unavailable=self._service.on_unavailable,
             original_gain_db=self._media.original_gain_db,
+            max_parties=self._conference.max_participants,
             caller_id=caller_id,
         )
         if self.full:
