@@ -333,10 +333,24 @@ class Service:
         return self.stasis.calls.view(call_id) or self.trunk.call(call_id)
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
     ) -> CallView:
         return await self.stasis.originate(
-            customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout
+            customer=customer,
+            agent=agent,
+            source=source,
+            target=target,
+            caller_id=caller_id,
+            timeout=timeout,
+            only_humans=only_humans,
         )
 
     async def hangup(self, call_id: str) -> None:

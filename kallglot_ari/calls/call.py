@@ -33,6 +33,8 @@ class CallPlan:
     dial_customer: str = ""
     """Outbound: dial this endpoint first; the agents are dialled when it answers."""
     caller_id: str = ""
+    only_humans: bool = False
+    """Outbound: let go of an answering machine."""
 
 
 class Call:

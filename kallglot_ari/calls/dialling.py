@@ -14,6 +14,11 @@ BUSY_CAUSES = frozenset({17, 21})
 """Q.850: user busy, call rejected."""
 NO_ANSWER_CAUSES = frozenset({16, 18, 19, 26, 102})
 """Q.850: no user responding, no answer, and what Asterisk says of a dial that ran out of time."""
+SCREENING = ("kallglot-screening", "answered", "1")
+"""Context, extension and priority of asterisk-conf that tell people from machines."""
+SCREEN_SECONDS = 15.0
+MACHINE = "MACHINE"
+"""What Asterisk's AMD() says."""
 
 
 def dial(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candidate, list[c.Command]]:
@@ -45,6 +50,20 @@ def ring_agents(call: Call) -> list[c.Command]:
     commands.append(c.SetTimer(RING_TIMER, plan.timeout))
     commands.append(c.Publish("call.ringing", {"agents": list(plan.agents)}))
     return commands
+
+
+def screen(call: Call, candidate: Candidate) -> list[c.Command]:
+    """It answered; the dialplan finds out whether a person did, and gives it back to us."""
+    call.candidates[candidate.channel_id] = candidate
+    return [
+        c.ContinueInDialplan(candidate.channel_id, *SCREENING),
+        c.SetTimer(f"candidate.{candidate.channel_id}", SCREEN_SECONDS),
+    ]
+
+
+def machine_answered(call: Call, candidate: Candidate) -> list[c.Command]:
+    told = c.Publish("leg.machine", {"endpoint": candidate.endpoint})
+    return [told, c.Hangup(candidate.channel_id), *candidate_failed(call, candidate, 19)]
 
 
 def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
@@ -82,6 +101,8 @@ def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Com
     if leg.id in ("customer", "agent"):
         call.failures.append((cause, candidate.ringing))
         status = _status(call.failures)
+        if leg.id == "customer" and status is DialplanStatus.AGENTBUSY:
+            return told + finish(call, EndReason.CUSTOMER_HANGUP, DialplanStatus.BUSY)
         return told + finish(call, _REASONS[status], status)
     return told + remove(call, leg)
 

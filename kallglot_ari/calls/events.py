@@ -22,6 +22,8 @@ class ChannelEntered(Event):
 
     channel_id: str
     name: str = ""
+    screened: str = ""
+    """What the dialplan found out: HUMAN, MACHINE, NOTSURE or HANGUP; empty: it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)

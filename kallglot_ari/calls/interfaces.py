@@ -321,8 +321,18 @@ class CallControl(Protocol):
     def call(self, call_id: str) -> CallView | None: ...
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
-    ) -> CallView: ...
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
+    ) -> CallView:
+        """Dial the customer, then the agents. `only_humans`: an answering machine is let go."""
+        ...
 
     async def hangup(self, call_id: str) -> None: ...
 

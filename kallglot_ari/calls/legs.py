@@ -100,5 +100,7 @@ class Candidate:
     """Of who is dialled; empty: the leg's."""
     referrer: str = ""
     """The channel whose phone asked for the transfer and is told how it goes."""
+    screened: bool = True
+    """It need not be found out any more whether a person answers."""
     fetched: bool = False
     """It is not dialled but brought here from the dialplan."""

@@ -66,7 +66,9 @@ class CallMachine(Call):
         commands: list[c.Command] = [c.Publish("call.created", {"caller": plan.caller, "mode": plan.request.mode})]
         commands += self.link.start()
         if plan.dial_customer:
-            commands += dialling.dial(self, plan.dial_customer, "customer", plan.timeout)[1]
+            candidate, dialled = dialling.dial_for(self, plan.dial_customer, "customer", plan.timeout)
+            candidate.screened = not plan.only_humans
+            commands += dialled
             self.state = CallState.RINGING
         else:
             customer.channel_id, customer.channel_name, customer.up = plan.customer_channel, plan.customer_name, True
@@ -157,6 +159,10 @@ class CallMachine(Call):
             return [c.Hangup(event.channel_id)]
         if candidate is None or not self.active:
             return []
+        if not candidate.screened and event.screened == "":
+            return dialling.screen(self, candidate)
+        if not candidate.screened and event.screened == dialling.MACHINE:
+            return dialling.machine_answered(self, candidate)
         return dialling.answered(self, candidate, event.name)
 
     def _left(self, event: e.ChannelLeft) -> list[c.Command]:

@@ -77,6 +77,12 @@ def parse(arguments: tuple[str, ...]) -> StasisArguments:
     return parsed
 
 
+def screened(arguments: tuple[str, ...]) -> str:
+    """What the dialplan found out of who answered, in ``screened=STATUS``; empty when it was not asked."""
+    found = next((a.partition("=")[2] for a in arguments if a.startswith("screened=")), None)
+    return "" if found is None else found or "NOTSURE"
+
+
 def _show(text: str) -> str:
     return repr(text[:40])
 

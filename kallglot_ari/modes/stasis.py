@@ -118,7 +118,7 @@ class StasisMode:
             return
         self._transfers.watch(channel)
         if runner is not None:
-            runner.post(e.ChannelEntered(channel.id, channel.name))
+            runner.post(e.ChannelEntered(channel.id, channel.name, dialplan.screened(event.args)))
         elif channel.id.startswith("kg-"):
             self._tasks.spawn(self._remove_channel(channel.id), name="remove")
         else:
@@ -257,7 +257,15 @@ class StasisMode:
     # --- what people ask ---------------------------------------------------------------------------------------------
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
     ) -> CallView:
         """Dial the customer, then the agents, and translate. :raises UsageError:"""
         plan = CallPlan(
@@ -276,6 +284,7 @@ class StasisMode:
             original_gain_db=self._media.original_gain_db,
             max_parties=self._conference.max_participants,
             caller_id=caller_id,
+            only_humans=only_humans,
         )
         if self.full:
             raise ServiceBusy("this service takes no more calls at the moment")

@@ -59,6 +59,7 @@ class CallsApi:
                 "target": fields.language,
                 "caller_id": fields.caller_id,
                 "timeout": fields.seconds(1, 300),
+                "only_humans": fields.flag,
             },
         )
         source, target = self._defaults

@@ -121,6 +121,12 @@ def address(param: str, value: Any) -> str:
     return _text(param, value, "a number or URI of at most 512 characters without control characters", _ADDRESS)
 
 
+def flag(param: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise invalid(param, f"{param}: expected true or false, found {shown(value)}")
+    return value
+
+
 def seconds(low: float, high: float) -> Check:
     """A check for a duration between `low` and `high` seconds."""
 

@@ -446,6 +446,34 @@ def test_outbound_customer_does_not_answer() -> None:
     s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
 
 
+@pytest.mark.parametrize("found", ["HUMAN", "NOTSURE", "MACHINE"])
+def test_outbound_to_people_only(found: str) -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer", only_humans=True))
+    s.done()
+    s.kallglot_up()
+    customer = s.agent_answers(0)
+    assert c.ContinueInDialplan(customer, "kallglot-screening", "answered", "1") in s.all
+    s.feed(e.ChannelLeft(customer))
+    s.done()
+    assert len(s.asked(c.Dial)) == 1, "the agents are not dialled yet"
+    s.feed(e.ChannelEntered(customer, "PJSIP/customer-1", found))
+    if found == "MACHINE":
+        assert s.asked(c.Hangup, lambda x: x.channel_id == customer)
+        s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
+        return
+    s.agent_answers(1)
+    s.done()
+    assert s.machine.state == "active"
+
+
+def test_outbound_customer_is_busy() -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer"))
+    s.done()
+    s.kallglot_up()
+    s.feed(e.ChannelGone(s.one(c.Dial).channel_id, 17))
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.BUSY)
+
+
 def test_events_that_come_late_or_twice_mean_nothing() -> None:
     s = Script()
     agent = s.talking()

@@ -178,7 +178,8 @@ class World:
                 self.feed(e.ChannelRinging(channel))
             case _:
                 self.dialplan.discard(channel)
-                self.feed(e.ChannelEntered(channel, "answered"))
+                said = self.draw.draw(st.sampled_from(["", "HUMAN", "MACHINE"]))
+                self.feed(e.ChannelEntered(channel, "answered", said))
 
     def ask(self) -> None:
         draw = self.draw.draw
@@ -251,6 +252,7 @@ def test_nothing_is_left_whatever_happens(data: st.DataObject) -> None:
         original_gain_db=data.draw(st.sampled_from([None, -12.0])),
         customer_channel="" if outbound else CALLER,
         dial_customer="PJSIP/0" if outbound else "",
+        only_humans=data.draw(st.booleans()),
     )
     world = World(data, CallMachine(call, 0.0, EPOCH))
     for _ in range(data.draw(st.integers(0, 60))):

@@ -57,11 +57,20 @@ class FakeControl:
         return self.live.get(call_id)
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
     ) -> CallView:
         self._note(
             "originate",
             customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout,
+            only_humans=only_humans,
         )  # fmt: skip
         call = self.live["c9"] = a_call("c9", "ringing", source_language=source, target_language=target)
         return call

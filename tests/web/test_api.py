@@ -87,7 +87,7 @@ class TestControl:
                 "caller_id": "Zoë <+4930>", "timeout": 20}  # fmt: skip
         status, answer, response = await site.ask("POST", "/api/v1/calls", json=body)
         assert (status, answer["id"], response.headers["Location"]) == (201, "c9", "/api/v1/calls/c9")
-        assert site.control.asked == [("originate", {**body, "timeout": 20.0})]
+        assert site.control.asked == [("originate", {**body, "timeout": 20.0, "only_humans": False})]
 
     async def test_originate_with_the_settings_languages(self, make_site: Make) -> None:
         site = await make_site(languages=("tr", "de"))
