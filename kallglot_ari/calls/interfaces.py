@@ -89,6 +89,10 @@ class Flow(Protocol):
         """Start the uplink again, without what was said meanwhile."""
         ...
 
+    def interruptible(self, then: Callable[[], None] | None) -> None:
+        """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
+        ...
+
     def hear(self, other: str, gain_db: float | None) -> None:
         """Let this leg hear flow `other`'s own voice at `gain_db`; None = not at all."""
         ...

@@ -53,6 +53,7 @@ class Leg:
     in_bridge_done: str = ""
     """The bridge that Asterisk confirmed."""
     uplink_on: bool = True
+    interruptible: bool = False
     music_on: bool = False
     originals: dict[str, float] = field(default_factory=dict)
 

@@ -27,6 +27,10 @@ def reconcile(call: Call) -> list[c.Command]:
         if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on != bool(said):
             leg.uplink_on = bool(said)
             commands.append(c.Uplink(leg.id, leg.uplink_on))
+        alone = len(up) == 1 and call.plan.request.mode in ALONE
+        if leg.interruptible != alone:
+            leg.interruptible = alone
+            commands.append(c.Interruptible(leg.id, alone))
         music = not leg.held and not call.direct and (lonely or leg not in talking)
         if leg.music_on != music:
             leg.music_on = music

@@ -74,7 +74,9 @@ def reconcile(call: Call) -> list[c.Command]:
             call.links.append(link)
             commands += link.start()
         needed.append(link)
-    settled = len(call.parties) == len(people) > 1 and not call.candidates
+    if len(people) == 1 and (alone := link_for(call, people[0], None)) is not None:
+        needed.append(alone)
+    settled = len(call.parties) == len(people) and not call.candidates and (needed or len(people) > 1)
     if settled and all(link.state is LinkState.OPEN for link in needed):
         for link in _open(call):
             if link not in needed:

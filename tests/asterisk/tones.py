@@ -70,14 +70,14 @@ async def hears(phone: Phone, wanted: set[float], *, timeout: float = 12, second
     while True:
         await asyncio.sleep(0.2)
         heard = phone.recording.since(time.monotonic() - seconds - 0.1)
-        there = {hz for hz in KNOWN | wanted if _share(heard.samples, heard.rate, hz) > 0.03}
+        there = {hz for hz in KNOWN | wanted if share(heard.samples, heard.rate, hz) > 0.03}
         if there == wanted and len(heard.samples) > 0.8 * seconds * heard.rate:
             return
         if time.monotonic() > deadline:
             raise AssertionError(f"{phone.name} should hear {sorted(wanted)} Hz, hears {sorted(there)} Hz")
 
 
-def _share(pcm: Pcm, rate: int, hz: float) -> float:
+def share(pcm: Pcm, rate: int, hz: float) -> float:
     """How much of the power lies at `hz` in most windows of 50 ms."""
     if len(pcm) < rate // 20 or not np.any(pcm):
         return 0.0

@@ -47,7 +47,7 @@ class World:
                 self.timers.add(command.name)
             elif isinstance(command, c.CancelTimer):
                 self.timers.discard(command.name)
-            elif not isinstance(command, c.Publish | c.Uplink | c.Hear | c.Route | c.Finish):
+            elif not isinstance(command, c.Publish | c.Uplink | c.Interruptible | c.Hear | c.Route | c.Finish):
                 self.lanes.setdefault(command.lane, []).append(command)
 
     def check(self, command: c.Command) -> None:
