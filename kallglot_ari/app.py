@@ -171,7 +171,7 @@ class Service:
             self.clock,
             s.debug,
         )
-        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, prefix)
+        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix)
         await self.ari.start(self.stasis.on_event)
         self._on_stop("ARI", self.ari.close)
         self._on_stop("calls", self.stasis.close)

@@ -33,6 +33,10 @@ class CallPlan:
     dial_customer: str = ""
     """Outbound: dial this endpoint first; the agents are dialled when it answers."""
     caller_id: str = ""
+    features: tuple[tuple[str, str], ...] = ()
+    """Codes that parties may dial, and what they do: repeat, original, human."""
+    human: str = ""
+    """Endpoint that `human` dials."""
     only_humans: bool = False
     """Outbound: let go of an answering machine."""
 
@@ -59,6 +63,8 @@ class Call:
         """What was asked for last."""
         self.consulting: tuple[str, str] | None = None
         """A transfer with consultation: the leg that leaves when it is done, and the leg that stays; the others wait."""
+        self.human = ""
+        """Leg of the person that somebody asked for."""
         self.unwanted: set[str] = set()
         """Channels that are on their way to us and not needed any more."""
         self.ringing_told = False

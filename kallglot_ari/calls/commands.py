@@ -178,6 +178,13 @@ class Interruptible(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Repeat(Command):
+    """Say the last translation to a leg again."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hear(Command):
     """Let `leg` hear `other`'s own voice at `gain_db`, or (None) not."""
 

@@ -70,6 +70,8 @@ class DtmfReceived(Event):
     channel_id: str
     digit: str
     duration_ms: int = 100
+    ended_at: float = 0.0
+    """By Asterisk's clock, in seconds; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,12 @@ class Leg:
     """The bridge that Asterisk confirmed."""
     uplink_on: bool = True
     interruptible: bool = False
+    digits: str = ""
+    """Dialled, and perhaps the beginning of a code."""
+    last_digit: tuple[str, float] = ("", 0.0)
+    """The digit, and when it ended by Asterisk's clock."""
+    original_db: float | None = None
+    """How loud it hears others' own voices; None: as the call was set up, -inf: not at all."""
     music_on: bool = False
     originals: dict[str, float] = field(default_factory=dict)
 

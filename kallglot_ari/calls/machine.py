@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls import dialling, placing, routing, transfers, translating
+from kallglot_ari.calls import dialling, features, placing, routing, transfers, translating
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call, CallPlan
 from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove
@@ -37,7 +37,7 @@ class CallMachine(Call):
             e.HangupRequested: self._hangup_requested,
             e.ChannelRinging: self._ringing,
             e.BridgeGone: self._bridge_gone,
-            e.DtmfReceived: self._dtmf,
+            e.DtmfReceived: lambda ev: features.dialled(self, ev),
             e.HoldChanged: self._hold,
             e.Done: self._done,
             e.Failed: self._failed,
@@ -203,18 +203,6 @@ class CallMachine(Call):
             c.Publish("leg.ringing", {"endpoint": candidate.endpoint}),
         ]
 
-    def _dtmf(self, event: e.DtmfReceived) -> list[c.Command]:
-        leg = self.leg_of(event.channel_id)
-        if leg is None or not leg.up or not self.active:
-            return []
-        at = self.wall.isoformat().replace("+00:00", "Z")
-        self.dtmf.append({"speaker": leg.speaker, "digit": event.digit, "at": at})
-        del self.dtmf[:-100]
-        commands: list[c.Command] = [c.Publish("dtmf", {"speaker": leg.speaker, "digit": event.digit})]
-        if self.direct:
-            return commands  # in one bridge, Asterisk passes it on
-        return commands + [c.SendDtmf(other.channel_id, event.digit) for other in self.parties if other is not leg]
-
     def _hold(self, event: e.HoldChanged) -> list[c.Command]:
         leg = self.leg_of(event.channel_id)
         if leg is None or leg.held == event.held:
@@ -289,6 +277,8 @@ class CallMachine(Call):
                 return translating.not_ready(self)
             case name if name.startswith("link."):
                 return [x for link in self.links for x in link.timer(name)]
+            case name if name.startswith(features.DIGITS_TIMER):
+                return features.waited(self, name)
             case name if name.startswith("candidate."):
                 candidate = self.candidates.get(name.removeprefix("candidate."))
                 if candidate is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.features import OFF
 from kallglot_ari.calls.legs import Leg, Thing
 from kallglot_ari.calls.translating import ALONE, agree, link_for, of_source
 
@@ -85,8 +86,9 @@ def _originals(call: Call, leg: Leg, talking: list[Leg]) -> list[c.Command]:
         for other in talking:
             if other is leg:
                 continue
-            gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else call.plan.original_gain_db
-            if gain is not None:
+            wished = call.plan.original_gain_db if leg.original_db is None else leg.original_db
+            gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else wished
+            if gain is not None and gain > OFF:
                 wanted[other.id] = gain
     commands: list[c.Command] = [c.Hear(leg.id, other, None) for other in leg.originals if other not in wanted]
     commands += [c.Hear(leg.id, other, gain) for other, gain in wanted.items() if leg.originals.get(other) != gain]

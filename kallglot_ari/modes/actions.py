@@ -43,6 +43,8 @@ TURNS_WAITING = 200
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
 CONTEXT_MAX = 500
 """Characters of a metadata value."""
+REPEAT_MAX = 20 * 16000
+"""Bytes of the last translation that are kept for being said again: 20 s of 8 kHz, 10 s of 16 kHz PCM."""
 ANSWER_GAP = 0.3
 """Seconds without speech after which what comes from Kallglot is a new answer."""
 SAVE_AFTER = 1.0
@@ -96,6 +98,7 @@ class CallActions:
         self._interruptible: set[str] = set()
         self._cut_off: dict[str, float] = {}
         """Leg → when it was last sent speech of an answer that it interrupted; what follows at once is the rest of that answer."""
+        self._last_said: dict[str, deque[StreamSpeech]] = {}
         self._originals: dict[tuple[str, str], float] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
@@ -123,6 +126,8 @@ class CallActions:
                 (self._interruptible.add if command.on else self._interruptible.discard)(command.leg)
                 if flow := self._flows.get(command.leg):
                     flow.interruptible(partial(self._interrupted, command.leg) if command.on else None)
+            case c.Repeat():
+                self._repeat(command.leg)
             case c.Hear():
                 if command.gain_db is None:
                     self._originals.pop((command.leg, command.other), None)
@@ -415,6 +420,7 @@ class CallActions:
                         or self._is_cut_off(leg, event.received_at)
                     ):
                         continue
+                    self._keep(leg, event)
                     flow.play(f"{link}:{event.speaker}", event.audio, received_at=event.received_at)
             case StreamTranscript():
                 self._transcript(self._named(link, event.turn))
@@ -429,6 +435,20 @@ class CallActions:
                     self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass
+
+    def _keep(self, leg: str, event: StreamSpeech) -> None:
+        """Remember what was said to a leg last, bounded, in case it wants to hear it again."""
+        last = self._last_said.setdefault(leg, deque())
+        if last and event.received_at - last[-1].received_at > ANSWER_GAP:
+            last.clear()
+        last.append(event)
+        while sum(len(piece.audio.payload) for piece in last) > REPEAT_MAX:
+            last.popleft()
+
+    def _repeat(self, leg: str) -> None:
+        if flow := self._flows.get(leg):
+            for piece in self._last_said.get(leg, ()):
+                flow.play("repeat", piece.audio)
 
     def _interrupted(self, leg: str) -> None:
         """The party spoke into an answer; the media have dropped what was there of it."""

@@ -21,7 +21,7 @@ from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant, captures
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
-from kallglot_ari.settings import ConferenceSettings, KallglotSettings, MediaSettings, ServiceSettings
+from kallglot_ari.settings import ConferenceSettings, FeatureSettings, KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
 
 _log = get(__name__)
@@ -39,6 +39,7 @@ class StasisMode:
         kallglot: KallglotSettings,
         media: MediaSettings,
         conference: ConferenceSettings,
+        features: FeatureSettings,
         prefix: str,
     ) -> None:
         self._plant = plant
@@ -46,6 +47,7 @@ class StasisMode:
         self._kallglot = kallglot
         self._media = media
         self._conference = conference
+        self._features = features
         self._prefix = prefix
         self.calls = Registry(plant)
         self._contexts: dict[str, str] = {}
@@ -91,7 +93,8 @@ class StasisMode:
             case m.Dial() if event.dialstatus in ("RINGING", "PROGRESS"):
                 self._post(event.peer.id, e.ChannelRinging(event.peer.id))
             case m.ChannelDtmfReceived():
-                self._post(event.channel.id, e.DtmfReceived(event.channel.id, event.digit, event.duration_ms))
+                at = event.timestamp.timestamp() if event.timestamp else 0.0
+                self._post(event.channel.id, e.DtmfReceived(event.channel.id, event.digit, event.duration_ms, at))
             case m.ChannelHold():
                 self._post(event.channel.id, e.HoldChanged(event.channel.id, True))
             case m.ChannelUnhold():
@@ -169,6 +172,8 @@ class StasisMode:
                 on_unavailable=self._service.on_unavailable,
                 original_gain_db=self._media.original_gain_db,
                 max_parties=self._conference.max_participants,
+                features=self._features.codes,
+                human=self._features.human_endpoint,
             )
         )
 
@@ -283,6 +288,8 @@ class StasisMode:
             on_unavailable=self._service.on_unavailable,
             original_gain_db=self._media.original_gain_db,
             max_parties=self._conference.max_participants,
+            features=self._features.codes,
+            human=self._features.human_endpoint,
             caller_id=caller_id,
             only_humans=only_humans,
         )

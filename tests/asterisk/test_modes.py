@@ -134,3 +134,38 @@ async def test_nobody_takes_over(stage: Stage) -> None:
     await first.speak("agent", tone(ANSWER_HZ, 2, 8000), burst=True)
     await hears(caller, {ANSWER_HZ}, seconds=0.3)
     await stage.over(caller)
+
+
+async def test_feature_codes_and_digits(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> None:
+    """Codes do something for who dials them and reach nobody else; other digits reach the other party, mid-translation too."""
+    features = {"repeat": "*1", "original": "*2", "human": "*9", "human_endpoint": "PJSIP/agent2"}
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk22, tmp_path, double, features=features)) as service,
+    ):
+        stage = Stage(asterisk22, double, service, phones)
+        customer, agent = await stage.call()
+        session = await double.wait_session()
+        await session.wait_audio("customer", 0.3)
+        await session.speak("agent", tone(ANSWER_HZ, 2.5, 8000), burst=True)
+        await hears(customer, {ANSWER_HZ}, seconds=0.3)
+        await customer.dtmf("57")
+        await agent.wait_dtmf("57")
+        await agent.dtmf("8")
+        await customer.wait_dtmf("8")
+        await hears(customer, set())
+        await customer.dtmf("*1")
+        await hears(customer, {ANSWER_HZ}, seconds=0.3)
+        await hears(customer, set())
+        await customer.dtmf("*2")
+        await hears(customer, {HZ["agent"]})
+        await customer.dtmf("*2")
+        await hears(customer, set())
+        helper = await stage.phone("agent2", on_call=0.1)
+        await customer.dtmf("*9")
+        await helper.wait_state("CONFIRMED")
+        await stage.active(3)
+        assert [digit for digit, _ in agent.calls[-1].dtmf] == ["5", "7"]
+        await agent.hangup()
+        await stage.over(customer)
+        assert double.violations == []

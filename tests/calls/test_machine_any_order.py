@@ -47,7 +47,9 @@ class World:
                 self.timers.add(command.name)
             elif isinstance(command, c.CancelTimer):
                 self.timers.discard(command.name)
-            elif not isinstance(command, c.Publish | c.Uplink | c.Interruptible | c.Hear | c.Route | c.Finish):
+            elif not isinstance(
+                command, c.Publish | c.Uplink | c.Interruptible | c.Repeat | c.Hear | c.Route | c.Finish
+            ):
                 self.lanes.setdefault(command.lane, []).append(command)
 
     def check(self, command: c.Command) -> None:
@@ -168,7 +170,7 @@ class World:
             case 2:
                 self.feed(e.HoldChanged(channel, self.draw.draw(st.booleans())))
             case 3:
-                self.feed(e.DtmfReceived(channel, "1"))
+                self.feed(e.DtmfReceived(channel, self.draw.draw(st.sampled_from("*129"))))
             case 4 if self.bridges:
                 bridge = self.draw.draw(st.sampled_from(sorted(self.bridges)))
                 self.bridges.discard(bridge)
@@ -252,6 +254,8 @@ def test_nothing_is_left_whatever_happens(data: st.DataObject) -> None:
         original_gain_db=data.draw(st.sampled_from([None, -12.0])),
         customer_channel="" if outbound else CALLER,
         dial_customer="PJSIP/0" if outbound else "",
+        features=(("*1", "repeat"), ("*2", "original"), ("*9", "human")),
+        human="PJSIP/7",
         only_humans=data.draw(st.booleans()),
     )
     world = World(data, CallMachine(call, 0.0, EPOCH))
