@@ -367,6 +367,32 @@ class Service:
     async def drop(self, call_id: str, *, party: str) -> None:
         await self.stasis.drop(call_id, party=party)
 
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        return await self.stasis.supervise(
+            call_id,
+            endpoint=endpoint,
+            mode=mode,
+            hear=hear,
+            translated=translated,
+            language=language,
+            speaker=speaker,
+        )
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None:
+        await self.stasis.change_supervision(call_id, speaker=speaker, mode=mode, hear=hear, translated=translated)
+
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self.stasis.dtmf(call_id, party=party, digits=digits)
 

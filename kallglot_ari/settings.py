@@ -382,6 +382,8 @@ class WebSettings(Section):
     """TCP port; 0 = any free one. Plain HTTP: put a TLS proxy in front of it outside a trusted network."""
     token: SecretStr = SecretStr("")
     """Bearer token of /api and /pbx; needed to bind anything but loopback."""
+    supervisor_token: SecretStr = SecretStr("")
+    """Bearer token of /api/v1/calls/{id}/supervise alone, which nothing else opens; empty: nobody may listen in."""
     allowed_ips: tuple[str, ...] = ()
     """Addresses or networks that may connect; empty: any."""
     webhook_secret: SecretStr = SecretStr("")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls.legs import Candidate, Leg
+from kallglot_ari.calls.legs import Candidate, Leg, Role
 from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.model import CUSTOMER, CallState, CallView, DialplanStatus, EndReason, LegView, SessionRequest
 
@@ -84,12 +84,17 @@ class Call:
 
     @property
     def parties(self) -> list[Leg]:
-        """The legs whose party is there."""
-        return [leg for leg in self.legs.values() if leg.up]
+        """The legs whose party is there; supervisors are none."""
+        return [leg for leg in self.legs.values() if leg.up and leg.role is Role.PARTY]
+
+    @property
+    def supervisors(self) -> list[Leg]:
+        """Legs that only listen or whisper, there or being dialled."""
+        return [leg for leg in self.legs.values() if leg.role is not Role.PARTY]
 
     @property
     def full(self) -> bool:
-        return len(self.legs) >= self.plan.max_parties
+        return len(self.legs) - len(self.supervisors) >= self.plan.max_parties
 
     def parked(self, leg: Leg) -> bool:
         """Waits while two others consult."""
@@ -189,7 +194,11 @@ class Call:
             dtmf=list(self.dtmf),
             degraded=self.problem if self.direct and self.active else "",
             legs=[
-                LegView(g.speaker, g.channel_id, g.channel_name, g.state.value, g.language, g.held)
+                LegView(g.speaker, g.channel_id, g.channel_name, g.state.value, g.language, g.held, role=_role(g))
                 for g in self.legs.values()
             ],
         )
+
+
+def _role(leg: Leg) -> str:
+    return "party" if leg.role is Role.PARTY else leg.role.value

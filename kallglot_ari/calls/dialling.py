@@ -7,7 +7,7 @@ from typing import Final
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.ending import RING_TIMER, finish, remove, without
-from kallglot_ari.calls.legs import Candidate
+from kallglot_ari.calls.legs import Candidate, Role
 from kallglot_ari.calls.model import AGENT, CallState, DialplanStatus, EndReason
 
 BUSY_CAUSES = frozenset({17, 21})
@@ -78,7 +78,13 @@ def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
     commands.append(c.Publish("leg.joined", {"speaker": leg.speaker, "channel": name}))
     if leg.id == "customer" and call.plan.dial_customer and call.answered_at is None and "agent" not in call.legs:
         commands += ring_agents(call)
-    elif call.ringing_told and (customer := call.legs.get("customer")) and customer.up and not customer.in_bridge:
+    elif (
+        leg.role is Role.PARTY
+        and call.ringing_told
+        and (customer := call.legs.get("customer"))
+        and customer.up
+        and not customer.in_bridge
+    ):
         commands.append(c.Ring(customer.channel_id, on=False))
     return commands
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kallglot_ari.calls.commands import Command
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.model import Session
 
 
@@ -202,6 +203,29 @@ class PartyDropped(Event):
     """Let one party go; the others go on if they are two or more."""
 
     speaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuperviseAsked(Event):
+    """Dial a supervisor."""
+
+    endpoint: str
+    role: Role
+    hears_whom: str = "both"
+    translated: bool = False
+    language: str = ""
+    speaker: str = ""
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SuperviseChanged(Event):
+    """A supervisor goes on in another role."""
+
+    speaker: str
+    role: Role
+    hears_whom: str = "both"
+    translated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

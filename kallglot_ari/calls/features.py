@@ -6,7 +6,7 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.dialling import dial_for
-from kallglot_ari.calls.legs import Leg
+from kallglot_ari.calls.legs import Leg, Role
 
 DIGITS_TIMER = "digits."
 DIGIT_SECONDS = 2.0
@@ -19,7 +19,7 @@ ORIGINAL_DB = -15.0
 def dialled(call: Call, event: e.DtmfReceived) -> list[c.Command]:
     """A party pressed a key."""
     leg = call.leg_of(event.channel_id)
-    if leg is None or not leg.up or not call.active:
+    if leg is None or not leg.up or leg.role is not Role.PARTY or not call.active:
         return []
     if _again(leg, event):
         return []

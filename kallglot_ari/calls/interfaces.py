@@ -350,6 +350,24 @@ class CallControl(Protocol):
         """Let one party go; the call goes on if two or more remain."""
         ...
 
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        """Dial a supervisor: `listen`, `whisper` or `barge`."""
+        ...
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None: ...
+
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
 
     def capture(self, call_id: str, *, on: bool) -> Path:

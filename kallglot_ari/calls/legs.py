@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 from kallglot_ari.calls.model import LegState
 
@@ -21,6 +21,14 @@ class Thing(Enum):
     GONE = auto()
 
 
+class Role(StrEnum):
+    """What a leg is to its call."""
+
+    PARTY = "barge"
+    LISTEN = "listen"
+    WHISPER = "whisper"
+
+
 @dataclass(slots=True)
 class Leg:
     """A party: its channel, a mixing bridge of its own, and an external-media channel in that bridge."""
@@ -28,6 +36,12 @@ class Leg:
     id: str
     speaker: str
     language: str = ""
+    role: Role = Role.PARTY
+    supervises: bool = False
+    """It came as a supervisor, and may change its role."""
+    hears_whom: str = ""
+    """Of a supervisor: a speaker, or `both`."""
+    hears_translated: bool = False
     channel_id: str = ""
     channel_name: str = ""
     up: bool = False

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls import dialling, features, placing, routing, transfers, translating
+from kallglot_ari.calls import dialling, features, placing, routing, supervising, transfers, translating
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call, CallPlan
 from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove
@@ -53,6 +53,8 @@ class CallMachine(Call):
             e.DialplanAsked: lambda ev: transfers.to_dialplan(self, ev),
             e.PartyDropped: self._dropped,
             e.DtmfAsked: self._send_dtmf,
+            e.SuperviseAsked: lambda ev: supervising.asked(self, ev),
+            e.SuperviseChanged: lambda ev: supervising.changed(self, ev),
             e.PartyJoined: self._joined,
             e.PartyAsked: self._party_asked,
         }
@@ -126,7 +128,12 @@ class CallMachine(Call):
         """Notice that the call is answered, and that it is up."""
         commands: list[c.Command] = []
         up = self.parties
-        if self.answered_at is None and up and not self.waits_for_agent and len(up) == len(self.legs):
+        if (
+            self.answered_at is None
+            and up
+            and not self.waits_for_agent
+            and len(up) + len(self.supervisors) == len(self.legs)
+        ):
             self.answered_at, self.answered_wall = self.now, self.wall
             commands += [c.CancelTimer(RING_TIMER), c.Publish("call.answered", {})]
             commands += translating.wait_for_kallglot(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import supervising
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.features import OFF
 from kallglot_ari.calls.legs import Leg, Thing
@@ -37,6 +38,11 @@ def reconcile(call: Call) -> list[c.Command]:
             leg.music_on = music
             commands.append(c.MusicOnHold(leg.channel_id, music))
         commands += _originals(call, leg, talking)
+    for leg in call.supervisors:
+        if leg.up:
+            commands += _supervises(call, leg)
+            if leg.hears_translated and not call.direct:
+                hears += supervising.hears(call, leg)
     route = c.Route(tuple(speaks), tuple(hears))
     if route != call.route:
         call.route = route
@@ -90,6 +96,22 @@ def _originals(call: Call, leg: Leg, talking: list[Leg]) -> list[c.Command]:
             gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else wished
             if gain is not None and gain > OFF:
                 wanted[other.id] = gain
+    wanted |= {one.id: ORIGINAL_DB for one in supervising.whisper_to(call, leg)}
+    return _hear(leg, wanted)
+
+
+def _supervises(call: Call, leg: Leg) -> list[c.Command]:
+    """A supervisor's ears. When nobody translates, the first party's bridge has everybody's voice."""
+    commands: list[c.Command] = []
+    if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on:
+        leg.uplink_on = False
+        commands.append(c.Uplink(leg.id, False))
+    heard = call.parties[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
+    return commands + _hear(leg, {other.id: ORIGINAL_DB for other in heard})
+
+
+def _hear(leg: Leg, wanted: dict[str, float]) -> list[c.Command]:
+    """The difference between what a leg hears of others' own voices and what it should."""
     commands: list[c.Command] = [c.Hear(leg.id, other, None) for other in leg.originals if other not in wanted]
     commands += [c.Hear(leg.id, other, gain) for other, gain in wanted.items() if leg.originals.get(other) != gain]
     leg.originals = wanted

@@ -12,9 +12,10 @@ from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
-from kallglot_ari.calls.legs import Leg
+from kallglot_ari.calls.legs import Leg, Role
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
 from kallglot_ari.calls.runner import CallRunner
+from kallglot_ari.calls.supervising import EVERYBODY
 from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
@@ -350,6 +351,56 @@ class StasisMode:
         if runner.machine.leg_named(party) is None:
             raise UsageError(f"party: expected one of the call's parties, found {party!r}")
         runner.post(e.PartyDropped(party))
+
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        """Dial a supervisor into a call. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        role = Role(mode)
+        if role is Role.PARTY and runner.machine.full:
+            raise UsageError("mode: the call has as many parties as it may; whoever would break in is one more")
+        if len(runner.machine.supervisors) >= runner.machine.plan.max_parties:
+            raise UsageError("endpoint: the call has as many supervisors as it may")
+        self._heard(runner, hear)
+        runner.post(
+            e.SuperviseAsked(
+                dialplan.dial_string("endpoint", endpoint),
+                role,
+                hear,
+                translated,
+                dialplan.language("language", language) if language else "",
+                dialplan.speaker("speaker", speaker) if speaker else "",
+            )
+        )
+        return runner.machine.view()
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None:
+        """Let a supervisor go on in another way. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        leg = runner.machine.leg_named(speaker)
+        if leg is None or not leg.supervises:
+            raise UsageError(f"speaker: expected a supervisor of the call, found {speaker!r}")
+        if mode == Role.PARTY and leg.role is not Role.PARTY and runner.machine.full:
+            raise UsageError("mode: the call has as many parties as it may; whoever would break in is one more")
+        self._heard(runner, hear)
+        runner.post(e.SuperviseChanged(leg.speaker, Role(mode), hear, translated))
+
+    @staticmethod
+    def _heard(runner: CallRunner, hear: str) -> None:
+        parties = [leg.speaker for leg in runner.machine.parties]
+        if hear != EVERYBODY and hear not in parties:
+            raise UsageError(f"hear: expected both or one of {', '.join(parties)}, found {hear!r}")
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         """Send digits to a party. :raises LookupError: :raises UsageError:"""

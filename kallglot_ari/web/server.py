@@ -175,6 +175,8 @@ class WebServer:
             Route("DELETE", f"{one}/pcap", calls.end_capture, Access.TOKEN),
             Route("POST", f"{one}/legs", calls.add_leg, Access.TOKEN),
             Route("DELETE", f"{one}/legs/{{speaker}}", calls.drop_leg, Access.TOKEN),
+            Route("POST", f"{one}/supervise", calls.supervise, Access.SUPERVISOR),
+            Route("POST", f"{one}/supervise/{{speaker}}", calls.change_supervision, Access.SUPERVISOR),
             Route("GET", "/api/v1/events", self._streams.events, Access.TOKEN),
             Route("POST", "/pbx/incoming", pbx.incoming, Access.TOKEN, limited=True),
             Route("POST", "/pbx/hangup", pbx.hangup, Access.TOKEN, limited=True),

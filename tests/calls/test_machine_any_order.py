@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import Session
 from tests.calls.script import CALLER, plan
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ROLES = st.sampled_from(list(Role))
 LANGUAGES = st.sampled_from(["", "de", "en", "fr"])
 
 
@@ -186,7 +188,7 @@ class World:
     def ask(self) -> None:
         draw = self.draw.draw
         party = st.sampled_from(["agent", "customer", "party-3", "party-4"])
-        match draw(st.integers(0, 12)):
+        match draw(st.integers(0, 13)):
             case 0:
                 self.feed(e.HangupAsked())
             case 1 | 2 | 3:
@@ -217,6 +219,10 @@ class World:
                 self.feed(e.DialplanAsked(draw(party), "ctx", "100"))
             case 10:
                 self.feed(e.PartyDropped(draw(party)))
+            case 11:
+                self.feed(e.SuperviseAsked("PJSIP/6", draw(ROLES), translated=draw(st.booleans())))
+            case 12:
+                self.feed(e.SuperviseChanged("supervisor", draw(ROLES), draw(party)))
             case _:
                 self.feed(e.PartyJoined(self.another("17"), language=draw(LANGUAGES)))
 

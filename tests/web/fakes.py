@@ -89,6 +89,25 @@ class FakeControl:
     async def drop(self, call_id: str, *, party: str) -> None:
         self._note("drop", call_id=call_id, party=party)
 
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        self._note("supervise", call_id=call_id, endpoint=endpoint, mode=mode, hear=hear, translated=translated)
+        return self.live[call_id]
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None:
+        self._note("change_supervision", call_id=call_id, speaker=speaker, mode=mode, hear=hear, translated=translated)
+
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         self._note("dtmf", call_id=call_id, party=party, digits=digits)
 
