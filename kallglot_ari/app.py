@@ -171,7 +171,7 @@ class Service:
             self.clock,
             s.debug,
         )
-        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, prefix)
+        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix)
         await self.ari.start(self.stasis.on_event)
         self._on_stop("ARI", self.ari.close)
         self._on_stop("calls", self.stasis.close)
@@ -334,10 +334,24 @@ class Service:
         return self.stasis.calls.view(call_id) or self.trunk.call(call_id)
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
     ) -> CallView:
         return await self.stasis.originate(
-            customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout
+            customer=customer,
+            agent=agent,
+            source=source,
+            target=target,
+            caller_id=caller_id,
+            timeout=timeout,
+            only_humans=only_humans,
         )
 
     async def hangup(self, call_id: str) -> None:
@@ -353,6 +367,32 @@ class Service:
 
     async def drop(self, call_id: str, *, party: str) -> None:
         await self.stasis.drop(call_id, party=party)
+
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        return await self.stasis.supervise(
+            call_id,
+            endpoint=endpoint,
+            mode=mode,
+            hear=hear,
+            translated=translated,
+            language=language,
+            speaker=speaker,
+        )
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None:
+        await self.stasis.change_supervision(call_id, speaker=speaker, mode=mode, hear=hear, translated=translated)
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self.stasis.dtmf(call_id, party=party, digits=digits)

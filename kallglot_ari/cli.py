@@ -96,6 +96,7 @@ def _call(args: argparse.Namespace) -> int:
         target=args.target,
         caller_id=args.caller_id,
         timeout=args.timeout,
+        only_humans=args.only_humans,
     )
 
 
@@ -167,6 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     call.add_argument("--target", default="", help="the agent's language")
     call.add_argument("--caller-id", default="", help="what both see as the caller")
     call.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each to answer (30)")
+    call.add_argument("--only-humans", action="store_true", help="let go of an answering machine")
     for name, run, about in (
         ("bench", _bench, "load benchmarks"),
         ("models", _models, "the offline interpreter's models"),

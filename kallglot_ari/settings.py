@@ -387,6 +387,8 @@ class WebSettings(Section):
     """TCP port; 0 = any free one. Plain HTTP: put a TLS proxy in front of it outside a trusted network."""
     token: SecretStr = SecretStr("")
     """Bearer token of /api and /pbx; needed to bind anything but loopback."""
+    supervisor_token: SecretStr = SecretStr("")
+    """Bearer token of /api/v1/calls/{id}/supervise alone, which nothing else opens; empty: nobody may listen in."""
     allowed_ips: tuple[str, ...] = ()
     """Addresses or networks that may connect; empty: any."""
     webhook_secret: SecretStr = SecretStr("")
@@ -423,6 +425,42 @@ class StoreSettings(Section):
         if not value.startswith(("sqlite:///", "postgresql://")):
             raise ValueError("expected sqlite:///FILE or postgresql://…")
         return value
+
+
+class ConferenceSettings(Section):
+    """Calls of more than two parties in media mode."""
+
+    max_participants: int = Field(5, ge=2, le=50)
+    """Parties of one call at most; whoever would be one more is refused: KALLGLOT_STATUS=BUSY, or an error over the API."""
+
+
+FEATURE_CODE = r"^$|^\*[0-9#]{1,3}$"
+
+
+class FeatureSettings(Section):
+    """Codes that a party dials in the middle of a call (DTMF). A code is not passed on to the others; other digits are."""
+
+    repeat: str = Field("", pattern=FEATURE_CODE)
+    """Says the last translation again to who dials it, as `*1`; empty: no such code."""
+    original: str = Field("", pattern=FEATURE_CODE)
+    """Switches the others' own voices under the translation on or off, for who dials it, as `*2`; empty: no such code."""
+    human: str = Field("", pattern=FEATURE_CODE)
+    """Asks for a person: `human_endpoint` is dialled into the call, as `*9`; empty: no such code."""
+    human_endpoint: str = ""
+    """Whom `human` dials: a dial string such as `PJSIP/1001`; empty: nobody, but the event `human.asked` is told."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> FeatureSettings:
+        codes = [code for code in (self.repeat, self.original, self.human) if code]
+        for code in codes:
+            if sum(other.startswith(code) for other in codes) > 1:
+                raise ValueError(f"expected codes of which none begins another, found {code} twice")
+        return self
+
+    @property
+    def codes(self) -> tuple[tuple[str, str], ...]:
+        """(code, what it does)."""
+        return tuple((getattr(self, name), name) for name in ("repeat", "original", "human") if getattr(self, name))
 
 
 class InterpreterSettings(Section):
@@ -475,6 +513,8 @@ class Settings(Section):
     ari: AriSettings = AriSettings()
     kallglot: KallglotSettings = KallglotSettings()
     media: MediaSettings = MediaSettings()
+    conference: ConferenceSettings = ConferenceSettings()
+    features: FeatureSettings = FeatureSettings()
     trunk: TrunkSettings = TrunkSettings()
     agi: AgiSettings = AgiSettings()
     ami: AmiSettings = AmiSettings()
@@ -686,6 +726,7 @@ PATTERNS = {
     r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
     r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",
     r"^[A-Za-z0-9.\-:\[\]]{1,255}$": "a host, or host:port",
+    r"^$|^\*[0-9#]{1,3}$": "`*` and 1 to 3 digits, or nothing",
 }
 """What the patterns of the settings say, in words."""
 

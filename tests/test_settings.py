@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from kallglot_ari.errors import ConfigError
-from kallglot_ari.settings import SECTIONS, load, reached_at
+from kallglot_ari.settings import SECTIONS, FeatureSettings, load, reached_at
 
 DEFAULTS = """
 [service]
@@ -262,3 +263,10 @@ def test_any_value_in_any_place_is_taken_or_one_line(section: str, data: st.Data
         assert re.search(  # noqa: PT017 - both outcomes are right
             r"\b(expected|Input|needed|String|unknown)\b", str(error), re.IGNORECASE
         ), error
+
+
+def test_feature_codes_must_be_told_apart() -> None:
+    assert FeatureSettings(repeat="*1", human="*9").codes == (("*1", "repeat"), ("*9", "human"))
+    for wrong in ({"repeat": "1"}, {"repeat": "*1", "original": "*1"}, {"repeat": "*1", "original": "*12"}):
+        with pytest.raises(ValidationError):
+            FeatureSettings(**wrong)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls.legs import Candidate, Leg
+from kallglot_ari.calls.legs import Candidate, Leg, Role
 from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.model import CUSTOMER, CallState, CallView, DialplanStatus, EndReason, LegView, SessionRequest
 
@@ -33,6 +33,12 @@ class CallPlan:
     dial_customer: str = ""
     """Outbound: dial this endpoint first; the agents are dialled when it answers."""
     caller_id: str = ""
+    features: tuple[tuple[str, str], ...] = ()
+    """Codes that parties may dial, and what they do: repeat, original, human."""
+    human: str = ""
+    """Endpoint that `human` dials."""
+    only_humans: bool = False
+    """Outbound: let go of an answering machine."""
 
 
 class Call:
@@ -57,6 +63,8 @@ class Call:
         """What was asked for last."""
         self.consulting: tuple[str, str] | None = None
         """A transfer with consultation: the leg that leaves when it is done, and the leg that stays; the others wait."""
+        self.human = ""
+        """Leg of the person that somebody asked for."""
         self.unwanted: set[str] = set()
         """Channels that are on their way to us and not needed any more."""
         self.ringing_told = False
@@ -76,12 +84,17 @@ class Call:
 
     @property
     def parties(self) -> list[Leg]:
-        """The legs whose party is there."""
-        return [leg for leg in self.legs.values() if leg.up]
+        """The legs whose party is there; supervisors are none."""
+        return [leg for leg in self.legs.values() if leg.up and leg.role is Role.PARTY]
+
+    @property
+    def supervisors(self) -> list[Leg]:
+        """Legs that only listen or whisper, there or being dialled."""
+        return [leg for leg in self.legs.values() if leg.role is not Role.PARTY]
 
     @property
     def full(self) -> bool:
-        return len(self.legs) >= self.plan.max_parties
+        return len(self.legs) - len(self.supervisors) >= self.plan.max_parties
 
     def parked(self, leg: Leg) -> bool:
         """Waits while two others consult."""
@@ -181,7 +194,11 @@ class Call:
             dtmf=list(self.dtmf),
             degraded=self.problem if self.direct and self.active else "",
             legs=[
-                LegView(g.speaker, g.channel_id, g.channel_name, g.state.value, g.language, g.held)
+                LegView(g.speaker, g.channel_id, g.channel_name, g.state.value, g.language, g.held, role=_role(g))
                 for g in self.legs.values()
             ],
         )
+
+
+def _role(leg: Leg) -> str:
+    return "party" if leg.role is Role.PARTY else leg.role.value

@@ -170,6 +170,21 @@ class Uplink(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Interruptible(Command):
+    """Let a leg's party interrupt what is played to it by speaking, or (`on=False`) not."""
+
+    leg: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat(Command):
+    """Say the last translation to a leg again."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hear(Command):
     """Let `leg` hear `other`'s own voice at `gain_db`, or (None) not."""
 

@@ -7,13 +7,18 @@ from typing import Final
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.ending import RING_TIMER, finish, remove, without
-from kallglot_ari.calls.legs import Candidate
+from kallglot_ari.calls.legs import Candidate, Role
 from kallglot_ari.calls.model import AGENT, CallState, DialplanStatus, EndReason
 
 BUSY_CAUSES = frozenset({17, 21})
 """Q.850: user busy, call rejected."""
 NO_ANSWER_CAUSES = frozenset({16, 18, 19, 26, 102})
 """Q.850: no user responding, no answer, and what Asterisk says of a dial that ran out of time."""
+SCREENING = ("kallglot-screening", "answered", "1")
+"""Context, extension and priority of asterisk-conf that tell people from machines."""
+SCREEN_SECONDS = 15.0
+MACHINE = "MACHINE"
+"""What Asterisk's AMD() says."""
 
 
 def dial(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candidate, list[c.Command]]:
@@ -47,6 +52,20 @@ def ring_agents(call: Call) -> list[c.Command]:
     return commands
 
 
+def screen(call: Call, candidate: Candidate) -> list[c.Command]:
+    """It answered; the dialplan finds out whether a person did, and gives it back to us."""
+    call.candidates[candidate.channel_id] = candidate
+    return [
+        c.ContinueInDialplan(candidate.channel_id, *SCREENING),
+        c.SetTimer(f"candidate.{candidate.channel_id}", SCREEN_SECONDS),
+    ]
+
+
+def machine_answered(call: Call, candidate: Candidate) -> list[c.Command]:
+    told = c.Publish("leg.machine", {"endpoint": candidate.endpoint})
+    return [told, c.Hangup(candidate.channel_id), *candidate_failed(call, candidate, 19)]
+
+
 def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
     """A candidate answered: it is the leg's party now, and the others are let go."""
     leg = call.legs[candidate.leg]
@@ -59,7 +78,13 @@ def answered(call: Call, candidate: Candidate, name: str) -> list[c.Command]:
     commands.append(c.Publish("leg.joined", {"speaker": leg.speaker, "channel": name}))
     if leg.id == "customer" and call.plan.dial_customer and call.answered_at is None and "agent" not in call.legs:
         commands += ring_agents(call)
-    elif call.ringing_told and (customer := call.legs.get("customer")) and customer.up and not customer.in_bridge:
+    elif (
+        leg.role is Role.PARTY
+        and call.ringing_told
+        and (customer := call.legs.get("customer"))
+        and customer.up
+        and not customer.in_bridge
+    ):
         commands.append(c.Ring(customer.channel_id, on=False))
     return commands
 
@@ -82,6 +107,8 @@ def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Com
     if leg.id in ("customer", "agent"):
         call.failures.append((cause, candidate.ringing))
         status = _status(call.failures)
+        if leg.id == "customer" and status is DialplanStatus.AGENTBUSY:
+            return told + finish(call, EndReason.CUSTOMER_HANGUP, DialplanStatus.BUSY)
         return told + finish(call, _REASONS[status], status)
     return told + remove(call, leg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
-from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Thing
+from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Role, Thing
 from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason
 
 RING_TIMER = "ring"
@@ -57,6 +57,8 @@ def party_gone(call: Call, leg: Leg) -> list[c.Command]:
     for candidate in call.candidates.values():
         if candidate.referrer == leg.channel_id:
             candidate.referrer = ""
+    if leg.role is not Role.PARTY:
+        return told + remove(call, leg)
     if call.consulting is not None and leg.id == call.consulting[0]:
         told += _consulted_takes_over(call, leg)
     if call.parties and any(cand.leg == leg.id and cand.replaces for cand in call.candidates.values()):
@@ -105,7 +107,7 @@ def _only_consulting(call: Call, leg: Leg) -> bool:
     return (
         consulting is not None
         and leg.id not in consulting
-        and all(other.id in consulting for other in call.legs.values() if other is not leg)
+        and all(other.id in consulting for other in call.legs.values() if other is not leg and other.role is Role.PARTY)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kallglot_ari.calls.commands import Command
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.model import Session
 
 
@@ -22,6 +23,8 @@ class ChannelEntered(Event):
 
     channel_id: str
     name: str = ""
+    screened: str = ""
+    """What the dialplan found out: HUMAN, MACHINE, NOTSURE or HANGUP; empty: it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class DtmfReceived(Event):
     channel_id: str
     digit: str
     duration_ms: int = 100
+    ended_at: float = 0.0
+    """By Asterisk's clock, in seconds; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +203,29 @@ class PartyDropped(Event):
     """Let one party go; the others go on if they are two or more."""
 
     speaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuperviseAsked(Event):
+    """Dial a supervisor."""
+
+    endpoint: str
+    role: Role
+    hears_whom: str = "both"
+    translated: bool = False
+    language: str = ""
+    speaker: str = ""
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SuperviseChanged(Event):
+    """A supervisor goes on in another role."""
+
+    speaker: str
+    role: Role
+    hears_whom: str = "both"
+    translated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,10 @@ class Flow(Protocol):
         """Start the uplink again, without what was said meanwhile."""
         ...
 
+    def interruptible(self, then: Callable[[], None] | None) -> None:
+        """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
+        ...
+
     def hear(self, other: str, gain_db: float | None) -> None:
         """Let this leg hear flow `other`'s own voice at `gain_db`; None = not at all."""
         ...
@@ -321,8 +325,18 @@ class CallControl(Protocol):
     def call(self, call_id: str) -> CallView | None: ...
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
-    ) -> CallView: ...
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
+    ) -> CallView:
+        """Dial the customer, then the agents. `only_humans`: an answering machine is let go."""
+        ...
 
     async def hangup(self, call_id: str) -> None: ...
 
@@ -335,6 +349,24 @@ class CallControl(Protocol):
     async def drop(self, call_id: str, *, party: str) -> None:
         """Let one party go; the call goes on if two or more remain."""
         ...
+
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        """Dial a supervisor: `listen`, `whisper` or `barge`."""
+        ...
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None: ...
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
 

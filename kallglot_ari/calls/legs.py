@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 from kallglot_ari.calls.model import LegState
 
@@ -21,6 +21,14 @@ class Thing(Enum):
     GONE = auto()
 
 
+class Role(StrEnum):
+    """What a leg is to its call."""
+
+    PARTY = "barge"
+    LISTEN = "listen"
+    WHISPER = "whisper"
+
+
 @dataclass(slots=True)
 class Leg:
     """A party: its channel, a mixing bridge of its own, and an external-media channel in that bridge."""
@@ -28,6 +36,12 @@ class Leg:
     id: str
     speaker: str
     language: str = ""
+    role: Role = Role.PARTY
+    supervises: bool = False
+    """It came as a supervisor, and may change its role."""
+    hears_whom: str = ""
+    """Of a supervisor: a speaker, or `both`."""
+    hears_translated: bool = False
     channel_id: str = ""
     channel_name: str = ""
     up: bool = False
@@ -53,6 +67,13 @@ class Leg:
     in_bridge_done: str = ""
     """The bridge that Asterisk confirmed."""
     uplink_on: bool = True
+    interruptible: bool = False
+    digits: str = ""
+    """Dialled, and perhaps the beginning of a code."""
+    last_digit: tuple[str, float] = ("", 0.0)
+    """The digit, and when it ended by Asterisk's clock."""
+    original_db: float | None = None
+    """How loud it hears others' own voices; None: as the call was set up, -inf: not at all."""
     music_on: bool = False
     originals: dict[str, float] = field(default_factory=dict)
 
@@ -100,5 +121,7 @@ class Candidate:
     """Of who is dialled; empty: the leg's."""
     referrer: str = ""
     """The channel whose phone asked for the transfer and is told how it goes."""
+    screened: bool = True
+    """It need not be found out any more whether a person answers."""
     fetched: bool = False
     """It is not dialled but brought here from the dialplan."""

@@ -89,6 +89,8 @@ class Link:
                 speaker = CUSTOMER if CUSTOMER not in self.labels.values() else f"{CUSTOMER}-{speaker}"
             elif not of_source and speaker.startswith(CUSTOMER):
                 speaker = f"{AGENT}-{speaker}"
+            if speaker in self.labels.values():  # of one who has left: a speaker's time must never run back
+                speaker = f"{speaker}-{leg_id}"
             self.labels[leg_id] = speaker
         return self.labels[leg_id]
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls import dialling, placing, routing, transfers, translating
+from kallglot_ari.calls import dialling, features, placing, routing, supervising, transfers, translating
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call, CallPlan
 from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove
@@ -37,7 +37,7 @@ class CallMachine(Call):
             e.HangupRequested: self._hangup_requested,
             e.ChannelRinging: self._ringing,
             e.BridgeGone: self._bridge_gone,
-            e.DtmfReceived: self._dtmf,
+            e.DtmfReceived: lambda ev: features.dialled(self, ev),
             e.HoldChanged: self._hold,
             e.Done: self._done,
             e.Failed: self._failed,
@@ -53,6 +53,8 @@ class CallMachine(Call):
             e.DialplanAsked: lambda ev: transfers.to_dialplan(self, ev),
             e.PartyDropped: self._dropped,
             e.DtmfAsked: self._send_dtmf,
+            e.SuperviseAsked: lambda ev: supervising.asked(self, ev),
+            e.SuperviseChanged: lambda ev: supervising.changed(self, ev),
             e.PartyJoined: self._joined,
             e.PartyAsked: self._party_asked,
         }
@@ -66,7 +68,9 @@ class CallMachine(Call):
         commands: list[c.Command] = [c.Publish("call.created", {"caller": plan.caller, "mode": plan.request.mode})]
         commands += self.link.start()
         if plan.dial_customer:
-            commands += dialling.dial(self, plan.dial_customer, "customer", plan.timeout)[1]
+            candidate, dialled = dialling.dial_for(self, plan.dial_customer, "customer", plan.timeout)
+            candidate.screened = not plan.only_humans
+            commands += dialled
             self.state = CallState.RINGING
         else:
             customer.channel_id, customer.channel_name, customer.up = plan.customer_channel, plan.customer_name, True
@@ -124,7 +128,12 @@ class CallMachine(Call):
         """Notice that the call is answered, and that it is up."""
         commands: list[c.Command] = []
         up = self.parties
-        if self.answered_at is None and up and not self.waits_for_agent and len(up) == len(self.legs):
+        if (
+            self.answered_at is None
+            and up
+            and not self.waits_for_agent
+            and len(up) + len(self.supervisors) == len(self.legs)
+        ):
             self.answered_at, self.answered_wall = self.now, self.wall
             commands += [c.CancelTimer(RING_TIMER), c.Publish("call.answered", {})]
             commands += translating.wait_for_kallglot(self)
@@ -157,6 +166,10 @@ class CallMachine(Call):
             return [c.Hangup(event.channel_id)]
         if candidate is None or not self.active:
             return []
+        if not candidate.screened and event.screened == "":
+            return dialling.screen(self, candidate)
+        if not candidate.screened and event.screened == dialling.MACHINE:
+            return dialling.machine_answered(self, candidate)
         return dialling.answered(self, candidate, event.name)
 
     def _left(self, event: e.ChannelLeft) -> list[c.Command]:
@@ -196,18 +209,6 @@ class CallMachine(Call):
             *transfers.progress(candidate, "channel_progress"),
             c.Publish("leg.ringing", {"endpoint": candidate.endpoint}),
         ]
-
-    def _dtmf(self, event: e.DtmfReceived) -> list[c.Command]:
-        leg = self.leg_of(event.channel_id)
-        if leg is None or not leg.up or not self.active:
-            return []
-        at = self.wall.isoformat().replace("+00:00", "Z")
-        self.dtmf.append({"speaker": leg.speaker, "digit": event.digit, "at": at})
-        del self.dtmf[:-100]
-        commands: list[c.Command] = [c.Publish("dtmf", {"speaker": leg.speaker, "digit": event.digit})]
-        if self.direct:
-            return commands  # in one bridge, Asterisk passes it on
-        return commands + [c.SendDtmf(other.channel_id, event.digit) for other in self.parties if other is not leg]
 
     def _hold(self, event: e.HoldChanged) -> list[c.Command]:
         leg = self.leg_of(event.channel_id)
@@ -283,6 +284,8 @@ class CallMachine(Call):
                 return translating.not_ready(self)
             case name if name.startswith("link."):
                 return [x for link in self.links for x in link.timer(name)]
+            case name if name.startswith(features.DIGITS_TIMER):
+                return features.waited(self, name)
             case name if name.startswith("candidate."):
                 candidate = self.candidates.get(name.removeprefix("candidate."))
                 if candidate is None:

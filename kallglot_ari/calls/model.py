@@ -157,6 +157,8 @@ class LegView:
     language: str = ""
     held: bool = False
     quality: LegQuality = field(default_factory=LegQuality)
+    role: str = "party"
+    """`party`, or of a supervisor `listen` or `whisper`."""
 
 
 @dataclass(slots=True)
@@ -200,6 +202,7 @@ class CallView:
                     "state": leg.state,
                     "language": leg.language,
                     "held": leg.held,
+                    "role": leg.role,
                     "packets_received": q.packets_received,
                     "packets_sent": q.packets_sent,
                     "packets_lost": q.packets_lost,

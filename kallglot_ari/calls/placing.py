@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
-from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Thing
+from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Role, Thing
 
 
 def reconcile(call: Call) -> list[c.Command]:
@@ -41,7 +41,7 @@ def _place(call: Call, leg: Leg) -> list[c.Command]:
     """Put the party into the bridge it belongs in: its own, or when nobody translates, all into one."""
     if not leg.up or (leg.id == "customer" and call.waits_for_agent):
         return _indicate(call, leg)
-    where = call.parties[0] if call.direct else leg
+    where = call.parties[0] if call.direct and call.parties and leg.role is Role.PARTY else leg
     if where.bridge is not Thing.LIVE or leg.in_bridge == where.bridge_id:
         return []
     commands: list[c.Command] = []

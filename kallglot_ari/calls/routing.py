@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import supervising
 from kallglot_ari.calls.call import Call
+from kallglot_ari.calls.features import OFF
 from kallglot_ari.calls.legs import Leg, Thing
-from kallglot_ari.calls.translating import agree, link_for, of_source
+from kallglot_ari.calls.translating import ALONE, agree, link_for, of_source
 
 ORIGINAL_DB = 0.0
 """A voice that is not translated is heard as it is."""
@@ -27,11 +29,20 @@ def reconcile(call: Call) -> list[c.Command]:
         if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on != bool(said):
             leg.uplink_on = bool(said)
             commands.append(c.Uplink(leg.id, leg.uplink_on))
+        alone = len(up) == 1 and call.plan.request.mode in ALONE
+        if leg.interruptible != alone:
+            leg.interruptible = alone
+            commands.append(c.Interruptible(leg.id, alone))
         music = not leg.held and not call.direct and (lonely or leg not in talking)
         if leg.music_on != music:
             leg.music_on = music
             commands.append(c.MusicOnHold(leg.channel_id, music))
         commands += _originals(call, leg, talking)
+    for leg in call.supervisors:
+        if leg.up:
+            commands += _supervises(call, leg)
+            if leg.hears_translated and not call.direct:
+                hears += supervising.hears(call, leg)
     route = c.Route(tuple(speaks), tuple(hears))
     if route != call.route:
         call.route = route
@@ -61,7 +72,7 @@ def _speaks(call: Call, leg: Leg, talking: list[Leg]) -> list[tuple[str, str, st
 def _hears(call: Call, leg: Leg, up: list[Leg]) -> list[tuple[str, str, tuple[str, ...]]]:
     """(leg, link, labels that it does not hear there): its own, and those of who speaks its language."""
     if len(up) == 1:
-        alone = not call.plan.agents and len(call.legs) == 1
+        alone = call.plan.request.mode in ALONE and len(call.legs) == 1
         link = link_for(call, leg, None)
         return [(leg.id, link.name, () if alone else (leg.speaker,))] if link is not None else []
     found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
@@ -81,9 +92,26 @@ def _originals(call: Call, leg: Leg, talking: list[Leg]) -> list[c.Command]:
         for other in talking:
             if other is leg:
                 continue
-            gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else call.plan.original_gain_db
-            if gain is not None:
+            wished = call.plan.original_gain_db if leg.original_db is None else leg.original_db
+            gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else wished
+            if gain is not None and gain > OFF:
                 wanted[other.id] = gain
+    wanted |= {one.id: ORIGINAL_DB for one in supervising.whisper_to(call, leg)}
+    return _hear(leg, wanted)
+
+
+def _supervises(call: Call, leg: Leg) -> list[c.Command]:
+    """A supervisor's ears. When nobody translates, the first party's bridge has everybody's voice."""
+    commands: list[c.Command] = []
+    if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on:
+        leg.uplink_on = False
+        commands.append(c.Uplink(leg.id, False))
+    heard = call.parties[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
+    return commands + _hear(leg, {other.id: ORIGINAL_DB for other in heard})
+
+
+def _hear(leg: Leg, wanted: dict[str, float]) -> list[c.Command]:
+    """The difference between what a leg hears of others' own voices and what it should."""
     commands: list[c.Command] = [c.Hear(leg.id, other, None) for other in leg.originals if other not in wanted]
     commands += [c.Hear(leg.id, other, gain) for other, gain in wanted.items() if leg.originals.get(other) != gain]
     leg.originals = wanted

@@ -7,7 +7,7 @@ from itertools import combinations
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.ending import READY_TIMER, finish
-from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Thing
+from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Role, Thing
 from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.model import AUTO, CallState, DialplanStatus, EndReason
 
@@ -62,8 +62,12 @@ def _mode(call: Call) -> str:
 def reconcile(call: Call) -> list[c.Command]:
     """Begin the sessions that are missing; end those no longer needed, once those that are needed are there."""
     commands: list[c.Command] = []
-    people = [*call.legs.values()]
-    coming = [leg.speaking(cand.language) for cand in call.candidates.values() if (leg := call.legs.get(cand.leg))]
+    people = [leg for leg in call.legs.values() if leg.role is Role.PARTY]
+    coming = [
+        leg.speaking(cand.language)
+        for cand in call.candidates.values()
+        if (leg := call.legs.get(cand.leg)) and leg.role is Role.PARTY
+    ]
     needed: list[Link] = []
     for one, other in combinations([*people, *(leg for leg in coming if leg.language)], 2):
         if agree(call, one, other) or (one.id == other.id):
@@ -74,7 +78,9 @@ def reconcile(call: Call) -> list[c.Command]:
             call.links.append(link)
             commands += link.start()
         needed.append(link)
-    settled = len(call.parties) == len(people) > 1 and not call.candidates
+    if len(people) == 1 and (alone := link_for(call, people[0], None)) is not None:
+        needed.append(alone)
+    settled = len(call.parties) == len(people) and not coming and (needed or len(people) > 1)
     if settled and all(link.state is LinkState.OPEN for link in needed):
         for link in _open(call):
             if link not in needed:
@@ -94,7 +100,7 @@ def judge(call: Call) -> list[c.Command]:
     """Decide between translation and a direct connection."""
     links = serving(call)
     down = next((link for link in links if link is not None and link.state is LinkState.DOWN), None)
-    lost_media = any(leg.media is Thing.GONE and leg.media_tries >= MEDIA_TRIES for leg in call.legs.values())
+    lost_media = any(leg.media is Thing.GONE and leg.media_tries >= MEDIA_TRIES for leg in call.parties)
     if is_open(links) and not lost_media:
         if call.direct:
             call.direct = False

@@ -18,16 +18,23 @@ class Timeline:
     def __init__(self) -> None:
         self._epoch: float | None = None
         self._shifts: dict[str, int] = {}
+        self._own: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
 
     def at(self, speaker: str, chunk: UplinkChunk) -> int:
         """Milliseconds from the stream's first chunk to `chunk`."""
         if self._epoch is None:
             self._epoch = chunk.received_at
-        if speaker not in self._shifts:
-            # a leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that
-            begin = max(0, round((chunk.received_at - self._epoch) * 1000))
+        if speaker not in self._shifts or chunk.timestamp_ms < self._own[speaker]:
+            # A leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that;
+            # one whose media channel was made anew counts from 0 again, and goes on after what it has said.
+            begin = max(self._ends.get(speaker, 0), round((chunk.received_at - self._epoch) * 1000))
             self._shifts[speaker] = begin - chunk.timestamp_ms
-        return max(0, chunk.timestamp_ms + self._shifts[speaker])
+        at = max(0, chunk.timestamp_ms + self._shifts[speaker])
+        self._own[speaker] = chunk.timestamp_ms
+        width = 2 if chunk.audio.encoding == "pcm_16" else 1
+        self._ends[speaker] = at + len(chunk.audio.payload) * 1000 // (chunk.audio.sample_rate * width)
+        return at
 
 
 class RoutingEncoder:

@@ -314,6 +314,10 @@ class MediaEngine:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:
             metrics.downlink_latency.observe(seconds)
+        for row, generation in report.interrupted:
+            flow = self._by_row.get(row)
+            if flow is not None and flow.generation == generation and flow.on_interrupted is not None:
+                flow.on_interrupted()
         for row, generation, figures in report.closed:
             flow = self._by_row.get(row)
             if flow is None or flow.generation != generation:

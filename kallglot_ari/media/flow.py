@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +70,7 @@ class MediaFlow:
         self.row = row
         self.generation = generation
         self.sink = sink
+        self.on_interrupted: Callable[[], None] | None = None
         self._last: LegQuality | None = None
         self._name = b""
         """Of a leg over a websocket."""
@@ -119,6 +120,11 @@ class MediaFlow:
 
     def resume(self) -> None:
         self._command("resume")
+
+    def interruptible(self, then: Callable[[], None] | None) -> None:
+        """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
+        self.on_interrupted = then
+        self._command("interruptible", then is not None)
 
     def hear(self, other: str, gain_db: float | None) -> None:
         """Hear flow `other`, now or as soon as it is there. :raises MediaError: for a gain past 12 dB, or for oneself."""

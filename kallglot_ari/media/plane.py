@@ -15,6 +15,7 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.calls.interfaces import FlowFormat
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.legs import STATS, Legs
 from kallglot_ari.media.listen import Chunk, Listen
@@ -56,6 +57,8 @@ class Report:
     """How late the ticks were, in seconds."""
     closed: list[tuple[int, int, tuple[float, ...]]] = field(default_factory=list)
     """Legs that ended: row, generation, last figures."""
+    interrupted: list[tuple[int, int]] = field(default_factory=list)
+    """Legs whose party spoke into what was said to them: row, generation."""
 
 
 class Plane:
@@ -89,6 +92,7 @@ class Plane:
             payload_type=send.send_type,
         )
         self._encoding = encoding
+        self._barge_in = BargeIn(encoding, self._listen.frame_bytes)
         self._retired: dict[bytes, tuple[int, float]] = {}
         self._current: dict[int, int] = {}
         """The generation of each row in use."""
@@ -112,6 +116,8 @@ class Plane:
         self._now = now
         if self.receive(now):  # what has come and is not yet read must not count as missing
             self._listen.overdue(self.legs, now)
+        for row in self._barge_in.begun(self.legs):
+            self._interrupt(row)
         for beat in range(self._beat, self._beat + skipped):
             self._speak.skip(self.legs, self._due[beat % PHASES], 1)
         self._beat += skipped
@@ -159,7 +165,14 @@ class Plane:
         if self._listen.discarded:
             report.discarded.update(self._listen.discarded)
             self._listen.discarded.clear()
-        if not (report.chunks or report.closed or report.downlink or everything or self._beat % _PUBLISH == 0):
+        if not (
+            report.chunks
+            or report.closed
+            or report.interrupted
+            or report.downlink
+            or everything
+            or self._beat % _PUBLISH == 0
+        ):
             return None
         self.report = Report()
         return report
@@ -219,6 +232,15 @@ class Plane:
     def do_flush(self, row: int, generation: int, source: str | None) -> None:
         self._speak.flush(self.legs, row, source)
 
+    def do_interruptible(self, row: int, generation: int, on: bool) -> None:
+        self._barge_in.watch(self.legs, row, on)
+
+    def _interrupt(self, row: int) -> None:
+        """Drop what waits for a leg, if anything does."""
+        if self.legs.queued[row] > 0 or self.legs.count[row] > 0:
+            self._speak.flush(self.legs, row, None)
+            self.report.interrupted.append((row, int(self.legs.generation[row])))
+
     def do_pause(self, row: int, generation: int) -> None:
         self._listen.pause(self.legs, row, self._now)
 
@@ -244,6 +266,7 @@ class Plane:
         self.publish(row)
         figures = tuple(self.stats[row].tolist())
         self._listen.close(row)
+        self._barge_in.forget(row)
         self._speak.close(row)
         del self._current[row]
         self._capture.watch(row, ("", 0), pcap=None, track=None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from kallglot_ari.ari.client import AriClient
@@ -39,6 +41,12 @@ from kallglot_ari.settings import DebugSettings
 TURNS_WAITING = 200
 """Final transcripts of a call that may wait for the store; beyond it the oldest is lost to the store, not to the listeners."""
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
+CONTEXT_MAX = 500
+"""Characters of a metadata value."""
+REPEAT_MAX = 20 * 16000
+"""Bytes of the last translation that are kept for being said again: 20 s of 8 kHz, 10 s of 16 kHz PCM."""
+ANSWER_GAP = 0.3
+"""Seconds without speech after which what comes from Kallglot is a new answer."""
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
@@ -86,12 +94,19 @@ class CallActions:
         self._speaks: dict[str, list[tuple[str, str]]] = {}
         """Leg → links and what it is called there."""
         self._hears: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+        self._muted: set[str] = set()
+        self._interruptible: set[str] = set()
+        self._cut_off: dict[str, float] = {}
+        """Leg → when it was last sent speech of an answer that it interrupted; what follows at once is the rest of that answer."""
+        self._last_said: dict[str, deque[StreamSpeech]] = {}
+        self._originals: dict[tuple[str, str], float] = {}
+        """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
         self._capture: CaptureFile | None = None
         self._captured: Path | None = None
-        self._speakers: dict[str, str] = {}
         self._turns: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
+        self._said: deque[TranscriptTurn] = deque(maxlen=TURNS_WAITING)
         self._writing = False
         self._saving = False
         self._latency = TurnLatency(plant.metrics.translation_latency)
@@ -103,18 +118,31 @@ class CallActions:
         match command:
             case c.Route():
                 self._route(command)
-            case c.Uplink() if flow := self._flows.get(command.leg):
-                if command.on:
-                    flow.resume()
+            case c.Uplink():
+                (self._muted.discard if command.on else self._muted.add)(command.leg)
+                if flow := self._flows.get(command.leg):
+                    (flow.resume if command.on else flow.pause)()
+            case c.Interruptible():
+                (self._interruptible.add if command.on else self._interruptible.discard)(command.leg)
+                if flow := self._flows.get(command.leg):
+                    flow.interruptible(partial(self._interrupted, command.leg) if command.on else None)
+            case c.Repeat():
+                self._repeat(command.leg)
+            case c.Hear():
+                if command.gain_db is None:
+                    self._originals.pop((command.leg, command.other), None)
                 else:
-                    flow.pause()
-            case c.Hear() if flow := self._flows.get(command.leg):
-                if other := self._flows.get(command.other):
-                    flow.hear(other.id, command.gain_db)
+                    self._originals[command.leg, command.other] = command.gain_db
+                self._hear(command.leg, command.other)
             case c.Publish():
                 self._publish(command)
             case _:
                 pass
+
+    def _hear(self, leg: str, other: str) -> None:
+        """Tell the flows, if both are there; when one comes later it is told then."""
+        if leg in self._flows and other in self._flows:
+            self._flows[leg].hear(self._flows[other].id, self._originals.get((leg, other)))
 
     def _route(self, command: c.Route) -> None:
         self._hears = command.hears
@@ -223,12 +251,23 @@ class CallActions:
         request = self._request
         if not command.link:
             return request
+        metadata = dict(request.metadata)
+        if command.mode != request.mode:  # from Kallglot alone to a person
+            metadata["context"] = self._so_far()
+            turns = [{"speaker": turn.speaker, "text": turn.text} for turn in self._said]
+            self._plant.hub.publish("handover", self._runner.id, {"transcript": turns})
         return replace(
             request,
+            metadata=metadata,
             mode=command.mode or request.mode,
             source_language=command.source or request.source_language,
             target_language=command.target or request.target_language,
         )
+
+    def _so_far(self) -> str:
+        """The end of what was said, as the metadata of a session can hold it."""
+        text = "\n".join(f"{turn.speaker}: {turn.text}" for turn in self._said)
+        return text[-CONTEXT_MAX:]
 
     async def _open_stream(self, command: c.OpenStream) -> None:
         link, session_id = command.link, command.session.id
@@ -288,6 +327,13 @@ class CallActions:
             old.close()
         flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(leg.id, chunk))
         self._flows[command.leg] = flow
+        if command.leg in self._muted:
+            flow.pause()
+        if command.leg in self._interruptible:
+            flow.interruptible(partial(self._interrupted, command.leg))
+        for pair in self._originals:
+            if command.leg in pair:
+                self._hear(*pair)
         self._write_down(flow, leg.speaker)
         external = self._plant.media.external
         if external.transport == "websocket":
@@ -367,8 +413,15 @@ class CallActions:
                 self._latency.translated(event.speaker, event.received_at)
                 for leg, on, deaf_to in self._hears:
                     flow = self._flows.get(leg)
-                    if on == link and flow is not None and event.speaker not in deaf_to:
-                        flow.play(f"{link}:{event.speaker}", event.audio, received_at=event.received_at)
+                    if (
+                        on != link
+                        or flow is None
+                        or event.speaker in deaf_to
+                        or self._is_cut_off(leg, event.received_at)
+                    ):
+                        continue
+                    self._keep(leg, event)
+                    flow.play(f"{link}:{event.speaker}", event.audio, received_at=event.received_at)
             case StreamTranscript():
                 self._transcript(self._named(link, event.turn))
             case StreamProblem():
@@ -382,6 +435,37 @@ class CallActions:
                     self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass
+
+    def _keep(self, leg: str, event: StreamSpeech) -> None:
+        """Remember what was said to a leg last, bounded, in case it wants to hear it again."""
+        last = self._last_said.setdefault(leg, deque())
+        if last and event.received_at - last[-1].received_at > ANSWER_GAP:
+            last.clear()
+        last.append(event)
+        while sum(len(piece.audio.payload) for piece in last) > REPEAT_MAX:
+            last.popleft()
+
+    def _repeat(self, leg: str) -> None:
+        if flow := self._flows.get(leg):
+            for piece in self._last_said.get(leg, ()):
+                flow.play("repeat", piece.audio)
+
+    def _interrupted(self, leg: str) -> None:
+        """The party spoke into an answer; the media have dropped what was there of it."""
+        self._cut_off[leg] = self._plant.clock.now()
+        party = self._runner.machine.legs.get(leg)
+        self._plant.hub.publish("barge_in", self._runner.id, {"speaker": party.speaker if party else ""})
+
+    def _is_cut_off(self, leg: str, at: float) -> bool:
+        """Whether speech belongs to an answer that was interrupted: it does until none has come for a moment."""
+        last = self._cut_off.get(leg)
+        if last is None:
+            return False
+        if at - last > ANSWER_GAP:
+            del self._cut_off[leg]
+            return False
+        self._cut_off[leg] = at
+        return True
 
     def _named(self, link: str, turn: TranscriptTurn) -> TranscriptTurn:
         """With the call's own name of the speaker, and an id that no other session of the call has."""
@@ -397,6 +481,7 @@ class CallActions:
         self._plant.hub.publish("transcript.final" if turn.final else "transcript.partial", self._runner.id, data)
         if not turn.final:
             return
+        self._said.append(turn)
         if self._turns.full():
             self._turns.get_nowait()
             self._log.warning("transcript_not_kept", turn=turn.id)

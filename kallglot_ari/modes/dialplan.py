@@ -38,6 +38,7 @@ class StasisArguments:
     answer: str = ""
     join: str = ""
     speaker: str = ""
+    participants: int = 2
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -74,6 +75,12 @@ def parse(arguments: tuple[str, ...]) -> StasisArguments:
     if parsed.answer == "agent" and not parsed.agents:
         raise UsageError("Stasis argument answer=agent: expected an agent argument with it")
     return parsed
+
+
+def screened(arguments: tuple[str, ...]) -> str:
+    """What the dialplan found out of who answered, in ``screened=STATUS``; empty when it was not asked."""
+    found = next((a.partition("=")[2] for a in arguments if a.startswith("screened=")), None)
+    return "" if found is None else found or "NOTSURE"
 
 
 def _show(text: str) -> str:
@@ -136,6 +143,12 @@ def _answer(key: str, value: str) -> str:
     return value
 
 
+def _participants(key: str, value: str) -> int:
+    if not value.isascii() or not value.isdigit() or not 2 <= int(value) <= 100:
+        raise UsageError(f"{key}: expected 2 to 100, found {_show(value)}")
+    return int(value)
+
+
 def session_id(key: str, value: str) -> str:
     """A session's id."""
     if not SESSION.fullmatch(value):
@@ -191,4 +204,5 @@ READERS = {
     "answer": ("answer", _answer),
     "join": ("join", session_id),
     "speaker": ("speaker", speaker),
+    "participants": ("participants", _participants),
 }

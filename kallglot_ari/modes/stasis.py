@@ -12,16 +12,17 @@ from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
-from kallglot_ari.calls.legs import Leg
+from kallglot_ari.calls.legs import Leg, Role
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
 from kallglot_ari.calls.runner import CallRunner
+from kallglot_ari.calls.supervising import EVERYBODY
 from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant, captures
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
-from kallglot_ari.settings import KallglotSettings, MediaSettings, ServiceSettings
+from kallglot_ari.settings import ConferenceSettings, FeatureSettings, KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
 
 _log = get(__name__)
@@ -33,12 +34,21 @@ class StasisMode:
     """Turns ARI's events into those of calls, and callers into calls."""
 
     def __init__(
-        self, plant: Plant, service: ServiceSettings, kallglot: KallglotSettings, media: MediaSettings, prefix: str
+        self,
+        plant: Plant,
+        service: ServiceSettings,
+        kallglot: KallglotSettings,
+        media: MediaSettings,
+        conference: ConferenceSettings,
+        features: FeatureSettings,
+        prefix: str,
     ) -> None:
         self._plant = plant
         self._service = service
         self._kallglot = kallglot
         self._media = media
+        self._conference = conference
+        self._features = features
         self._prefix = prefix
         self.calls = Registry(plant)
         self._contexts: dict[str, str] = {}
@@ -84,7 +94,8 @@ class StasisMode:
             case m.Dial() if event.dialstatus in ("RINGING", "PROGRESS"):
                 self._post(event.peer.id, e.ChannelRinging(event.peer.id))
             case m.ChannelDtmfReceived():
-                self._post(event.channel.id, e.DtmfReceived(event.channel.id, event.digit, event.duration_ms))
+                at = event.timestamp.timestamp() if event.timestamp else 0.0
+                self._post(event.channel.id, e.DtmfReceived(event.channel.id, event.digit, event.duration_ms, at))
             case m.ChannelHold():
                 self._post(event.channel.id, e.HoldChanged(event.channel.id, True))
             case m.ChannelUnhold():
@@ -111,7 +122,7 @@ class StasisMode:
             return
         self._transfers.watch(channel)
         if runner is not None:
-            runner.post(e.ChannelEntered(channel.id, channel.name))
+            runner.post(e.ChannelEntered(channel.id, channel.name, dialplan.screened(event.args)))
         elif channel.id.startswith("kg-"):
             self._tasks.spawn(self._remove_channel(channel.id), name="remove")
         else:
@@ -133,6 +144,11 @@ class StasisMode:
             return
         if asked.join:
             self._join(channel, asked)
+            return
+        if asked.participants > self._conference.max_participants:
+            most = self._conference.max_participants
+            _log.error("stasis_arguments_refused", channel=channel.name, error=f"participants: expected at most {most}")
+            self._send_back(channel.id, DialplanStatus.FAILED, "arguments")
             return
         if self.full:
             _log.warning("call_refused", channel=channel.name, reason="draining" if self._draining else "max_calls")
@@ -156,6 +172,9 @@ class StasisMode:
                 speaker=asked.speaker or CUSTOMER,
                 on_unavailable=self._service.on_unavailable,
                 original_gain_db=self._media.original_gain_db,
+                max_parties=self._conference.max_participants,
+                features=self._features.codes,
+                human=self._features.human_endpoint,
             )
         )
 
@@ -175,6 +194,7 @@ class StasisMode:
             source_language=asked.source or self._kallglot.source_language,
             target_language=asked.target or self._kallglot.target_language,
             metadata={k: v for k, v in metadata.items() if v},
+            participants=asked.participants,
             from_uri=f"tel:{caller}" if caller.lstrip("+").isdigit() else "",
         )
 
@@ -247,7 +267,15 @@ class StasisMode:
     # --- what people ask ---------------------------------------------------------------------------------------------
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
     ) -> CallView:
         """Dial the customer, then the agents, and translate. :raises UsageError:"""
         plan = CallPlan(
@@ -264,7 +292,11 @@ class StasisMode:
             timeout=timeout,
             on_unavailable=self._service.on_unavailable,
             original_gain_db=self._media.original_gain_db,
+            max_parties=self._conference.max_participants,
+            features=self._features.codes,
+            human=self._features.human_endpoint,
             caller_id=caller_id,
+            only_humans=only_humans,
         )
         if self.full:
             raise ServiceBusy("this service takes no more calls at the moment")
@@ -323,6 +355,56 @@ class StasisMode:
         if runner.machine.leg_named(party) is None:
             raise UsageError(f"party: expected one of the call's parties, found {party!r}")
         runner.post(e.PartyDropped(party))
+
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        """Dial a supervisor into a call. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        role = Role(mode)
+        if role is Role.PARTY and runner.machine.full:
+            raise UsageError("mode: the call has as many parties as it may; whoever would break in is one more")
+        if len(runner.machine.supervisors) >= runner.machine.plan.max_parties:
+            raise UsageError("endpoint: the call has as many supervisors as it may")
+        self._heard(runner, hear)
+        runner.post(
+            e.SuperviseAsked(
+                dialplan.dial_string("endpoint", endpoint),
+                role,
+                hear,
+                translated,
+                dialplan.language("language", language) if language else "",
+                dialplan.speaker("speaker", speaker) if speaker else "",
+            )
+        )
+        return runner.machine.view()
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None:
+        """Let a supervisor go on in another way. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        leg = runner.machine.leg_named(speaker)
+        if leg is None or not leg.supervises:
+            raise UsageError(f"speaker: expected a supervisor of the call, found {speaker!r}")
+        if mode == Role.PARTY and leg.role is not Role.PARTY and runner.machine.full:
+            raise UsageError("mode: the call has as many parties as it may; whoever would break in is one more")
+        self._heard(runner, hear)
+        runner.post(e.SuperviseChanged(leg.speaker, Role(mode), hear, translated))
+
+    @staticmethod
+    def _heard(runner: CallRunner, hear: str) -> None:
+        parties = [leg.speaker for leg in runner.machine.parties]
+        if hear != EVERYBODY and hear not in parties:
+            raise UsageError(f"hear: expected both or one of {', '.join(parties)}, found {hear!r}")
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         """Send digits to a party. :raises LookupError: :raises UsageError:"""

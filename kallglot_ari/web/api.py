@@ -10,6 +10,8 @@ from kallglot_ari.web import fields
 from kallglot_ari.web.problem import Problem, json_response, unknown_call
 from kallglot_ari.web.requests import body_json, query_bool, query_int
 
+_SUPERVISION = {"hear": fields.speaker, "translated": fields.flag}
+
 
 class CallsApi:
     """Handlers; `defaults` are the source and target language of a call that names none."""
@@ -59,6 +61,7 @@ class CallsApi:
                 "target": fields.language,
                 "caller_id": fields.caller_id,
                 "timeout": fields.seconds(1, 300),
+                "only_humans": fields.flag,
             },
         )
         source, target = self._defaults
@@ -129,6 +132,22 @@ class CallsApi:
         if any(leg.speaker == body.get("speaker") and leg.state != "gone" for leg in call.legs):
             raise Problem(409, "speaker_taken", f"the call has a party {body['speaker']!r} already", param="speaker")
         return json_response((await self._control.add_leg(call.id, **body)).as_json(), status=201)
+
+    async def supervise(self, request: web.Request) -> web.Response:
+        """`mode`: listen, whisper (to the agent, or to `hear`) or barge; `hear`: a speaker, or both; `translated`: not the originals."""
+        body = fields.take(
+            await body_json(request),
+            {"endpoint": fields.dial_string, "mode": fields.supervision},
+            {**_SUPERVISION, "language": fields.language, "speaker": fields.speaker},
+        )
+        call = await self._live_call(request)
+        return json_response((await self._control.supervise(call.id, **body)).as_json(), status=201)
+
+    async def change_supervision(self, request: web.Request) -> web.Response:
+        body = fields.take(await body_json(request), {"mode": fields.supervision}, _SUPERVISION)
+        call = await self._live_call(request)
+        await self._control.change_supervision(call.id, speaker=request.match_info["speaker"], **body)
+        return self._accepted(call)
 
     def _accepted(self, call: CallView) -> web.Response:
         return json_response((self._control.call(call.id) or call).as_json(), status=202)

@@ -72,6 +72,12 @@ def transfer_mode(param: str, value: Any) -> str:
     return str(value)
 
 
+def supervision(param: str, value: Any) -> str:
+    if value not in ("listen", "whisper", "barge"):
+        raise invalid(param, f"{param}: expected listen, whisper or barge, found {shown(value)}")
+    return str(value)
+
+
 def sip_uri(param: str, value: Any) -> str:
     """A SIP, SIPS or tel URI without angle brackets; a name before and brackets around it are taken off."""
     what = "a SIP URI like sip:1002@example.com"
@@ -119,6 +125,12 @@ def address(param: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return _text(param, value, "a number or URI of at most 512 characters without control characters", _ADDRESS)
+
+
+def flag(param: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise invalid(param, f"{param}: expected true or false, found {shown(value)}")
+    return value
 
 
 def seconds(low: float, high: float) -> Check:

@@ -4,6 +4,7 @@
 - `SHELL`: the dashboard's page and files, which hold no data. The page asks for the token.
 - `PROBE`: `/readyz`, `/metrics`: from this machine without, from elsewhere with the token.
 - `TOKEN`: everything else, and every path that does not exist. When no token is set, only this machine may ask.
+- `SUPERVISOR`: listening in, whispering, breaking in: with `web.supervisor_token`, from wherever; `web.token` does not open it.
 - `SIGNED`: webhooks: the handler checks the signature, which is the credential.
 
 "This machine" is a loopback peer whose request did not come through a proxy (no `Forwarded`, `X-Forwarded-For`, `X-Real-IP`, `Via`).
@@ -34,6 +35,7 @@ class Access(Enum):
     SHELL = "shell"
     PROBE = "probe"
     TOKEN = "token"  # noqa: S105 - a rule's name
+    SUPERVISOR = "supervisor"
     SIGNED = "signed"
 
 
@@ -42,6 +44,7 @@ class Guard:
 
     def __init__(self, settings: WebSettings) -> None:
         self._token = settings.token.get_secret_value().encode()
+        self._supervisor = settings.supervisor_token.get_secret_value().encode()
         self._networks = [ipaddress.ip_network(item, strict=False) for item in settings.allowed_ips]
 
     def admit(
@@ -67,6 +70,9 @@ class Guard:
             _same_site(headers)
         if access is Access.SIGNED:
             return
+        if access is Access.SUPERVISOR:
+            self._supervises(headers)
+            return
         if not self._token:
             if not local:
                 raise Problem(403, "forbidden", "without web.token only this machine may ask; set one")
@@ -82,6 +88,18 @@ class Guard:
                 headers={"WWW-Authenticate": 'Bearer realm="kallglot-ari"'},
             )
 
+    def _supervises(self, headers: Mapping[str, str]) -> None:
+        _same_site(headers)
+        if not self._supervisor:
+            raise Problem(403, "forbidden", "without web.supervisor_token nobody may listen in; set one")
+        if not _is(self._supervisor, headers):
+            raise Problem(
+                401,
+                "unauthorized",
+                "expected the header Authorization: Bearer with web.supervisor_token",
+                headers={"WWW-Authenticate": 'Bearer realm="kallglot-ari supervisor"'},
+            )
+
     @property
     def needs_token(self) -> bool:
         return bool(self._token)
@@ -90,16 +108,7 @@ class Guard:
         """Whether the request carries the token: as bearer, as the password of basic authentication, or in the query."""
         if not self._token:
             return False
-        scheme, _, value = headers.get("Authorization", "").partition(" ")
-        offered = query_token
-        if scheme.lower() == "bearer":
-            offered = value.strip()
-        elif scheme.lower() == "basic":
-            try:
-                offered = base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
-                return False
-        return hmac.compare_digest(offered.encode("utf-8", "replace"), self._token)
+        return _is(self._token, headers, query_token)
 
     def _allowed(self, peer: str) -> None:
         if not self._networks:
@@ -107,6 +116,19 @@ class Guard:
         found = _address(peer)
         if found is None or not any(found in network for network in self._networks):
             raise Problem(403, "forbidden", "this address is not in web.allowed_ips")
+
+
+def _is(token: bytes, headers: Mapping[str, str], offered: str = "") -> bool:
+    """Whether a request carries this token; `offered` is one from its query."""
+    scheme, _, value = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        offered = value.strip()
+    elif scheme.lower() == "basic":
+        try:
+            offered = base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return False
+    return hmac.compare_digest(offered.encode("utf-8", "replace"), token)
 
 
 def _address(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -45,7 +45,13 @@ _PAGE_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
 )
-_FILES = {"dashboard.js": "text/javascript", "dashboard.css": "text/css", "icon.svg": "image/svg+xml"}
+_FILES = {
+    "dashboard.js": "text/javascript",
+    "dashboard.css": "text/css",
+    "subtitles.js": "text/javascript",
+    "subtitles.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 
 _log = log.get(__name__)
 
@@ -152,6 +158,7 @@ class WebServer:
             Route("GET", "/readyz", self._readyz, Access.PROBE),
             Route("GET", "/metrics", self._render_metrics, Access.PROBE),
             Route("GET", "/", self._page, Access.SHELL),
+            Route("GET", "/subtitles", self._subtitles, Access.SHELL),
             Route("GET", "/static/{name}", self._file, Access.SHELL),
             Route("GET", "/api/v1/calls", calls.list_calls, Access.TOKEN),
             Route("POST", "/api/v1/calls", calls.originate, Access.TOKEN),
@@ -165,6 +172,8 @@ class WebServer:
             Route("DELETE", f"{one}/pcap", calls.end_capture, Access.TOKEN),
             Route("POST", f"{one}/legs", calls.add_leg, Access.TOKEN),
             Route("DELETE", f"{one}/legs/{{speaker}}", calls.drop_leg, Access.TOKEN),
+            Route("POST", f"{one}/supervise", calls.supervise, Access.SUPERVISOR),
+            Route("POST", f"{one}/supervise/{{speaker}}", calls.change_supervision, Access.SUPERVISOR),
             Route("GET", "/api/v1/events", self._streams.events, Access.TOKEN),
             Route("POST", "/pbx/incoming", pbx.incoming, Access.TOKEN, limited=True),
             Route("POST", "/pbx/hangup", pbx.hangup, Access.TOKEN, limited=True),
@@ -259,9 +268,17 @@ class WebServer:
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        """The dashboard; with status 401 when it has to ask for the token, which every browser shows all the same."""
+        """The dashboard."""
+        return self._html("dashboard.html", request)
+
+    async def _subtitles(self, request: web.Request) -> web.StreamResponse:
+        """What is said in one call, for an agent's desktop. Query, read by the page: `call`, `phone`, `speaker`."""
+        return self._html("subtitles.html", request)
+
+    def _html(self, name: str, request: web.Request) -> web.StreamResponse:
+        """A page; with status 401 when it has to ask for the token, which every browser shows all the same."""
         known = not self._guard.needs_token or self._guard.knows_token(request.headers)
-        response = web.Response(body=_read("dashboard.html"), content_type="text/html", charset="utf-8")
+        response = web.Response(body=_read(name), content_type="text/html", charset="utf-8")
         response.headers["Content-Security-Policy"] = _PAGE_CSP
         response.set_status(200 if known else 401)
         return response

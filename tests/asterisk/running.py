@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kallglot_ari.app import Service
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.settings import Settings
 from tests.double.server import KallglotDouble
+
+LONG = os.environ.get("KALLGLOT_LONG") == "1"
+"""The long form of a test: every variant, and for as long as it takes to be sure."""
+long_form = pytest.mark.skipif(not LONG, reason="long form: KALLGLOT_LONG=1")
 
 
 def settings_for(

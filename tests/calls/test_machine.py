@@ -317,6 +317,40 @@ def test_dtmf_is_kept_told_and_passed_on() -> None:
     assert s.feed(e.DtmfAsked("nobody", "1")) == []
 
 
+FEATURES = (("*1", "repeat"), ("*2", "original"), ("*9", "human"))
+
+
+def test_feature_codes() -> None:
+    s = Script(plan(features=FEATURES, human="PJSIP/7"))
+    agent = s.talking()
+
+    def press(*digits: str, channel: str = CALLER) -> list[c.Command]:
+        return [x for digit in digits for x in s.feed(e.DtmfReceived(channel, digit))]
+
+    assert c.Repeat("customer") in press("*", "1")
+    assert c.Hear("customer", "agent", -15.0) in press("*", "2")
+    assert c.Hear("customer", "agent", None) in press("*", "2")
+    press("*", "9")
+    press("*", "9")
+    assert [x.endpoint for x in s.asked(c.Dial)] == ["PJSIP/agent", "PJSIP/7"], "asked twice, dialled once"
+    assert not s.asked(c.SendDtmf), "a code is nobody else's"
+    # what is none is passed on whole, at the latest when nothing follows
+    assert c.SendDtmf(agent, "*5") in press("*", "5")
+    press("*")
+    assert c.SendDtmf(agent, "*") in s.feed(e.TimerFired("digits.customer"))
+    assert s.feed(e.TimerFired("digits.customer")) == []
+    assert c.SendDtmf(CALLER, "1") in press("1", channel=agent)
+    assert s.feed(e.TimerFired("digits.nobody")) == []
+
+
+def test_a_digit_that_is_told_twice_counts_once() -> None:
+    s = Script()
+    s.talking()
+    for ended_at in (100.0, 100.02, 100.5, 100.7):
+        s.feed(e.DtmfReceived(CALLER, "1", 200, ended_at))
+    assert [x.digits for x in s.asked(c.SendDtmf)] == ["1", "1", "1"]
+
+
 def test_a_third_party_joins_and_the_opener_leaves() -> None:
     s = Script()
     agent = s.talking()
@@ -444,6 +478,34 @@ def test_outbound_customer_does_not_answer() -> None:
     s.kallglot_up()
     s.feed(e.ChannelGone(s.one(c.Dial).channel_id, 19))
     s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
+
+
+@pytest.mark.parametrize("found", ["HUMAN", "NOTSURE", "MACHINE"])
+def test_outbound_to_people_only(found: str) -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer", only_humans=True))
+    s.done()
+    s.kallglot_up()
+    customer = s.agent_answers(0)
+    assert c.ContinueInDialplan(customer, "kallglot-screening", "answered", "1") in s.all
+    s.feed(e.ChannelLeft(customer))
+    s.done()
+    assert len(s.asked(c.Dial)) == 1, "the agents are not dialled yet"
+    s.feed(e.ChannelEntered(customer, "PJSIP/customer-1", found))
+    if found == "MACHINE":
+        assert s.asked(c.Hangup, lambda x: x.channel_id == customer)
+        s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
+        return
+    s.agent_answers(1)
+    s.done()
+    assert s.machine.state == "active"
+
+
+def test_outbound_customer_is_busy() -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer"))
+    s.done()
+    s.kallglot_up()
+    s.feed(e.ChannelGone(s.one(c.Dial).channel_id, 17))
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.BUSY)
 
 
 def test_events_that_come_late_or_twice_mean_nothing() -> None:

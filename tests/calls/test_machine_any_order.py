@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import Session
 from tests.calls.script import CALLER, plan
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ROLES = st.sampled_from(list(Role))
 LANGUAGES = st.sampled_from(["", "de", "en", "fr"])
 
 
@@ -47,7 +49,9 @@ class World:
                 self.timers.add(command.name)
             elif isinstance(command, c.CancelTimer):
                 self.timers.discard(command.name)
-            elif not isinstance(command, c.Publish | c.Uplink | c.Hear | c.Route | c.Finish):
+            elif not isinstance(
+                command, c.Publish | c.Uplink | c.Interruptible | c.Repeat | c.Hear | c.Route | c.Finish
+            ):
                 self.lanes.setdefault(command.lane, []).append(command)
 
     def check(self, command: c.Command) -> None:
@@ -168,7 +172,7 @@ class World:
             case 2:
                 self.feed(e.HoldChanged(channel, self.draw.draw(st.booleans())))
             case 3:
-                self.feed(e.DtmfReceived(channel, "1"))
+                self.feed(e.DtmfReceived(channel, self.draw.draw(st.sampled_from("*129"))))
             case 4 if self.bridges:
                 bridge = self.draw.draw(st.sampled_from(sorted(self.bridges)))
                 self.bridges.discard(bridge)
@@ -178,12 +182,13 @@ class World:
                 self.feed(e.ChannelRinging(channel))
             case _:
                 self.dialplan.discard(channel)
-                self.feed(e.ChannelEntered(channel, "answered"))
+                said = self.draw.draw(st.sampled_from(["", "HUMAN", "MACHINE"]))
+                self.feed(e.ChannelEntered(channel, "answered", said))
 
     def ask(self) -> None:
         draw = self.draw.draw
         party = st.sampled_from(["agent", "customer", "party-3", "party-4"])
-        match draw(st.integers(0, 12)):
+        match draw(st.integers(0, 13)):
             case 0:
                 self.feed(e.HangupAsked())
             case 1 | 2 | 3:
@@ -214,6 +219,10 @@ class World:
                 self.feed(e.DialplanAsked(draw(party), "ctx", "100"))
             case 10:
                 self.feed(e.PartyDropped(draw(party)))
+            case 11:
+                self.feed(e.SuperviseAsked("PJSIP/6", draw(ROLES), translated=draw(st.booleans())))
+            case 12:
+                self.feed(e.SuperviseChanged("supervisor", draw(ROLES), draw(party)))
             case _:
                 self.feed(e.PartyJoined(self.another("17"), language=draw(LANGUAGES)))
 
@@ -251,6 +260,9 @@ def test_nothing_is_left_whatever_happens(data: st.DataObject) -> None:
         original_gain_db=data.draw(st.sampled_from([None, -12.0])),
         customer_channel="" if outbound else CALLER,
         dial_customer="PJSIP/0" if outbound else "",
+        features=(("*1", "repeat"), ("*2", "original"), ("*9", "human")),
+        human="PJSIP/7",
+        only_humans=data.draw(st.booleans()),
     )
     world = World(data, CallMachine(call, 0.0, EPOCH))
     for _ in range(data.draw(st.integers(0, 60))):

@@ -357,11 +357,11 @@ async def test_finish_led_to_by_the_last_command(bench: Bench) -> None:
 async def test_close_stops_commands_streams_and_timers(bench: Bench) -> None:
     held = c.Answer("ch")
     bench.actions.hold(held, OPEN)
-    bench.start(held, OPEN, c.SetTimer("t", 0.001))
+    bench.start(held, OPEN, c.SetTimer("t", 0.5))
     await bench.quiet()
     await bench.runner.close()
     assert len(bench.runner.tasks) == 0
-    await asyncio.sleep(0.005)
+    await asyncio.sleep(0.6)
     assert bench.machine.events == []
     assert bench.actions.ended == []
 

@@ -46,6 +46,10 @@ class SpeakerAudio:
         """Everything received, one after the other, as int16."""
         return np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
 
+    def latest(self, samples: int) -> Pcm:
+        """The last samples received, at most so many."""
+        return np.concatenate(self._chunks[-8:])[-samples:] if self._chunks else np.zeros(0, np.int16)
+
     @property
     def seconds(self) -> float:
         return sum(arrival.samples for arrival in self.arrivals) / self.sample_rate

@@ -59,6 +59,18 @@ def test_a_speakers_chunks_never_overlap_whoever_began_first(order: list[tuple[b
         own[speaker] += 100
 
 
+def test_a_leg_that_begins_anew_goes_on_after_what_it_has_said() -> None:
+    routing = encoder(KallglotSettings())
+    sound = bytes(800)
+    made = [
+        *loads(routing.audio("agent", chunk(sound, at=0, received=50.0))),
+        *loads(routing.audio("agent", chunk(sound, at=100, received=50.1))),
+        *loads(routing.audio("agent", chunk(sound, at=0, received=50.15))),
+        *loads(routing.audio("agent", chunk(sound, at=100, received=50.25))),
+    ]
+    assert [message["timestamp_ms"] for message in made] == [0, 100, 200, 300]
+
+
 def test_control_messages() -> None:
     routing, provider = encoder(KallglotSettings()), encoder(KallglotSettings(contract="provider"))
     assert (routing.ping(), routing.end()) == ('{"type":"ping"}', '{"type":"session.end"}')

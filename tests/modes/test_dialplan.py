@@ -41,6 +41,7 @@ UNSAFE = re.compile(r"[,&${}()<>\"' \x00-\x1f\x7f]")
         ("metadata.ticket=A 1, \"x\" = y", StasisArguments(metadata={"ticket": 'A 1, "x" = y'})),
         ("metadata.a.b=", StasisArguments(metadata={"a.b": ""})),
         (" source = de ", StasisArguments(source="de")),
+        ("participants=5", StasisArguments(participants=5)),
         ("source=", StasisArguments()),
         ("agent=", StasisArguments()),
         ("", StasisArguments()),
@@ -55,7 +56,7 @@ def test_all_together_and_none() -> None:
     assert parse(()) == StasisArguments()
     arguments = "source=de,target=en,mode=ai_agent,agent=PJSIP/1,timeout=20,answer=agent,speaker=caller,metadata.a=1"
     assert parse(tuple(arguments.split(","))) == StasisArguments(
-        "de", "en", "ai_agent", ("PJSIP/1",), 20.0, "agent", "", "caller", {"a": "1"}
+        "de", "en", "ai_agent", ("PJSIP/1",), 20.0, "agent", "", "caller", metadata={"a": "1"}
     )
 
 

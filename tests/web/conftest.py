@@ -73,6 +73,7 @@ async def make_site() -> AsyncIterator[Make]:
         settings = WebSettings(
             port=0,
             token=SecretStr(token),
+            supervisor_token=SecretStr(options.pop("supervisor_token", "")),
             webhook_secret=SecretStr(secret),
             allowed_ips=options.pop("allowed_ips", ()),
             bind=options.pop("bind", "127.0.0.1"),

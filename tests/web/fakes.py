@@ -57,11 +57,20 @@ class FakeControl:
         return self.live.get(call_id)
 
     async def originate(
-        self, *, customer: str, agent: str, source: str, target: str, caller_id: str = "", timeout: float = 30
+        self,
+        *,
+        customer: str,
+        agent: str,
+        source: str,
+        target: str,
+        caller_id: str = "",
+        timeout: float = 30,
+        only_humans: bool = False,
     ) -> CallView:
         self._note(
             "originate",
             customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout,
+            only_humans=only_humans,
         )  # fmt: skip
         call = self.live["c9"] = a_call("c9", "ringing", source_language=source, target_language=target)
         return call
@@ -79,6 +88,25 @@ class FakeControl:
 
     async def drop(self, call_id: str, *, party: str) -> None:
         self._note("drop", call_id=call_id, party=party)
+
+    async def supervise(
+        self,
+        call_id: str,
+        *,
+        endpoint: str,
+        mode: str,
+        hear: str = "both",
+        translated: bool = False,
+        language: str = "",
+        speaker: str = "",
+    ) -> CallView:
+        self._note("supervise", call_id=call_id, endpoint=endpoint, mode=mode, hear=hear, translated=translated)
+        return self.live[call_id]
+
+    async def change_supervision(
+        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
+    ) -> None:
+        self._note("change_supervision", call_id=call_id, speaker=speaker, mode=mode, hear=hear, translated=translated)
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         self._note("dtmf", call_id=call_id, party=party, digits=digits)

@@ -25,7 +25,13 @@ def every_route(site: Site) -> list[tuple[str, str, Access]]:
         assert route.resource is not None
         path = route.resource.canonical
         rule = declared.get((route.method, path)) or declared["GET" if route.method == "HEAD" else route.method, path]
-        found.append((route.method, path.replace("{id}", "c1").replace("{name}", "dashboard.js"), rule))
+        found.append(
+            (
+                route.method,
+                path.replace("{id}", "c1").replace("{name}", "dashboard.js").replace("{speaker}", "agent"),
+                rule,
+            )
+        )
     return found
 
 
@@ -48,12 +54,18 @@ async def test_without_the_token_sent_nothing_but_healthz_answers_from_elsewhere
         status, body, _ = await site.ask(method, path, json={}, headers=AWAY)
         if path == "/healthz":
             assert status == 200
+        elif rule is Access.SUPERVISOR:
+            assert status == 403, f"{path}: no supervisor_token is set"
         elif path == "/static/dashboard.js":
             assert status == 200
             assert rule is Access.SHELL, "the page that asks for the token; it holds no data"
         else:
             assert status == 401, f"{method} {path}"
-            assert method == "HEAD" or path == "/" or body["error"]["code"] in ("unauthorized", "bad_signature")
+            assert (
+                method == "HEAD"
+                or path in ("/", "/subtitles")
+                or body["error"]["code"] in ("unauthorized", "bad_signature")
+            )
     assert site.control.asked == site.pbx.asked == []
 
 
@@ -93,7 +105,7 @@ async def test_the_token_opens_everything(make_site: Make) -> None:
         {"Authorization": "Basic " + base64.b64encode(f"any:{TOKEN}".encode()).decode()},
     ):
         for method, path, rule in every_route(site):
-            if rule is not Access.SIGNED and not path.endswith("/events"):
+            if rule not in (Access.SIGNED, Access.SUPERVISOR) and not path.endswith("/events"):
                 status, _, _ = await site.ask(method, path, json={}, headers=headers)
                 assert status not in (401, 403), f"{method} {path}"
 
@@ -167,8 +179,12 @@ async def test_the_dashboard_itself_may(site: Site) -> None:
 )
 async def test_a_form_is_not_json(site: Site, content_type: str | None) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
-    for method, path, _ in every_route(site):
-        if method == "POST" and path.startswith(("/api", "/pbx/incoming", "/pbx/hangup", "/pbx/prepare")):
+    for method, path, rule in every_route(site):
+        if (
+            rule is not Access.SUPERVISOR
+            and method == "POST"
+            and path.startswith(("/api", "/pbx/incoming", "/pbx/hangup", "/pbx/prepare"))
+        ):
             body = b'{"callId": "x"}'
             status, answer, _ = await site.ask(
                 method, path, data=body, headers=headers, skip_auto_headers=["Content-Type"]

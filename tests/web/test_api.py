@@ -87,7 +87,7 @@ class TestControl:
                 "caller_id": "Zoë <+4930>", "timeout": 20}  # fmt: skip
         status, answer, response = await site.ask("POST", "/api/v1/calls", json=body)
         assert (status, answer["id"], response.headers["Location"]) == (201, "c9", "/api/v1/calls/c9")
-        assert site.control.asked == [("originate", {**body, "timeout": 20.0})]
+        assert site.control.asked == [("originate", {**body, "timeout": 20.0, "only_humans": False})]
 
     async def test_originate_with_the_settings_languages(self, make_site: Make) -> None:
         site = await make_site(languages=("tr", "de"))
@@ -152,6 +152,20 @@ class TestControl:
         wrong = await error(site, "POST", "/api/v1/calls/c1/transfer", 400, json={**body, "mode": "lukewarm"})
         assert wrong["param"] == "mode"
         assert (await error(site, "DELETE", "/api/v1/calls/c1/legs/nobody", 400))["param"] == "party"
+
+    async def test_supervision_has_a_permission_of_its_own(self, make_site: Make) -> None:
+        path, body = "/api/v1/calls/c1/supervise", {"endpoint": "PJSIP/9", "mode": "listen"}
+        closed = await make_site(token="correct-horse")
+        bearer = {"Authorization": "Bearer correct-horse"}
+        status, answer, _ = await closed.ask("POST", path, json=body, headers=bearer)
+        assert (status, answer["error"]["code"]) == (403, "forbidden"), "nobody, while no supervisor_token is set"
+        site = await make_site(token="correct-horse", supervisor_token="over-shoulder")
+        assert (await site.ask("POST", path, json=body, headers=bearer))[0] == 401, "web.token does not open it"
+        own = {"Authorization": "Bearer over-shoulder"}
+        assert (await site.ask("POST", path, json=body, headers=own))[0] == 201
+        assert (await site.ask("POST", f"{path}/supervisor", json={"mode": "whisper"}, headers=own))[0] == 202
+        assert (await site.ask("GET", "/api/v1/calls", headers=own))[0] == 401, "and opens nothing else"
+        assert [what for what, _ in site.control.asked] == ["supervise", "change_supervision"]
 
     async def test_a_party_that_is_not_there(self, site: Site) -> None:
         site.control.live["c1"].legs[1].state = "gone"

@@ -1,0 +1,106 @@
+"""More than two parties on a real Asterisk: who hears what, in which language, and what comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.errors import UsageError
+from kallglot_ari.lab.asterisk import LabAsterisk
+from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.running import LONG, running, settings_for, until
+from tests.asterisk.sniffing import flows, sniffing
+from tests.asterisk.stage import HZ, Stage
+from tests.asterisk.tones import SHIFT, Interpreter, hears
+from tests.audio_checks import assert_steady_tone, tone, tone_presence
+from tests.double.server import KallglotDouble
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
+
+FOR_CUSTOMER_HZ = 1013.0
+STALL, TRIES = 0.060, 3
+"""Seconds without a packet that say the machine stood still, which is not what is tested; and how often it may."""
+LANGUAGES = {"customer": "de", "agent": "en", "agent2": "en", "agent3": "fr", "phone01": "de"}
+
+
+@pytest.fixture
+async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk22, tmp_path, double)) as service,
+    ):
+        yield Stage(asterisk22, double, service, phones)
+        assert double.violations == []
+
+
+async def test_five_parties_three_languages(stage: Stage) -> None:
+    """25 cells: nobody hears itself, who speaks the same language is heard as he is, everybody else translated."""
+    customer, agent = await stage.call()
+    call = stage.service.calls()[0].id
+    await stage.asterisk.extension("970", "Stasis(kallglot,join=${KALLGLOT_JOIN},source=en)", "Hangup()")
+    await stage.asterisk.cli(f"dialplan set global KALLGLOT_JOIN {stage.service.calls()[0].session_id}")
+    second = await stage.phone("agent2")
+    await second.call("970")
+    for name in ("agent3", "phone01"):
+        await stage.phone(name, on_call=0.1)
+        await stage.service.add_leg(call, endpoint=f"PJSIP/{name}", language=LANGUAGES[name])
+    await stage.active(5)
+    await until(lambda: len([s for s in stage.double.open_sessions if s.connected]) == 3, what="a session a pair")
+    async with Interpreter(stage.double):
+        for name, phone in stage.phones.items():
+            own = LANGUAGES[name]
+            wanted = {
+                hz + (0.0 if LANGUAGES[other] == own else SHIFT[own]) for other, hz in HZ.items() if other != name
+            }
+            await hears(phone, wanted, timeout=20)
+    with pytest.raises(UsageError, match="5 parties already"):
+        await stage.service.add_leg(call, endpoint="PJSIP/phone02")
+    sixth = await stage.phone("phone02", says=False)
+    refused = await sixth.call("970")
+    await until(lambda: refused.ended, what="the sixth is refused")
+    # The one who opened it leaves, then the rest; the sessions of languages that nobody speaks any more end with them.
+    await stage.phones["phone01"].hangup()
+    await customer.hangup()
+    await until(lambda: len(stage.double.open_sessions) == 1, what="English and French are left")
+    await stage.active(3)
+    await stage.phones["agent3"].hangup()
+    await until(lambda: not stage.double.open_sessions, what="English alone needs nobody")
+    await stage.active(2)
+    await second.hangup()
+    await stage.over(agent)
+
+
+async def test_parties_come_and_go_without_a_click(stage: Stage) -> None:
+    """The customer hears one long tone from Kallglot; somebody joins and leaves every second."""
+    customer, _ = await stage.call()
+    call = stage.service.calls()[0].id
+    session = await stage.double.wait_session()
+    guest = await stage.phone("agent3", says=False, on_call=0.0)
+    rounds = 20 if LONG else 5
+    for left in reversed(range(TRIES)):
+        with sniffing() as sniffer:
+            # All at once, so that the pace is ours and not the test's.
+            await session.speak("agent", tone(FOR_CUSTOMER_HZ, min(25, rounds * 1.5), 8000), burst=True)
+            for _ in range(rounds):
+                await stage.service.add_leg(call, endpoint="PJSIP/agent3", language="en", speaker="guest")
+                await guest.wait_state("CONFIRMED")
+                await asyncio.sleep(0.8)
+                await guest.hangup()
+                await until(lambda: len(stage.service.calls()[0].legs) == 2)
+            seen = flows(sniffer.take())
+        heard = [
+            flow
+            for flow in seen
+            if (tone_presence(flow.sound, flow.rate, FOR_CUSTOMER_HZ) > 0.8).sum() * 0.02 > rounds / 2
+        ]
+        if max(flow.longest_wait for flow in heard) < STALL or not left:
+            break
+        print("the machine stood still: again")
+        await asyncio.sleep(3)
+    assert len(heard) == 2, "from us to Asterisk, and from Asterisk to the phone"
+    for flow in heard:
+        assert_steady_tone(flow.sound, flow.rate, FOR_CUSTOMER_HZ, min_seconds=rounds / 2)
+    await stage.over(customer)

@@ -1,0 +1,81 @@
+"""Hold on a real Asterisk: who is held hears music, nobody is streamed, and it all comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.audio.codecs import g711
+from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.lab.phones import Phone
+from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.running import LONG, running, settings_for, until
+from tests.asterisk.stage import Stage
+from tests.asterisk.tones import hears
+from tests.audio_checks import tone
+from tests.double.server import KallglotDouble
+from tests.double.session import DoubleSession
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
+
+MUSIC_HZ = 1650.0
+
+
+@pytest.fixture
+async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk22, tmp_path, double)) as service,
+    ):
+        yield Stage(asterisk22, double, service, phones)
+        assert double.violations == []
+
+
+async def music(asterisk: LabAsterisk) -> None:
+    """A class of music on hold that is a tone."""
+    folder = asterisk.folder / "lib/tone"
+    folder.mkdir(exist_ok=True)
+    pcm = tone(MUSIC_HZ, 30, 8000)
+    (folder / "tone.ulaw").write_bytes(g711.PCM_TO_ULAW[pcm.view("u2")].tobytes())
+    local = asterisk.folder / "etc/local/musiconhold.conf"
+    local.write_text(f"[default](+)\ndirectory = {asterisk.inside}/lib/tone\n")
+    await asterisk.cli("moh reload")
+
+
+def counts(session: DoubleSession) -> dict[str, int]:
+    return {name: len(audio.arrivals) for name, audio in session.audio.items()}
+
+
+async def resumed(holder: Phone, session: DoubleSession, before: dict[str, int]) -> float:
+    """Seconds from the phone's wish until Kallglot hears both."""
+    began = time.monotonic()
+    await holder.unhold()
+    await until(lambda: all(now > before[name] for name, now in counts(session).items()), what="both are heard")
+    return max(session.audio[name].arrivals[count].at for name, count in before.items()) - began
+
+
+@pytest.mark.parametrize("who", ["agent", "customer"])
+async def test_hold_and_resume_again_and_again(stage: Stage, who: str) -> None:
+    await music(stage.asterisk)
+    customer, agent = await stage.call()
+    holder, held = (agent, customer) if who == "agent" else (customer, agent)
+    session = await stage.double.wait_session()
+    await session.wait_audio("customer", 0.3)
+    await session.wait_audio("agent", 0.3)
+    slowest = 0.0
+    for round_ in range(50 if LONG else 5):
+        await holder.hold()
+        await until(lambda: "held" in [leg.state for leg in stage.service.calls()[0].legs], what="held")
+        await asyncio.sleep(0.15)  # what was begun is on its way
+        before = counts(session)
+        await hears(held, {MUSIC_HZ}) if round_ == 0 else await asyncio.sleep(0.3)
+        assert counts(session) == before, "nothing is streamed"
+        slowest = max(slowest, await resumed(holder, session, before))
+    assert slowest < 1.0, "0.2 s, and what the phone's own re-INVITE and a loaded machine add"
+    print(f"slowest resume: {slowest * 1000:.0f} ms after the phone began its re-INVITE")
+    await stage.talk(customer, agent)
+    await stage.over(customer)

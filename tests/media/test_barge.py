@@ -1,0 +1,98 @@
+"""Barge-in: what waits is dropped when the party begins to speak, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from kallglot_ari.audio.codecs import g711, registry
+from kallglot_ari.audio.frame import Pcm, silence
+from kallglot_ari.calls.model import StreamAudio
+from kallglot_ari.media.barge import BargeIn
+from kallglot_ari.media.legs import Legs
+from tests.audio.signals import tone
+from tests.media.conftest import Running
+from tests.media.peer import Peer
+
+ULAW = registry.get("ulaw")
+FRAME = 160
+LOUD, QUIET = tone(8000, 0.02, 440.0), silence(FRAME)
+
+
+def ulaw(pcm: Pcm) -> bytes:
+    return g711.PCM_TO_ULAW[pcm.view(np.uint16)].tobytes()
+
+
+class Line:
+    """A leg's uplink of mu-law, 100 ms chunks."""
+
+    def __init__(self) -> None:
+        self.legs = Legs(uplink_bytes=1600, frame_bytes=FRAME, silence=bytes([255]) * FRAME, payload_type=0)
+        self.legs.open(0, 1, ssrc=1, sequence=1, timestamp=1, phase=0)
+        self.ear = BargeIn("mulaw", FRAME)
+        self.ear.watch(self.legs, 0, True)
+
+    def says(self, *frames: Pcm) -> bool:
+        """Whether somebody begins to speak in these frames, looked at one by one."""
+        return True in [self._says(frame) for frame in frames]
+
+    def _says(self, frame: Pcm) -> bool:
+        legs, fill = self.legs, int(self.legs.fill[0])
+        legs.uplink[0, fill : fill + FRAME] = np.frombuffer(ulaw(frame), np.uint8)
+        legs.fill[0] = (fill + FRAME) % legs.uplink.shape[1]
+        legs.clock[0] += FRAME
+        return self.ear.begun(legs) == [0]
+
+
+def test_two_loud_frames_after_rest_are_speech() -> None:
+    line = Line()
+    assert not line.says(*[QUIET] * 20)
+    assert not line.says(LOUD)
+    assert line.says(LOUD)
+    assert not line.says(*[LOUD] * 100), "told once"
+    assert not line.says(*[QUIET] * 3, *[LOUD] * 10), "a pause within a word is none"
+    assert line.says(*[QUIET] * 10, LOUD, LOUD)
+
+
+def test_a_click_is_no_speech() -> None:
+    line = Line()
+    assert not line.says(*[QUIET, LOUD, QUIET] * 20)
+
+
+def test_neither_on_hold_nor_when_not_watched() -> None:
+    line = Line()
+    line.legs.paused[0] = True
+    assert not line.says(LOUD, LOUD, LOUD)
+    line.legs.paused[0] = False
+    line.ear.watch(line.legs, 0, False)
+    assert not line.says(*[QUIET] * 20, LOUD, LOUD, LOUD)
+
+
+@pytest.mark.parametrize("interruptible", [True, False])
+async def test_what_waits_is_silent_at_once(running: Running, interruptible: bool) -> None:
+    told: list[float] = []
+    async with running() as engine, Peer(ULAW) as peer:
+        flow = engine.open("a", lambda _: None)
+        flow.connect(peer.address)
+        if interruptible:
+            flow.interruptible(lambda: told.append(time.monotonic()))
+        flow.play("agent", StreamAudio("mulaw", 8000, ulaw(tone(8000, 4.0, 700.0))))
+        rest = [ulaw(QUIET)] * 30
+        begins: list[float] = []
+
+        async def note() -> None:
+            await asyncio.sleep(len(rest) * 0.02)
+            begins.append(time.monotonic())
+
+        await asyncio.gather(peer.say(engine.address, [*rest, *[ulaw(LOUD)] * 25]), note())
+    loud = [
+        at for at, packet in peer.heard if np.abs(g711.ULAW_TO_PCM[np.frombuffer(packet.payload, np.uint8)]).max() > 500
+    ]
+    if interruptible:
+        assert len(told) == 1
+        assert loud[-1] - begins[0] < 0.15, "0.1 s, and what a loaded machine adds"
+    else:
+        assert loud[-1] - begins[0] > 0.4
