@@ -79,6 +79,10 @@ class CallMachine(Call):
         self.now, self.wall = now, wall
         return self._follow(self._handlers[type(event)](event))
 
+    def go_on(self, commands: list[c.Command]) -> list[c.Command]:
+        """The first commands of a call that another process had: `commands`, and what its state still lacks."""
+        return self._follow(commands)
+
     @property
     def finished(self) -> bool:
         """Nothing of the call is left."""

@@ -26,10 +26,12 @@ from kallglot_ari.calls.interfaces import (
     StreamTranscript,
     Translator,
 )
+from kallglot_ari.calls.legs import Leg
+from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriNotFound, AriUnavailable, StoreError, UsageError
+from kallglot_ari.errors import AriError, AriNotFound, AriUnavailable, MediaError, StoreError, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.latency import TurnLatency
@@ -338,6 +340,30 @@ class CallActions:
         """The call is over: so is its capture."""
         if self._capture is not None:
             self.capture(on=False)
+
+    async def take_up(self, machine: CallMachine) -> list[e.Event]:
+        """Open the flows of a call that another process had. Returns what cannot be taken up as it is."""
+        lost: list[e.Event] = []
+
+        async def one(leg: Leg) -> None:
+            try:
+                variables = await self._media_address(leg.media_id)
+                flow = self._plant.media.open(leg.media_id, lambda chunk: self._spoke(leg.id, chunk))
+                self._flows[leg.id] = flow
+                self._write_down(flow, leg.speaker)
+                await flow.attach(variables)
+            except (AriError, MediaError) as error:
+                self._log.warning("media_not_taken_up", leg=leg.id, error=str(error))
+                lost.append(e.ChannelLeft(leg.media_id))
+
+        await asyncio.gather(*(one(leg) for leg in machine.legs.values() if leg.media_usable))
+        return lost
+
+    async def _media_address(self, channel_id: str) -> dict[str, object]:
+        names = ("UNICASTRTP_LOCAL_ADDRESS", "UNICASTRTP_LOCAL_PORT")
+        ask = self._plant.ari.channels.get_channel_var
+        values = await asyncio.gather(*(ask(channel_id, variable=name) for name in names))
+        return {name: variable.value for name, variable in zip(names, values, strict=True)}
 
     async def _remove_media(self, command: c.RemoveMedia) -> None:
         flow = self._flows.get(command.leg)

@@ -19,8 +19,10 @@ from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant, captures
+from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
+from kallglot_ari.modes.resume import Resume
 from kallglot_ari.settings import KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
 
@@ -33,14 +35,21 @@ class StasisMode:
     """Turns ARI's events into those of calls, and callers into calls."""
 
     def __init__(
-        self, plant: Plant, service: ServiceSettings, kallglot: KallglotSettings, media: MediaSettings, prefix: str
+        self,
+        plant: Plant,
+        service: ServiceSettings,
+        kallglot: KallglotSettings,
+        media: MediaSettings,
+        prefix: str,
+        journal: Journal,
     ) -> None:
         self._plant = plant
         self._service = service
         self._kallglot = kallglot
         self._media = media
         self._prefix = prefix
-        self.calls = Registry(plant)
+        self.calls = Registry(plant, journal)
+        self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
@@ -62,6 +71,7 @@ class StasisMode:
             await self.calls.wait_empty(15)
 
     async def close(self) -> None:
+        await self.resume.close()
         await self.calls.close()
         await self._tasks.close()
 
@@ -95,6 +105,7 @@ class StasisMode:
                 self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
             case Connected():
                 self._reconcile(event.snapshot)
+                self._resume(event.snapshot)
             case Disconnected():
                 _log.warning("ari_disconnected", reason=event.reason, calls=len(self.calls))
             case _:
@@ -201,6 +212,12 @@ class StasisMode:
         except AriError as error:
             _log.debug("too_late", error=str(error))
 
+    def _resume(self, seen: Snapshot) -> None:
+        self.resume.connected(seen, self._give_back)
+        for channel in seen.channels:
+            if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
+                self._contexts.setdefault(channel.id, channel.dialplan.context)
+
     # --- after a connect ---------------------------------------------------------------------------------------------
 
     def _reconcile(self, seen: Snapshot) -> None:
@@ -218,7 +235,7 @@ class StasisMode:
             for candidate in list(machine.candidates):
                 if candidate not in there:
                     runner.post(e.ChannelGone(candidate, 19))
-        self._tasks.spawn(self._sweep(seen), name="sweep")
+        self._tasks.spawn(self._sweep(seen), name="sweep")  # begins when those that are taken up have their owner
 
     async def _sweep(self, seen: Snapshot) -> None:
         ours = f"{self._prefix}-"
