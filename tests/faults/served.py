@@ -62,6 +62,7 @@ class Served:
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("KALLGLOT_")}
         self._environment |= {f"KALLGLOT__{name}": str(value) for name, value in values.items()}
         self._environment["PYTHONPATH"] = str(ROOT)
+        self.module = "kallglot_ari"
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
 
@@ -83,7 +84,7 @@ class Served:
         self.started_at = time.monotonic()
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*dying_with_us(), sys.executable, "-m", "kallglot_ari", "serve", *arguments],
+                [*dying_with_us(), sys.executable, "-m", self.module, "serve", *arguments],
                 env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
         if wait:
