@@ -21,7 +21,7 @@ def _wall(_: SystemClock) -> datetime:
     return datetime.now(UTC) + _off
 
 
-SystemClock.wall = _wall
+SystemClock.wall = _wall  # type: ignore[method-assign,assignment]
 signal.signal(signal.SIGUSR1, lambda *_: _jump(timedelta(hours=1)))
 signal.signal(signal.SIGUSR2, lambda *_: _jump(timedelta(hours=-2)))
 sys.exit(main())

@@ -55,6 +55,12 @@ class Plant:
     log_before: int = 0
     sessions_before: set[str] = field(default_factory=set)
 
+    async def new_phones(self) -> None:
+        """In place of those whose calls died with Asterisk."""
+        await asyncio.gather(self.customer.stop(), self.agent.stop())
+        self.customer, self.agent = await _phones(self.asterisk)
+        self.call = None
+
     async def extension(self) -> None:
         """900: the call as the table makes it; the dialplan goes on with a tone."""
         await self.asterisk.extension(
@@ -151,6 +157,17 @@ class Plant:
         return len(new), sum(bool(s.ends) or s.status == "ended" for s in new), sum(len(s.ends) > 1 for s in new)
 
 
+async def _phones(asterisk: LabAsterisk) -> list[Phone]:
+    """Customer and agent, each with a tone."""
+    phones = []
+    for name, hertz in (("customer", CUSTOMER_HZ), ("agent", AGENT_HZ)):
+        registrar = f"127.0.0.1:{asterisk.sip_port}"
+        phone = await Phone.start(name, registrar, asterisk.phone_password, codecs=("PCMU",))
+        await phone.tone(hertz)
+        phones.append(phone)
+    return phones
+
+
 @asynccontextmanager
 async def plant(folder: Path, postgres: Postgres | None = None, version: str = "22") -> AsyncIterator[Plant]:
     """Everything started, with or without PostgreSQL."""
@@ -174,16 +191,12 @@ async def plant(folder: Path, postgres: Postgres | None = None, version: str = "
         served = Served(asterisk, folder, double, **settings)
         served.module = "tests.faults.jumping"
         await stack.enter_async_context(served)
-        registrar = f"127.0.0.1:{asterisk.sip_port}"
-        phones = []
-        for name, hertz in (("customer", CUSTOMER_HZ), ("agent", AGENT_HZ)):
-            phone = await stack.enter_async_context(
-                await Phone.start(name, registrar, asterisk.phone_password, codecs=("PCMU",))
-            )
-            await phone.tone(hertz)
-            phones.append(phone)
+        phones = await _phones(asterisk)
         made = Plant(
             asterisk, double, served, phones[0], phones[1], ari, api, stream, database, postgres, folder
         )  # fmt: skip
         await made.extension()
-        yield made
+        try:
+            yield made
+        finally:
+            await asyncio.gather(made.customer.stop(), made.agent.stop())

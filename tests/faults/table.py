@@ -89,12 +89,7 @@ async def _(p: Plant) -> AsyncIterator[None]:
     assert p.asterisk.pid is not None
     await p.asterisk.restart(gracefully=False)
     yield
-    for phone in (p.customer, p.agent):
-        for call in phone.calls:
-            if not call.ended:
-                with contextlib.suppress(Exception):
-                    await phone.hangup(call)
-        await phone.register()
+    await p.new_phones()
     await p.served.wait_ready()
     await p.extension()
 
@@ -368,6 +363,8 @@ async def _tidy(p: Plant) -> None:
         await _hang_up(p)
     with contextlib.suppress(Exception):
         await p.asterisk.reset()
+    with contextlib.suppress(Exception):
+        await p.new_phones()
     p.served.kill()
     await p.served.start()
 
