@@ -34,6 +34,7 @@ class CallMachine(Call):
             e.ChannelEntered: self._entered,
             e.ChannelLeft: self._left,
             e.ChannelGone: self._gone,
+            e.CandidateLost: self._lost,
             e.HangupRequested: self._hangup_requested,
             e.ChannelRinging: self._ringing,
             e.BridgeGone: self._bridge_gone,
@@ -229,6 +230,10 @@ class CallMachine(Call):
                 link.ended(event.command.key)
         placing.made(self, event.command)
         return []
+
+    def _lost(self, event: e.CandidateLost) -> list[c.Command]:
+        candidate = self.candidates.pop(event.channel_id, None)
+        return dialling.lost(self, candidate) if candidate is not None and self.active else []
 
     def _failed(self, event: e.Failed) -> list[c.Command]:
         command = event.command

@@ -31,7 +31,7 @@ from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriError, AriNotFound, AriUnavailable, MediaError, StoreError, UsageError
+from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.latency import TurnLatency
@@ -41,6 +41,23 @@ from kallglot_ari.settings import DebugSettings
 TURNS_WAITING = 200
 """Final transcripts of a call that may wait for the store; beyond it the oldest is lost to the store, not to the listeners."""
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
+ASTERISK_AWAY = 15.0
+"""Longer than it takes to notice that a connection is dead (10 s between pings, and half of that for the answer)."""
+LASTING = (
+    c.AddToBridge,
+    c.CreateBridge,
+    c.DestroyBridge,
+    c.CreateMedia,
+    c.RemoveMedia,
+    c.Dial,
+    c.Answer,
+    c.Ring,
+    c.Hangup,
+    c.ContinueInDialplan,
+    c.SetVariable,
+    c.MusicOnHold,
+)
+"""Commands that are as right a few seconds later."""
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
@@ -162,6 +179,25 @@ class CallActions:
     # --- what takes time ---------------------------------------------------------------------------------------------
 
     async def execute(self, command: c.Command) -> e.Event | None:
+        """While Asterisk does not answer, its commands wait up to `ASTERISK_AWAY` seconds; then the error is theirs."""
+        deadline = self._plant.clock.now() + ASTERISK_AWAY
+        again = False
+        while True:
+            try:
+                return await self._once(command)
+            except AriConflict:
+                if again and isinstance(command, c.Dial | c.CreateBridge):
+                    return None  # it was carried out before, and only the answer was lost
+                raise
+            except AriUnavailable as error:
+                again = True
+                await asyncio.sleep(0.2)
+                if not isinstance(command, LASTING) or (left := deadline - self._plant.clock.now()) <= 0:
+                    raise
+                self._log.info("command_waits_for_asterisk", command=type(command).__name__, error=str(error))
+                await self._plant.ari.wait_connected(left)
+
+    async def _once(self, command: c.Command) -> e.Event | None:
         channels, bridges = self._plant.ari.channels, self._plant.ari.bridges
         match command:
             case c.AddToBridge():
@@ -181,7 +217,7 @@ class CallActions:
             case c.Ring():
                 await (channels.ring if command.on else channels.ring_stop)(command.channel_id)
             case c.Hangup():
-                await self._hangup(command.channel_id)
+                await channels.hangup(command.channel_id)
             case c.ContinueInDialplan():
                 await self._continue(command)
             case c.TransferProgress():
@@ -275,13 +311,6 @@ class CallActions:
             variables={"KALLGLOT_FETCH": command.name},
         )
 
-    async def _hangup(self, channel_id: str) -> None:
-        try:
-            await self._plant.ari.channels.hangup(channel_id)
-        except AriUnavailable:
-            await asyncio.sleep(0.5)
-            await self._plant.ari.channels.hangup(channel_id)
-
     async def _create_media(self, command: c.CreateMedia) -> None:
         leg = self._runner.machine.legs.get(command.leg)
         if leg is None:
@@ -369,7 +398,7 @@ class CallActions:
         flow = self._flows.get(command.leg)
         if flow is not None and flow.id == command.channel_id:
             self._close_flow(command.leg, flow)
-        await self._hangup(command.channel_id)
+        await self._plant.ari.channels.hangup(command.channel_id)
 
     def _close_flow(self, leg: str, flow: Flow) -> None:
         if self._flows.get(leg) is flow:

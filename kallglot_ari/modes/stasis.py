@@ -222,7 +222,8 @@ class StasisMode:
 
     def _reconcile(self, seen: Snapshot) -> None:
         """What happened while nobody listened: end what is gone, sweep what nobody owns."""
-        there = {channel.id for channel in seen.channels}
+        there = {channel.id: channel for channel in seen.channels}
+        in_app = set(seen.application.channel_ids) if seen.application else set(there)
         bridges = {bridge.id for bridge in seen.bridges}
         for runner in self.calls.runners():
             machine = runner.machine
@@ -230,11 +231,18 @@ class StasisMode:
                 for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
                     if expected and channel_id not in there:
                         runner.post(e.ChannelGone(channel_id))
+                    elif expected and channel_id not in in_app:
+                        runner.post(e.ChannelLeft(channel_id))
+                if leg.media_id in in_app and leg.media_id in there and not leg.media_entered:
+                    runner.post(e.ChannelEntered(leg.media_id, there[leg.media_id].name))
                 if leg.bridge_id not in bridges:
                     runner.post(e.BridgeGone(leg.bridge_id))
-            for candidate in list(machine.candidates):
-                if candidate not in there:
-                    runner.post(e.ChannelGone(candidate, 19))
+            for candidate in list(machine.candidates.values()):
+                channel = there.get(candidate.channel_id)
+                if channel is None and candidate.placed:
+                    runner.post(e.CandidateLost(candidate.channel_id))
+                elif channel is not None and channel.state == "Up" and channel.id in in_app:
+                    runner.post(e.ChannelEntered(channel.id, channel.name))
         self._tasks.spawn(self._sweep(seen), name="sweep")  # begins when those that are taken up have their owner
 
     async def _sweep(self, seen: Snapshot) -> None:

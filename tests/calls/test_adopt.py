@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Set
 from datetime import timedelta
 from typing import Any
@@ -259,7 +260,11 @@ class Killable(World):
         return True
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=int(os.environ.get("KALLGLOT_CALL_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(st.data())
 def test_killed_at_any_moment_nothing_is_left_and_no_session_open(data: st.DataObject) -> None:
     agents = data.draw(st.sampled_from([(), ("PJSIP/1",), ("PJSIP/1", "PJSIP/2")]))
