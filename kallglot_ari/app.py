@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -19,12 +19,22 @@ from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.clock import Clock, SystemClock
-from kallglot_ari.errors import ApiError, AriError, InterpreterError, KallglotAriError, StoreError, UsageError
+from kallglot_ari.errors import (
+    ApiError,
+    AriError,
+    ConfigError,
+    InterpreterError,
+    KallglotAriError,
+    StoreError,
+    UsageError,
+)
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media import recording
 from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.udp import open_socket
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.stasis import StasisMode
@@ -32,7 +42,7 @@ from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.sandbox import echo
 from kallglot_ari.sandbox.engine import EngineFactory
 from kallglot_ari.sandbox.server import Sandbox, run_sandbox
-from kallglot_ari.settings import InterpreterSettings, Settings
+from kallglot_ari.settings import InterpreterSettings, MediaSettings, Settings
 from kallglot_ari.store.store import open_store
 from kallglot_ari.tasks import Tasks
 from kallglot_ari.web.server import WebServer
@@ -105,7 +115,7 @@ class Service:
         self.clock = SystemClock()
         self.metrics = Metrics()
         self.hub = Hub(self.clock, on_dropped=self.metrics.events_dropped.inc)
-        self.store = open_store(settings.store, self.clock)
+        self.store = open_store(settings.store, self.clock, retention_days=settings.store.retention_days)
         self.embedded: Sandbox | None = None
         self.ari = AriClient(settings.ari, self.metrics, self.clock)
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
@@ -143,8 +153,12 @@ class Service:
         self._on_stop("Kallglot client", self.translator.close)
         if s.debug.record != "off":
             recording.check(s.debug.record)
+        prefix = f"kg-{instance_name(s)}"
+        journal = Journal(self.store, prefix)
+        self._on_stop("journal", journal.close)
+        place = await journal.place()
         self.media = MediaEngine(
-            s.media,
+            self._media_settings(place),
             encoding=s.kallglot.encoding,
             sample_rate=s.kallglot.sample_rate,
             chunk_ms=s.kallglot.chunk_ms,
@@ -155,10 +169,14 @@ class Service:
         )
         await self.media.start()
         self._on_stop("media", self.media.stop)
-        prefix = f"kg-{instance_name(s)}"
-        self.outbox = Outbox(self.translator, self.store, self.metrics, self.clock, prefix=prefix)
-        await self.outbox.start()
-        self._on_stop("outbox", self.outbox.stop)
+        self.outbox = Outbox(
+            self.translator,
+            self.store,
+            self.metrics,
+            self.clock,
+            prefix=prefix,
+            embedded=self.embedded.url if self.embedded else "",
+        )
         plant = Plant(
             self.ari,
             s.ari.app,
@@ -171,7 +189,13 @@ class Service:
             self.clock,
             s.debug,
         )
-        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix)
+        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal)
+        await self.outbox.start(await self.stasis.resume.read())
+        self._on_stop("outbox", self.outbox.stop)
+        rtp = list(self.media.address)
+        self.stasis.resume.start(same_port=place.get("rtp") == rtp)
+        await journal.settle(rtp=rtp)
+        journal.start()
         await self.ari.start(self.stasis.on_event)
         self._on_stop("ARI", self.ari.close)
         self._on_stop("calls", self.stasis.close)
@@ -240,6 +264,18 @@ class Service:
             rtp=":".join(map(str, self.media.address)),
             instance=prefix,
         )
+
+    def _media_settings(self, place: dict[str, Any]) -> MediaSettings:
+        """With the port of the earlier run, whose calls still send there, if any port will do and it is free."""
+        media = self.settings.media
+        address = place.get("rtp")
+        if media.port or not isinstance(address, list) or len(address) != 2 or not isinstance(address[1], int):
+            return media
+        try:
+            open_socket(media.bind, address[1]).close()
+        except ConfigError:
+            return media
+        return media.model_copy(update={"port": address[1]})
 
     async def _warm(self, engine: Engine) -> None:
         """Load the interpreter's models while the rest is up already; a call that comes earlier waits for them."""

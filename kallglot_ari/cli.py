@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,8 +28,11 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    gc.disable()  # calls of a run that was killed wait for the end of the imports; what they bring is never garbage
     from kallglot_ari.app import serve
 
+    gc.freeze()
+    gc.enable()
     config = settings.load(args.config)
     log.configure(config.log.level, config.log.format)
     return _run(serve(config))

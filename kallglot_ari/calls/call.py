@@ -76,7 +76,7 @@ class Call:
         self.ended_wall: datetime | None = None
         self.now = now
         self.wall = wall
-        self._serial = 0
+        self.serial = 0
 
     @property
     def active(self) -> bool:
@@ -136,8 +136,8 @@ class Call:
 
     def add_party(self, speaker: str, language: str) -> Leg:
         """A leg beyond the first two, under the label wished for if that is free."""
-        self._serial += 1
-        return self.add_leg(f"p{self._serial}", self._label(speaker), language or self.plan.request.target_language)
+        self.serial += 1
+        return self.add_leg(f"p{self.serial}", self._label(speaker), language or self.plan.request.target_language)
 
     def _label(self, wanted: str) -> str:
         taken = {leg.speaker for leg in self.legs.values()}
@@ -150,8 +150,8 @@ class Call:
 
     def next_name(self, prefix: str) -> str:
         """A new name within this call."""
-        self._serial += 1
-        return f"{prefix}{self._serial}"
+        self.serial += 1
+        return f"{prefix}{self.serial}"
 
     def next_id(self, prefix: str) -> str:
         """A new id of this call's, for a channel or bridge."""

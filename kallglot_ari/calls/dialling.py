@@ -113,6 +113,14 @@ def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Com
     return told + remove(call, leg)
 
 
+def lost(call: Call, candidate: Candidate) -> list[c.Command]:
+    """A candidate that may have answered when nobody was there: the first parties are dialled again, until they have rung enough."""
+    leg = call.legs.get(candidate.leg)
+    if leg is None or leg.up or leg.vacant or candidate.replaces or leg.id not in ("customer", "agent"):
+        return candidate_failed(call, candidate, 19)
+    return dial(call, candidate.endpoint, leg.id, call.plan.timeout)[1]
+
+
 _REASONS = {
     DialplanStatus.AGENTBUSY: EndReason.AGENT_HANGUP,
     DialplanStatus.NOANSWER: EndReason.TIMEOUT,

@@ -51,6 +51,13 @@ class HangupRequested(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateLost(Event):
+    """One who was being dialled is gone, and nobody heard why: perhaps it answered, which Asterisk ends when nobody is there."""
+
+    channel_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelRinging(Event):
     """A dialled channel rings."""
 

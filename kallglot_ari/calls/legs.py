@@ -116,6 +116,8 @@ class Candidate:
     leg: str
     replaces: bool = False
     """A transfer: when it answers, the leg's present party is let go."""
+    placed: bool = False
+    """Asterisk has the call."""
     ringing: bool = False
     language: str = ""
     """Of who is dialled; empty: the leg's."""

@@ -94,9 +94,37 @@ class Link:
             self.labels[leg_id] = speaker
         return self.labels[leg_id]
 
+    @property
+    def created_count(self) -> int:
+        """Sessions asked for."""
+        return self._created
+
+    @property
+    def creating_key(self) -> str:
+        """The key of a creation that is not answered; empty when there is none."""
+        return self._creating.key if self._creating is not None else ""
+
+    def key_of(self, session: Session) -> str:
+        """The key under which a session was created that is not ended; empty for others."""
+        return self._keys.get(session.id, "")
+
     def start(self) -> list[Command]:
         """Create the first session."""
         return self._create()
+
+    def resume(self, session: Session | None, key: str, *, created: int, again: bool, ever_open: bool) -> list[Command]:
+        """Go on where another process stopped, after `created` sessions.
+
+        :param again: the last creation was not answered: ask once more under its key.
+        """
+        self._created, self.ever_open = created, ever_open
+        if session is None:
+            self._created -= again
+            return self._create()
+        self._keys[session.id] = key
+        self.session = session
+        self.state = LinkState.OPENING
+        return [OpenStream(session, self.name)]
 
     def _create(self) -> list[Command]:
         self._created += 1

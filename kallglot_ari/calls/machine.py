@@ -34,6 +34,7 @@ class CallMachine(Call):
             e.ChannelEntered: self._entered,
             e.ChannelLeft: self._left,
             e.ChannelGone: self._gone,
+            e.CandidateLost: self._lost,
             e.HangupRequested: self._hangup_requested,
             e.ChannelRinging: self._ringing,
             e.BridgeGone: self._bridge_gone,
@@ -82,6 +83,10 @@ class CallMachine(Call):
         """What `event` leads to. Events that mean nothing (any more) lead to nothing."""
         self.now, self.wall = now, wall
         return self._follow(self._handlers[type(event)](event))
+
+    def go_on(self, commands: list[c.Command]) -> list[c.Command]:
+        """The first commands of a call that another process had: `commands`, and what its state still lacks."""
+        return self._follow(commands)
 
     @property
     def finished(self) -> bool:
@@ -226,6 +231,10 @@ class CallMachine(Call):
                 link.ended(event.command.key)
         placing.made(self, event.command)
         return []
+
+    def _lost(self, event: e.CandidateLost) -> list[c.Command]:
+        candidate = self.candidates.pop(event.channel_id, None)
+        return dialling.lost(self, candidate) if candidate is not None and self.active else []
 
     def _failed(self, event: e.Failed) -> list[c.Command]:
         command = event.command

@@ -114,6 +114,8 @@ def made(call: Call, command: c.Command) -> None:
                 if leg.media_id == command.channel_id and leg.media is Thing.ASKED:
                     leg.media = Thing.LIVE
                     leg.media_addressed = True
+        case c.Dial() if command.channel_id in call.candidates:
+            call.candidates[command.channel_id].placed = True
         case c.AddToBridge():
             for leg in call.legs.values():
                 if leg.channel_id == command.channel_id and leg.in_bridge == command.bridge_id:

@@ -33,14 +33,21 @@ class Actions(Protocol):
 class CallRunner:
     """The shell around a `CallMachine`. `post` may be called from any event-loop code; it never waits."""
 
-    def __init__(self, machine: CallMachine, clock: Clock, on_finished: Callable[[CallRunner], None]) -> None:
+    def __init__(
+        self,
+        machine: CallMachine,
+        clock: Clock,
+        on_finished: Callable[[CallRunner], None],
+        on_changed: Callable[[CallRunner], None] = lambda _: None,
+    ) -> None:
         self.machine = machine
         self.id = machine.plan.call_id
         self.actions: Actions
         self._clock = clock
         self._on_finished = on_finished
+        self._on_changed = on_changed
         self._inbox: deque[e.Event] = deque()
-        self._busy = False
+        self._busy = True  # until the start, events wait
         self._lanes: dict[str, deque[c.Command]] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -53,12 +60,11 @@ class CallRunner:
     def tasks(self) -> Tasks:
         return self._tasks
 
-    def start(self, actions: Actions) -> None:
-        """Let the machine begin."""
+    def start(self, actions: Actions, commands: list[c.Command] | None = None) -> None:
+        """Let the machine begin; one that was taken up goes on with `commands`."""
         self.actions = actions
-        self._busy = True
         try:
-            self._carry_out(self.machine.start())
+            self._carry_out(self.machine.start() if commands is None else self.machine.go_on(commands))
         finally:
             self._busy = False
         self._drain()
@@ -84,6 +90,7 @@ class CallRunner:
                 self._carry_out(commands)
         finally:
             self._busy = False
+        self._on_changed(self)
 
     def _carry_out(self, commands: list[c.Command]) -> None:
         for command in commands:

@@ -122,6 +122,8 @@ class Api:
     async def anywhere(self, attempt: Attempt[T]) -> T:
         """`attempt` with the addresses in order, round by round, until it answers or cannot be retried.
 
+        One that is under way when the last address goes down waits for the next trial of one, if that is before the deadline.
+
         :raises ApiUnavailable: at once while every address is known to be down. :raises ApiError: the last one, at the deadline.
         """
         give_up = self._clock.now() + self.policy.deadline
@@ -139,7 +141,11 @@ class Api:
                         # Another address is the same account: it would say the same.
                         break
             if last is None:
-                raise ApiUnavailable(f"no address answers at the moment ({', '.join(self.addresses.urls)})")
+                wait = self.addresses.next_trial() - self._clock.now()
+                if not round_ or self._clock.now() + wait >= give_up:
+                    raise ApiUnavailable(f"no address answers at the moment ({', '.join(self.addresses.urls)})")
+                await asyncio.sleep(max(0.0, wait) + self._rng.uniform(0, self.policy.base))
+                continue
             await self._pause(last, round_, give_up)
             round_ += 1
 

@@ -89,6 +89,10 @@ class Addresses:
         """The breaker of `url`; an address that is not (or no longer) in the list has one that always lets through."""
         return self._breakers.get(url.rstrip("/")) or Breaker()
 
+    def next_trial(self) -> float:
+        """Monotonic seconds at which the first address may be asked that may not now."""
+        return min(breaker.open_until for breaker in self._breakers.values())
+
     def allowed(self, now: float) -> list[str]:
         """The addresses that may be asked at `now`, in failover order."""
         return [url for url, breaker in self._breakers.items() if breaker.allows(now)]

@@ -217,9 +217,10 @@ class KallglotClient:
 
         return await api.at(base_url, attempt)
 
-    async def _end_quietly(self, session_id: str, url: str) -> None:
+    async def _end_quietly(self, session_id: str, url: str, key: str = "") -> None:
+        """`key`: whoever else ends it under that key ends it once with us."""
         try:
-            await self.end_session(session_id, "error", base_url=url)
+            await self.end_session(session_id, "error", base_url=url, idempotency_key=key)
         except ApiError as error:
             _log.error("session_end_failed", session=session_id, url=url, why=str(error))
 

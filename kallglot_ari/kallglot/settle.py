@@ -29,7 +29,7 @@ class Settler:
     costs half an hour.
     """
 
-    def __init__(self, api: Api, end: Callable[[str, str], Awaitable[None]], rng: random.Random) -> None:
+    def __init__(self, api: Api, end: Callable[[str, str, str], Awaitable[None]], rng: random.Random) -> None:
         self._api = api
         self._end = end
         self._rng = rng
@@ -70,7 +70,7 @@ class Settler:
             session_id = rest.session_id_of(answer.data)
             if session_id and session_id not in self._used:
                 _log.warning("session_unseen_ended", session=session_id, url=url)
-                await self._end(session_id, url)
+                await self._end(session_id, url, f"{key}.end")
             break
         else:
             _log.error("session_doubtful_given_up", url=url, hint="the server ends an idle session after 30 minutes")

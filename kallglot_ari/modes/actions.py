@@ -28,10 +28,12 @@ from kallglot_ari.calls.interfaces import (
     StreamTranscript,
     Translator,
 )
+from kallglot_ari.calls.legs import Leg
+from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriNotFound, AriUnavailable, StoreError, UsageError
+from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.latency import TurnLatency
@@ -47,6 +49,23 @@ REPEAT_MAX = 20 * 16000
 """Bytes of the last translation that are kept for being said again: 20 s of 8 kHz, 10 s of 16 kHz PCM."""
 ANSWER_GAP = 0.3
 """Seconds without speech after which what comes from Kallglot is a new answer."""
+ASTERISK_AWAY = 15.0
+"""Longer than it takes to notice that a connection is dead (10 s between pings, and half of that for the answer)."""
+LASTING = (
+    c.AddToBridge,
+    c.CreateBridge,
+    c.DestroyBridge,
+    c.CreateMedia,
+    c.RemoveMedia,
+    c.Dial,
+    c.Answer,
+    c.Ring,
+    c.Hangup,
+    c.ContinueInDialplan,
+    c.SetVariable,
+    c.MusicOnHold,
+)
+"""Commands that are as right a few seconds later."""
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
@@ -188,6 +207,25 @@ class CallActions:
     # --- what takes time ---------------------------------------------------------------------------------------------
 
     async def execute(self, command: c.Command) -> e.Event | None:
+        """While Asterisk does not answer, its commands wait up to `ASTERISK_AWAY` seconds; then the error is theirs."""
+        deadline = self._plant.clock.now() + ASTERISK_AWAY
+        again = False
+        while True:
+            try:
+                return await self._once(command)
+            except AriConflict:
+                if again and isinstance(command, c.Dial | c.CreateBridge):
+                    return None  # it was carried out before, and only the answer was lost
+                raise
+            except AriUnavailable as error:
+                again = True
+                await asyncio.sleep(0.2)
+                if not isinstance(command, LASTING) or (left := deadline - self._plant.clock.now()) <= 0:
+                    raise
+                self._log.info("command_waits_for_asterisk", command=type(command).__name__, error=str(error))
+                await self._plant.ari.wait_connected(left)
+
+    async def _once(self, command: c.Command) -> e.Event | None:
         channels, bridges = self._plant.ari.channels, self._plant.ari.bridges
         match command:
             case c.AddToBridge():
@@ -207,7 +245,7 @@ class CallActions:
             case c.Ring():
                 await (channels.ring if command.on else channels.ring_stop)(command.channel_id)
             case c.Hangup():
-                await self._hangup(command.channel_id)
+                await channels.hangup(command.channel_id)
             case c.ContinueInDialplan():
                 await self._continue(command)
             case c.TransferProgress():
@@ -312,13 +350,6 @@ class CallActions:
             variables={"KALLGLOT_FETCH": command.name},
         )
 
-    async def _hangup(self, channel_id: str) -> None:
-        try:
-            await self._plant.ari.channels.hangup(channel_id)
-        except AriUnavailable:
-            await asyncio.sleep(0.5)
-            await self._plant.ari.channels.hangup(channel_id)
-
     async def _create_media(self, command: c.CreateMedia) -> None:
         leg = self._runner.machine.legs.get(command.leg)
         if leg is None:
@@ -385,11 +416,35 @@ class CallActions:
         if self._capture is not None:
             self.capture(on=False)
 
+    async def take_up(self, machine: CallMachine) -> list[e.Event]:
+        """Open the flows of a call that another process had. Returns what cannot be taken up as it is."""
+        lost: list[e.Event] = []
+
+        async def one(leg: Leg) -> None:
+            try:
+                variables = await self._media_address(leg.media_id)
+                flow = self._plant.media.open(leg.media_id, lambda chunk: self._spoke(leg.id, chunk))
+                self._flows[leg.id] = flow
+                self._write_down(flow, leg.speaker)
+                await flow.attach(variables)
+            except (AriError, MediaError) as error:
+                self._log.warning("media_not_taken_up", leg=leg.id, error=str(error))
+                lost.append(e.ChannelLeft(leg.media_id))
+
+        await asyncio.gather(*(one(leg) for leg in machine.legs.values() if leg.media_usable))
+        return lost
+
+    async def _media_address(self, channel_id: str) -> dict[str, object]:
+        names = ("UNICASTRTP_LOCAL_ADDRESS", "UNICASTRTP_LOCAL_PORT")
+        ask = self._plant.ari.channels.get_channel_var
+        values = await asyncio.gather(*(ask(channel_id, variable=name) for name in names))
+        return {name: variable.value for name, variable in zip(names, values, strict=True)}
+
     async def _remove_media(self, command: c.RemoveMedia) -> None:
         flow = self._flows.get(command.leg)
         if flow is not None and flow.id == command.channel_id:
             self._close_flow(command.leg, flow)
-        await self._hangup(command.channel_id)
+        await self._plant.ari.channels.hangup(command.channel_id)
 
     def _close_flow(self, leg: str, flow: Flow) -> None:
         if self._flows.get(leg) is flow:

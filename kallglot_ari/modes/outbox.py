@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
 from kallglot_ari.calls.model import Session, SessionRequest
@@ -37,13 +38,23 @@ class Outbox:
     """
 
     def __init__(
-        self, translator: Translator, store: CallStore, metrics: Metrics, clock: Clock, *, prefix: str
+        self,
+        translator: Translator,
+        store: CallStore,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        prefix: str,
+        embedded: str = "",
     ) -> None:
         self._translator = translator
         self._store = store
         self._metrics = metrics
         self._clock = clock
         self._prefix = prefix
+        self._embedded = embedded
+        self._waiting: set[str] = set()
+        self._kept: set[str] = set()
         self._rows: dict[str, PendingSession] = {}
         self._not_before: dict[str, float] = {}
         self._busy: set[str] = set()
@@ -59,8 +70,12 @@ class Outbox:
         """Sessions that shall end and are not known to have."""
         return sum(bool(row.reason) for row in self._rows.values())
 
-    async def start(self) -> None:
-        """Take over what an earlier run of this instance left behind, and begin to end it."""
+    async def start(self, waiting: Iterable[str] = ()) -> None:
+        """Take over what an earlier run of this instance left behind, and begin to end it.
+
+        :param waiting: calls that may be taken up again: their sessions are let alone until `decide`.
+        """
+        self._waiting = set(waiting)
         await self._take_over()
         self._tasks.spawn(self._sweep(), name="sweep")
 
@@ -74,9 +89,27 @@ class Outbox:
         left = [
             row for row in rows if row.key.startswith(f"{self._prefix}-") and row.key not in self._rows | self._ended
         ]
-        self._rows |= {row.key: replace(row, reason=row.reason or "error") for row in left}
+        for row in [row for row in left if self._died_with_it(row)]:
+            left.remove(row)
+            await self._strike(row.key)
+        let_alone = {row.key for row in left if row.call_id in self._waiting or row.key in self._kept}
+        self._rows |= {row.key: row if row.key in let_alone else _to_end(row) for row in left}
         if left:
-            _log.warning("sessions_left_by_an_earlier_run", count=len(left))
+            _log.warning("sessions_left_by_an_earlier_run", count=len(left), waiting=len(let_alone))
+        self._count()
+
+    def _died_with_it(self, row: PendingSession) -> bool:
+        """An embedded Kallglot is gone with its process, and so are its sessions."""
+        host = urlsplit(row.base_url).hostname
+        return bool(self._embedded) and row.base_url != self._embedded and host in ("127.0.0.1", "::1")
+
+    def decide(self, call_id: str, keep: Iterable[str] = ()) -> None:
+        """A call that was waited for goes on with the sessions of these keys; its others are ended."""
+        self._waiting.discard(call_id)
+        self._kept |= set(keep)
+        for key, row in self._rows.items():
+            if row.call_id == call_id and key not in self._kept:
+                self._rows[key] = _to_end(row)
         self._count()
 
     def watch(self, prefix: str, live: Callable[[], set[str]]) -> None:
@@ -126,6 +159,8 @@ class Outbox:
         row = PendingSession(
             key=key, call_id=call_id, request=asdict(request), created_at=self._clock.wall().timestamp()
         )
+        if before := self._rows.get(key):  # asked again after a restart
+            row = replace(row, session_id=before.session_id, base_url=before.base_url, created_at=before.created_at)
         self._rows[key] = row
         await self._quietly(self._store.session_intended(row))
         try:
@@ -133,7 +168,7 @@ class Outbox:
             self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
             await self._quietly(self._store.session_created(key, session.id, session.base_url))
         except BaseException as error:
-            if isinstance(error, ApiError) and not error.retryable:
+            if isinstance(error, ApiError) and not error.retryable and not row.session_id:
                 await self._strike(key)
                 raise
             # It may have been created, and only the answer was lost or nobody waits for it: ask again later, then end it.
@@ -242,6 +277,10 @@ class Outbox:
 
     def _count(self) -> None:
         self._metrics.sessions_pending_end.set(self.pending)
+
+
+def _to_end(row: PendingSession) -> PendingSession:
+    return replace(row, reason=row.reason or "error")
 
 
 def _request(data: dict[str, Any] | None) -> SessionRequest:

@@ -11,6 +11,7 @@ from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.log import get
 from kallglot_ari.modes.actions import CallActions, Plant
+from kallglot_ari.modes.journal import Journal
 
 _log = get(__name__)
 
@@ -18,8 +19,9 @@ _log = get(__name__)
 class Registry:
     """Starts calls, and lets go of them when nothing of them is left."""
 
-    def __init__(self, plant: Plant) -> None:
+    def __init__(self, plant: Plant, journal: Journal) -> None:
         self._plant = plant
+        self._journal = journal
         self._runners: dict[str, CallRunner] = {}
         self._actions: dict[str, CallActions] = {}
         self._callers: dict[str, str] = {}
@@ -69,15 +71,27 @@ class Registry:
     def start(self, plan: CallPlan) -> CallRunner:
         """A new call."""
         clock = self._plant.clock
-        runner = CallRunner(CallMachine(plan, clock.now(), clock.wall()), clock, self._finished)
-        actions = CallActions(self._plant, runner, plan.request)
-        self._runners[runner.id], self._actions[runner.id] = runner, actions
-        if plan.customer_channel:
-            self.adopt(plan.customer_channel, runner)
-        self._empty.clear()
-        self._plant.metrics.calls_active.set(len(self._runners))
+        runner, actions = self._enter(CallMachine(plan, clock.now(), clock.wall()))
         runner.start(actions)
         return runner
+
+    def take_up(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
+        """A call that another process had. Its events wait until its runner is started."""
+        runner, actions = self._enter(machine)
+        for leg in machine.legs.values():
+            if leg.channel_id:
+                self.adopt(leg.channel_id, runner)
+        return runner, actions
+
+    def _enter(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
+        runner = CallRunner(machine, self._plant.clock, self._finished, self._journal.changed)
+        actions = CallActions(self._plant, runner, machine.plan.request)
+        self._runners[runner.id], self._actions[runner.id] = runner, actions
+        if machine.plan.customer_channel:
+            self.adopt(machine.plan.customer_channel, runner)
+        self._empty.clear()
+        self._plant.metrics.calls_active.set(len(self._runners))
+        return runner, actions
 
     def _finished(self, runner: CallRunner) -> None:
         actions = self._actions.pop(runner.id)
@@ -85,6 +99,7 @@ class Registry:
         for channel in [c for c, owner in self._callers.items() if owner == runner.id]:
             del self._callers[channel]
         actions.end_capture()
+        self._journal.forget(runner.id)
         machine = runner.machine
         reason = machine.reason or EndReason.ERROR
         assert machine.status is not None

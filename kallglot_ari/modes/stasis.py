@@ -20,8 +20,10 @@ from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant, captures
+from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
+from kallglot_ari.modes.resume import Resume
 from kallglot_ari.settings import ConferenceSettings, FeatureSettings, KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
 
@@ -42,6 +44,7 @@ class StasisMode:
         conference: ConferenceSettings,
         features: FeatureSettings,
         prefix: str,
+        journal: Journal,
     ) -> None:
         self._plant = plant
         self._service = service
@@ -50,7 +53,8 @@ class StasisMode:
         self._conference = conference
         self._features = features
         self._prefix = prefix
-        self.calls = Registry(plant)
+        self.calls = Registry(plant, journal)
+        self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
@@ -72,6 +76,7 @@ class StasisMode:
             await self.calls.wait_empty(15)
 
     async def close(self) -> None:
+        await self.resume.close()
         await self.calls.close()
         await self._tasks.close()
 
@@ -106,6 +111,7 @@ class StasisMode:
                 self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
             case Connected():
                 self._reconcile(event.snapshot)
+                self._resume(event.snapshot)
             case Disconnected():
                 _log.warning("ari_disconnected", reason=event.reason, calls=len(self.calls))
             case _:
@@ -225,11 +231,18 @@ class StasisMode:
         except AriError as error:
             _log.debug("too_late", error=str(error))
 
+    def _resume(self, seen: Snapshot) -> None:
+        self.resume.connected(seen, self._give_back)
+        for channel in seen.channels:
+            if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
+                self._contexts.setdefault(channel.id, channel.dialplan.context)
+
     # --- after a connect ---------------------------------------------------------------------------------------------
 
     def _reconcile(self, seen: Snapshot) -> None:
         """What happened while nobody listened: end what is gone, sweep what nobody owns."""
-        there = {channel.id for channel in seen.channels}
+        there = {channel.id: channel for channel in seen.channels}
+        in_app = set(seen.application.channel_ids) if seen.application else set(there)
         bridges = {bridge.id for bridge in seen.bridges}
         for runner in self.calls.runners():
             machine = runner.machine
@@ -237,12 +250,19 @@ class StasisMode:
                 for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
                     if expected and channel_id not in there:
                         runner.post(e.ChannelGone(channel_id))
+                    elif expected and channel_id not in in_app:
+                        runner.post(e.ChannelLeft(channel_id))
+                if leg.media_id in in_app and leg.media_id in there and not leg.media_entered:
+                    runner.post(e.ChannelEntered(leg.media_id, there[leg.media_id].name))
                 if leg.bridge_id not in bridges:
                     runner.post(e.BridgeGone(leg.bridge_id))
-            for candidate in list(machine.candidates):
-                if candidate not in there:
-                    runner.post(e.ChannelGone(candidate, 19))
-        self._tasks.spawn(self._sweep(seen), name="sweep")
+            for candidate in list(machine.candidates.values()):
+                channel = there.get(candidate.channel_id)
+                if channel is None and candidate.placed:
+                    runner.post(e.CandidateLost(candidate.channel_id))
+                elif channel is not None and channel.state == "Up" and channel.id in in_app:
+                    runner.post(e.ChannelEntered(channel.id, channel.name))
+        self._tasks.spawn(self._sweep(seen), name="sweep")  # begins when those that are taken up have their owner
 
     async def _sweep(self, seen: Snapshot) -> None:
         ours = f"{self._prefix}-"

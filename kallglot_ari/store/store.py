@@ -7,7 +7,7 @@ transaction to finish as a whole in the background. In SQLite our own writers ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -250,6 +250,28 @@ class Store:
         await self._execute(
             "update mapping", update(schema.mappings).where(*_mapping(kind, key)).values(value=rows.dump(value))
         )
+
+    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
+        """In one transaction; those that are replaced lose their expiry."""
+        table = schema.mappings
+        gone = [rows.clean(key) for key, value in changes.items() if value is None]
+        new = [
+            {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": None}
+            for key, value in changes.items()
+            if value is not None
+        ]
+
+        async def work(connection: AsyncConnection) -> None:
+            if gone:
+                await connection.execute(delete(table).where(table.c.kind == rows.clean(kind), table.c.key.in_(gone)))
+            if new:
+                statement = self._insert(table)
+                changed = {name: statement.excluded[name] for name in ("value", "expires_at")}
+                await connection.execute(
+                    statement.on_conflict_do_update(index_elements=["kind", "key"], set_=changed), new
+                )
+
+        await self._write("write mappings", work)
 
     async def get_mapping(self, kind: str, key: str) -> dict[str, Any] | None:
         query = select(schema.mappings.c.value).where(*_mapping(kind, key))

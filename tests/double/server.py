@@ -74,6 +74,7 @@ class KallglotDouble:
 
     :param chunk_ms: lengths a chunk may have; None = any.
     :param token_life: seconds; default 5 minutes (routing) or 1 hour (provider).
+    :param stream_port: where clients shall open streams, if that is not here: a proxy's.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class KallglotDouble:
         chunk_ms: tuple[float, float] | None = (100, 200),
         token_life: float | None = None,
         credits: int = 1000,
+        stream_port: int = 0,
     ) -> None:
         self.contract = contract
         self.api_key = api_key
         self.port = port
         self.credits = credits
+        self.stream_port = stream_port
         self.sessions: dict[str, DoubleSession] = {}
         self.violations: list[str] = []
         """Every breach of the contract by the client, in words; tests assert that there is none."""
@@ -303,7 +306,7 @@ class KallglotDouble:
             contract=self.contract,
             token_life=self._token_life,
             changed=self._changed,
-            host=f"ws://127.0.0.1:{self.port}",
+            host=f"ws://127.0.0.1:{self.stream_port or self.port}",
         )
         self.sessions[session.id] = session
         return session.as_json(with_stream=True)

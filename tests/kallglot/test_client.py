@@ -85,6 +85,13 @@ async def test_retry_after_is_honoured_when_it_ends_in_time() -> None:
         assert 1.0 <= asyncio.get_running_loop().time() - started < 1.5
 
 
+async def test_one_under_way_outlives_the_moment_in_which_the_last_address_counts_as_down() -> None:
+    answers = (problem(503, ""), problem(503, ""), problem(503, ""), ok(created()))
+    async with serving(*answers) as server, client(server.url, policy=RetryPolicy(deadline=8.0)) as api:
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+    assert len(server.seen) == 4, "three until the breaker opens, and its trial"
+
+
 async def test_retry_after_beyond_the_deadline_fails_at_once_and_says_it() -> None:
     when = (datetime.now(UTC) + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     async with serving(problem(429, "rate_limit_exceeded", {"Retry-After": when})) as server, client(server.url) as api:

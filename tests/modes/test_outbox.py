@@ -332,6 +332,66 @@ async def test_a_restart_takes_over_the_rows_of_its_own_prefix_only(bench: Bench
     assert bench.kallglot.create_keys == []
 
 
+async def test_sessions_of_calls_that_may_go_on_wait_for_the_decision(bench: Bench) -> None:
+    rows = [
+        left("kg-a-1.s1", call_id="kg-a-1"),
+        left("kg-a-1.s2", call_id="kg-a-1"),
+        left("kg-a-2.s1", call_id="kg-a-2"),
+        left("kg-a-3.s1", call_id="kg-a-3", reason="agent_hangup"),
+        left("kg-a-4.s1", call_id="kg-a-4"),
+    ]
+    bench.store.pending = {row.key: row for row in rows}
+    await bench.outbox.start(waiting=["kg-a-1", "kg-a-2", "kg-a-3"])
+    await bench.until(lambda: not bench.outbox.pending)
+    assert {session for session, _ in bench.kallglot.ended} == {"sess_kg-a-3.s1", "sess_kg-a-4.s1"}
+    bench.outbox.decide("kg-a-1", ["kg-a-1.s2"])
+    bench.outbox.decide("kg-a-2")
+    await bench.until(lambda: not bench.outbox.pending)
+    assert set(bench.store.pending) == {"kg-a-1.s2"}
+    await bench.outbox.end("kg-a-1.s2", "sess_kg-a-1.s2", "completed")
+    assert bench.kallglot.ended[-1] == ("sess_kg-a-1.s2", "completed")
+    assert len(bench.kallglot.ended) == 5
+
+
+async def test_a_call_that_goes_on_keeps_its_session_though_the_store_is_read_late(bench: Bench) -> None:
+    bench.store.pending = {row.key: row for row in [left("kg-a-1.s1", call_id="kg-a-1")]}
+    bench.store.unreadable = True
+    await bench.outbox.start(waiting=["kg-a-1"])
+    bench.outbox.decide("kg-a-1", ["kg-a-1.s1"])
+    bench.store.unreadable = False
+    for _ in range(5):
+        bench.clock.advance(MAX_PAUSE)
+        await asyncio.sleep(0.005)
+    assert bench.kallglot.ended == []
+
+
+async def test_a_creation_repeated_after_a_restart_does_not_lose_the_session_when_it_is_refused(bench: Bench) -> None:
+    bench.store.pending = {row.key: row for row in [left("kg-a-1.s1", call_id="kg-a-1")]}
+    await bench.outbox.start(waiting=["kg-a-1"])
+    bench.outbox.decide("kg-a-1", ["kg-a-1.s1"])
+    bench.kallglot.create_error = ApiInvalid("another body", status=400)
+    with pytest.raises(ApiInvalid):
+        await bench.outbox.create("kg-a-1.s1", "kg-a-1", REQUEST)
+    await bench.until(lambda: not bench.outbox.pending)
+    assert [session for session, _ in bench.kallglot.ended] == ["sess_kg-a-1.s1"]
+
+
+async def test_sessions_of_an_embedded_kallglot_died_with_it(bench: Bench) -> None:
+    rows = [
+        left("kg-a-1.s1", base_url="http://127.0.0.1:4/v1"),
+        left("kg-a-2.s1", base_url="https://a"),
+        left("kg-a-3.s1", session_id="", base_url=""),
+    ]
+    bench.store.pending = {row.key: row for row in rows}
+    bench.outbox = Outbox(
+        bench.kallglot, bench.store, bench.metrics, bench.clock, prefix="kg-a", embedded="http://127.0.0.1:5/v1"
+    )
+    await bench.outbox.start()
+    assert "kg-a-1.s1" not in bench.store.pending
+    await bench.until(lambda: not bench.outbox.pending)
+    assert "sess_kg-a-1.s1" not in dict(bench.kallglot.ended)
+
+
 async def test_a_crash_between_the_intention_and_the_answer(bench: Bench) -> None:
     """The process ends while the request is under way; the next one asks again with the same key, and ends."""
     bench.kallglot.gate.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -135,6 +135,13 @@ class FakeStore:
 
     async def expired_mappings(self, kind: str, now: float) -> dict[str, dict[str, Any]]:
         return {k: v for (one, k), (v, at) in self.maps.items() if one == kind and at is not None and at <= now}
+
+    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self.maps.pop((kind, key), None)
+            else:
+                self.maps[kind, key] = (value, None)
 
     async def seen_once(self, event_id: str, now: float) -> bool:
         return True

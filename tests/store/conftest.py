@@ -90,7 +90,7 @@ class Postgres:
         return f"postgresql://kallglot@127.0.0.1:{self.port}/{name}"
 
 
-def _make_postgres() -> Postgres:
+def make_postgres() -> Postgres:
     programs = _programs()
     if programs is None:
         missing("PostgreSQL is not installed (Debian: apt-get install postgresql)")
@@ -116,7 +116,7 @@ def missing(what: str) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    server = _make_postgres()
+    server = make_postgres()
     yield server
     server.kill()
     shutil.rmtree(server.folder, ignore_errors=True)
@@ -125,7 +125,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def postgres_to_kill() -> Iterator[Postgres]:
     """One that a test may kill."""
-    server = _make_postgres()
+    server = make_postgres()
     yield server
     server.kill()
     shutil.rmtree(server.folder, ignore_errors=True)

@@ -232,6 +232,19 @@ class TestMappings:
         assert await store.expired_mappings("pbx", 150.0) == {"soon": {"n": 9}}
         assert set(await store.mappings("pbx")) == {"soon", "late", "never"}
 
+    async def test_many_at_once(self, store: Store) -> None:
+        await store.put_mapping("live", "old", {"n": 1}, expires_at=5.0)
+        await store.put_mapping("pbx", "old", {"n": 1})
+        await store.write_mappings("live", {"old": {"n": 2}, "gone": {"n": 3}, "new": {}})
+        await store.write_mappings("live", {"gone": None, "never": None, "more": {"n": 4}})
+        assert await store.mappings("live") == {"more": {"n": 4}, "new": {}, "old": {"n": 2}}
+        assert await store.expired_mappings("live", 1e12) == {}
+        assert await store.mappings("pbx") == {"old": {"n": 1}}
+        await store.write_mappings("live", {})
+        await store.write_mappings("live", {f"k{n}": {"n": n} for n in range(1500)})
+        await store.write_mappings("live", dict.fromkeys(f"k{n}" for n in range(1500)))
+        assert set(await store.mappings("live")) == {"more", "new", "old"}
+
     async def test_values_no_database_likes(self, store: Store) -> None:
         await store.put_mapping("k", HOSTILE, {"x": HOSTILE, "big": 2**80, "deep": [[{"é": None}], True, 1.5]})
         found = await store.get_mapping("k", HOSTILE)

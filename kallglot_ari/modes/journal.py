@@ -1,0 +1,117 @@
+"""Live calls, written down as they change, so that a service that was killed can take them up again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from kallglot_ari.calls import adopt
+from kallglot_ari.calls.interfaces import CallStore
+from kallglot_ari.calls.runner import CallRunner
+from kallglot_ari.errors import StoreError
+from kallglot_ari.log import get
+from kallglot_ari.tasks import Tasks
+
+EVERY = 0.1
+"""Seconds between two writes; all calls that changed meanwhile go into one transaction."""
+AGAIN = 1.0
+"""Seconds after a write that failed."""
+_FAIR = 20
+"""Calls turned to JSON before the event loop gets its turn."""
+PLACE = "place"
+
+_log = get(__name__)
+
+
+class Journal:
+    """The last state of every live call of this instance. A store that fails does not hurt a call."""
+
+    def __init__(self, store: CallStore, prefix: str) -> None:
+        self._store = store
+        self._kind = f"live:{prefix}"
+        self._place = f"{PLACE}:{prefix}"
+        self._changed: dict[str, CallRunner | None] = {}
+        self._last: dict[str, dict[str, Any]] = {}
+        self._wake = asyncio.Event()
+        self._tasks = Tasks("journal")
+
+    async def read(self) -> dict[str, dict[str, Any]]:
+        """What an earlier run left, by call; empty, and told, when the store cannot be read."""
+        try:
+            self._last = await self._store.mappings(self._kind)
+        except StoreError as error:
+            _log.error("live_calls_unreadable", error=str(error))
+        return dict(self._last)
+
+    async def place(self) -> dict[str, Any]:
+        """What `settle` kept last."""
+        try:
+            return (await self._store.mappings(self._place)).get(PLACE, {})
+        except StoreError:
+            return {}
+
+    async def settle(self, **place: Any) -> None:
+        """Keep where this run is to be found."""
+        try:
+            await self._store.write_mappings(self._place, {PLACE: place})
+        except StoreError as error:
+            _log.error("place_not_written", error=str(error))
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._tasks.spawn(self._run(), name="write")
+
+    def changed(self, runner: CallRunner) -> None:
+        """Something happened to this call; it is written soon."""
+        if not runner.machine.finished:
+            self._changed[runner.id] = runner
+            self._wake.set()
+
+    def forget(self, call_id: str) -> None:
+        """This call is over."""
+        self._changed[call_id] = None
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Write what is not yet written. :raises StoreError:"""
+        pending, self._changed = self._changed, {}
+        changes: dict[str, dict[str, Any] | None] = {}
+        for number, (call_id, runner) in enumerate(pending.items(), 1):
+            if runner is None:
+                changes[call_id] = None
+            elif (value := adopt.write(runner.machine)) != self._last.get(call_id):
+                changes[call_id] = value
+            if number % _FAIR == 0:
+                await asyncio.sleep(0)
+        if not changes:
+            return
+        try:
+            await self._store.write_mappings(self._kind, changes)
+        except BaseException:
+            self._changed = {**pending, **self._changed}
+            raise
+        for call_id, written in changes.items():
+            if written is None:
+                self._last.pop(call_id, None)
+            else:
+                self._last[call_id] = written
+
+    async def close(self) -> None:
+        """Write the rest and stop."""
+        await self._tasks.close()
+        try:
+            await self.flush()
+        except StoreError as error:
+            _log.error("live_calls_not_written", error=str(error))
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self.flush()
+            except StoreError as error:
+                _log.error("live_calls_not_written", error=str(error))
+                self._wake.set()
+                await asyncio.sleep(AGAIN)
+            await asyncio.sleep(EVERY)

@@ -1,0 +1,291 @@
+"""A call taken up by another process, from what was written down and from what Asterisk shows."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Set
+from datetime import timedelta
+from typing import Any
+
+import orjson
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kallglot_ari.calls import adopt
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.ending import RING_TIMER
+from kallglot_ari.calls.legs import Thing
+from kallglot_ari.calls.machine import CallMachine
+from kallglot_ari.calls.model import CallState, Session
+from tests.calls.script import CALLER, EPOCH, Script, plan
+from tests.calls.test_machine_any_order import World
+
+
+def through_the_store(machine: CallMachine) -> adopt.Written:
+    read = adopt.read(orjson.loads(orjson.dumps(adopt.write(machine))))
+    assert read is not None
+    return read
+
+
+def seen(channels: dict[str, bool], bridges: dict[str, set[str]], dialplan: Set[str] = frozenset()) -> adopt.Seen:
+    """`channels`: whether each is answered."""
+    return adopt.Seen(
+        {ch: f"PJSIP/{ch}" for ch in channels},
+        frozenset(channels) - dialplan,
+        frozenset(ch for ch, up in channels.items() if up),
+        {bridge: frozenset(members) for bridge, members in bridges.items()},
+    )
+
+
+class Taken(Script):
+    """A script that goes on with a machine taken up."""
+
+    def __init__(self, resumed: adopt.Resumed) -> None:
+        self.now = 200.0
+        self.machine = resumed.machine
+        self.all: list[c.Command] = []
+        self.open: list[c.Command] = []
+        self._take(self.machine.go_on(resumed.commands))
+        for event in resumed.missed:
+            self.feed(event)
+
+
+def talking() -> tuple[Script, str, adopt.Seen]:
+    script = Script()
+    agent = script.talking()
+    customer, other = script.machine.legs["customer"], script.machine.legs["agent"]
+    there = seen(
+        {CALLER: True, agent: True, customer.media_id: True, other.media_id: True},
+        {customer.bridge_id: {CALLER, customer.media_id}, other.bridge_id: {agent, other.media_id}},
+    )
+    return script, agent, there
+
+
+def test_a_call_that_is_as_it_was_needs_nothing_but_its_stream() -> None:
+    script, _, there = talking()
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH + timedelta(seconds=60)))
+    assert [type(command) for command in taken.open] == [c.OpenStream]
+    assert taken.one(c.OpenStream).session == script.one(c.OpenStream).session
+    assert taken.asked(c.Route)[-1].hears == script.asked(c.Route)[-1].hears
+    taken.stream_up()
+    assert taken.machine.state == "active"
+    assert taken.machine.view().answered_at == script.machine.view().answered_at
+
+
+def test_sessions_that_died_with_the_process_are_replaced() -> None:
+    script, _, there = talking()
+    written = through_the_store(script.machine)
+    taken = Taken(adopt.resume(written, there, 200.0, EPOCH, sessions_lost=True))
+    assert [command.key for command in taken.asked(c.CreateSession)] == ["kg-t-1.s2"], "a key of its own"
+    assert taken.asked(c.EndSession) == []
+
+
+def test_an_unanswered_creation_is_asked_again_under_its_key() -> None:
+    script = Script()
+    written = through_the_store(script.machine)
+    assert written.keys == {"kg-t-1.s1"}
+    taken = Taken(adopt.resume(written, seen({CALLER: True}, {}), 200.0, EPOCH))
+    assert taken.one(c.CreateSession).key == "kg-t-1.s1"
+
+
+def test_a_party_that_left_meanwhile_ends_the_call() -> None:
+    script, agent, there = talking()
+    gone = adopt.Seen(
+        {k: v for k, v in there.channels.items() if k != agent}, there.ours - {agent}, there.up - {agent}, there.bridges
+    )
+    taken = Taken(adopt.resume(through_the_store(script.machine), gone, 200.0, EPOCH))
+    assert taken.machine.state == "ending"
+    assert [end.session_id for end in taken.asked(c.EndSession)] == ["sess_1"]
+    assert taken.caller_hung_up
+
+
+def test_what_is_gone_of_our_own_is_made_again_with_new_names() -> None:
+    script, agent, there = talking()
+    customer = script.machine.legs["customer"]
+    bare = adopt.Seen(
+        {k: v for k, v in there.channels.items() if k != customer.media_id},
+        there.ours - {customer.media_id},
+        there.up,
+        {b: m for b, m in there.bridges.items() if b == script.machine.legs["agent"].bridge_id},
+    )
+    old_media = customer.media_id
+    taken = Taken(adopt.resume(through_the_store(script.machine), bare, 200.0, EPOCH))
+    assert taken.one(c.CreateBridge).bridge_id == customer.bridge_id
+    assert taken.one(c.CreateMedia).channel_id != old_media
+    taken.done()
+    taken.stream_up()
+    assert all(leg.connected for leg in taken.machine.legs.values())
+    assert agent not in [command.channel_id for command in taken.asked(c.Hangup)]
+
+
+def test_a_media_channel_made_after_the_last_writing_is_found_by_its_name() -> None:
+    script, agent, there = talking()
+    written = through_the_store(script.machine)
+    for leg in written.legs:
+        leg.media, leg.media_tries, leg.media_id = Thing.NONE, 0, ""
+    taken = Taken(adopt.resume(written, there, 200.0, EPOCH))
+    assert not taken.asked(c.CreateMedia)
+    assert not taken.asked(c.Hangup)
+    assert taken.machine.legs["agent"].media_bridged
+    assert agent
+
+
+def test_agents_still_ring_those_that_vanished_are_dialled_again() -> None:
+    script = Script(plan(agents=("PJSIP/a", "PJSIP/b"), timeout=30.0))
+    script.done()
+    first, second = (dial.channel_id for dial in script.asked(c.Dial))
+    wall = EPOCH + timedelta(seconds=12)
+    ringing = Taken(
+        adopt.resume(through_the_store(script.machine), seen({CALLER: True, first: False}, {}), 200.0, wall)
+    )
+    assert ringing.asked(c.Dial) == []
+    assert ringing.one(c.SetTimer, lambda t: t.name == RING_TIMER).delay == 18
+    ringing.feed(e.ChannelEntered(first, "PJSIP/a-1"))
+    assert ringing.machine.legs["agent"].up
+
+    alone = Taken(adopt.resume(through_the_store(script.machine), seen({CALLER: True}, {}), 200.0, wall))
+    assert [dial.endpoint for dial in alone.asked(c.Dial)] == ["PJSIP/a", "PJSIP/b"]
+    assert not {dial.channel_id for dial in alone.asked(c.Dial)} & {first, second}, "ids are never used twice"
+
+    answered = Taken(
+        adopt.resume(through_the_store(script.machine), seen({CALLER: True, second: True}, {}), 200.0, wall)
+    )
+    assert answered.machine.legs["agent"].channel_id == second
+
+
+def test_strangers_with_the_calls_name_are_removed() -> None:
+    script, _, there = talking()
+    extra = adopt.Seen(
+        {**there.channels, "kg-t-1.d9": "PJSIP/x", "kg-t-11.d1": "PJSIP/y"},
+        there.ours,
+        there.up,
+        {**there.bridges, "kg-t-1.agent.b7": frozenset()},
+    )
+    taken = Taken(adopt.resume(through_the_store(script.machine), extra, 200.0, EPOCH))
+    assert [command.channel_id for command in taken.asked(c.Hangup)] == ["kg-t-1.d9"]
+    assert [command.bridge_id for command in taken.asked(c.DestroyBridge)] == ["kg-t-1.agent.b7"]
+    dial = taken.feed(e.TransferAsked("agent", "PJSIP/9"))
+    assert next(x for x in dial if isinstance(x, c.Dial)).channel_id == "kg-t-1.d10"
+
+
+def test_another_form_is_not_read() -> None:
+    value = adopt.write(Script().machine)
+    assert adopt.read({**value, "form": adopt.FORM + 1}) is None
+    assert adopt.read({**value, "legs": 7}) is None
+    assert adopt.read({}) is None
+
+
+def test_everything_a_machine_knows_is_written_or_found_again() -> None:
+    """Whoever adds something to the machine decides here what becomes of it when the process is killed."""
+    script, _, there = talking()
+    machine = script.machine
+    taken = adopt.resume(through_the_store(machine), there, 200.0, EPOCH).machine
+    begun_anew = {"now", "wall", "_outstanding", "route", "_handlers", "ended_wall", "_finished", "answered_at"}
+    begun_anew |= {"links", "legs"}
+    for name, value in vars(machine).items():
+        if name not in begun_anew:
+            assert vars(taken)[name] == value, name
+    for leg_id, leg in machine.legs.items():
+        assert taken.legs[leg_id] == leg
+
+
+class Killable(World):
+    """A world in which the process may be killed between any two steps, with its last writing some steps old."""
+
+    def __init__(self, draw: st.DataObject, machine: CallMachine) -> None:
+        self.members: dict[str, str] = {}
+        self.by_key: dict[str, str] = {}
+        self.entered: set[str] = set()
+        self.writings: list[dict[str, Any]] = []
+        super().__init__(draw, machine)
+        self.write()
+
+    def write(self) -> None:
+        self.writings = [*self.writings[-3:], copy.deepcopy(adopt.write(self.machine))]
+
+    def feed(self, event: e.Event) -> None:
+        if isinstance(event, e.ChannelEntered):
+            self.entered.add(event.channel_id)
+        super().feed(event)
+        self.write()
+
+    def check(self, command: c.Command) -> None:
+        if isinstance(command, c.OpenStream):
+            return  # a stale writing may name a session that is over: it is refused
+        super().check(command)
+
+    def carry_out(self, command: c.Command, luck: int) -> None:
+        if isinstance(command, c.CreateSession) and command.key in self.by_key:
+            known = self.by_key[command.key]
+            if not luck:  # the outbox ends what it knows
+                self.ended += [known] if known not in self.ended else []
+                self.feed(e.Failed(command, "503"))
+                return
+            self.feed(e.SessionCreated(command, Session(known, "m", "ws://", "t", None)))
+            return
+        if isinstance(command, c.EndSession) and command.session_id in self.ended:
+            self.feed(e.Done(command))
+            return
+        if isinstance(command, c.AddToBridge) and luck and command.channel_id in self.channels:
+            self.members[command.channel_id] = command.bridge_id
+        super().carry_out(command, luck)
+        if isinstance(command, c.CreateSession) and luck:
+            self.by_key[command.key] = self.created[-1]
+
+    def kill(self) -> bool:
+        """False when the call was over by what was written: then only the sweep and the outbox remain."""
+        written = adopt.read(orjson.loads(orjson.dumps(self.draw.draw(st.sampled_from(self.writings)))))
+        assert written is not None
+        self.lanes, self.timers, self.streams = {}, set(), set()
+        live = written.state not in (CallState.ENDING, CallState.ENDED)
+        keep = written.keys if live else set()
+        self.ended += [s for key, s in self.by_key.items() if key not in keep and s not in self.ended]
+        if not live:
+            return False
+        members = {ch: b for ch, b in self.members.items() if ch in self.channels and b in self.bridges}
+        there = seen(
+            {ch: ch in self.entered or ".d" not in ch or self.draw.draw(st.booleans()) for ch in sorted(self.channels)},
+            {b: {ch for ch, where in members.items() if where == b} for b in self.bridges},
+            self.dialplan,
+        )
+        wall = EPOCH + timedelta(seconds=self.now)
+        resumed = adopt.resume(written, there, self.now, wall)
+        self.machine = resumed.machine
+        self.told_gone, self.bridges_gone = set(), set()
+        self.take(self.machine.go_on(resumed.commands))
+        for event in resumed.missed:
+            self.feed(event)
+        return True
+
+
+@settings(
+    max_examples=int(os.environ.get("KALLGLOT_CALL_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(st.data())
+def test_killed_at_any_moment_nothing_is_left_and_no_session_open(data: st.DataObject) -> None:
+    agents = data.draw(st.sampled_from([(), ("PJSIP/1",), ("PJSIP/1", "PJSIP/2")]))
+    outbound = data.draw(st.booleans())
+    call = plan(agents=agents, customer_channel="" if outbound else CALLER, dial_customer="PJSIP/0" if outbound else "")
+    world = Killable(data, CallMachine(call, 0.0, EPOCH))
+    alive = True
+    for _ in range(data.draw(st.integers(1, 3))):
+        for _ in range(data.draw(st.integers(0, 25))):
+            if data.draw(st.integers(0, 4)) == 0:
+                world.happen()
+            else:
+                world.next_command()
+        alive = world.kill()
+        if not alive:
+            break
+    if alive:
+        world.finish()
+        assert world.machine.finished
+        left = {ch for ch in world.channels if ch.startswith("kg-") or ch == CALLER}
+        assert left == set(), "every channel is let go; who came in the last moments is given back by the sweep"
+        assert world.bridges == set()
+    assert set(world.ended) == set(world.created), "every session is ended"
+    assert len(world.ended) == len(set(world.ended)), "once"

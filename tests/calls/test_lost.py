@@ -1,0 +1,47 @@
+"""Candidates that are gone after a time in which nothing was heard of Asterisk."""
+
+from __future__ import annotations
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.model import DialplanStatus, EndReason
+from tests.calls.script import Script
+
+
+def test_an_agent_that_may_have_answered_is_dialled_again_and_gets_the_call() -> None:
+    script = Script()
+    script.done()
+    script.kallglot_up()
+    first = script.one(c.Dial)
+    script.feed(e.Done(first))
+    assert script.machine.candidates[first.channel_id].placed
+    script.feed(e.CandidateLost(first.channel_id))
+    again = script.asked(c.Dial)[1]
+    assert (again.endpoint, again.channel_id == first.channel_id) == (first.endpoint, False)
+    script.done()
+    assert script.agent_answers(1) == again.channel_id
+    script.done()
+    assert script.machine.state == "active"
+
+
+def test_it_is_not_dialled_for_ever() -> None:
+    script = Script()
+    script.done()
+    script.kallglot_up()
+    script.feed(e.CandidateLost(script.one(c.Dial).channel_id))
+    script.feed(e.TimerFired("ring"))
+    script.open = [x for x in script.open if not isinstance(x, c.Dial)]
+    script.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
+
+
+def test_a_transfer_whose_target_is_lost_leaves_the_call_as_it_is() -> None:
+    script = Script()
+    agent = script.talking()
+    script.feed(e.TransferAsked("agent", "PJSIP/9"))
+    target = script.asked(c.Dial)[-1]
+    script.feed(e.CandidateLost(target.channel_id))
+    assert script.asked(c.Dial)[-1] == target
+    assert script.machine.legs["agent"].channel_id == agent
+    script.feed(e.CandidateLost(target.channel_id))
+    script.feed(e.CandidateLost("nobody"))
+    assert script.machine.state == "active"
