@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -217,11 +218,11 @@ async def test_asterisk_connects_before_or_after_it_has_answered_us(early: bool)
 
 
 async def _now(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[aiohttp.WSMessage]:
-    while True:
-        try:
-            yield await socket.receive(timeout=0.05)
-        except TimeoutError:
-            return
+    """What lies there already; sound goes on coming."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.3):
+            while True:
+                yield await socket.receive()
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "ü"}])
