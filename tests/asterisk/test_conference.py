@@ -11,7 +11,7 @@ import pytest
 from kallglot_ari.errors import UsageError
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import LONG, running, settings_for, until
+from tests.asterisk.running import LONG, long_form, running, settings_for, until
 from tests.asterisk.sniffing import flows, sniffing
 from tests.asterisk.stage import HZ, Stage
 from tests.asterisk.tones import SHIFT, Interpreter, hears
@@ -73,6 +73,7 @@ async def test_five_parties_three_languages(stage: Stage) -> None:
     await stage.over(agent)
 
 
+@long_form
 async def test_parties_come_and_go_without_a_click(stage: Stage) -> None:
     """The customer hears one long tone from Kallglot; somebody joins and leaves every second."""
     customer, _ = await stage.call()

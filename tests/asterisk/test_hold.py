@@ -13,7 +13,7 @@ from kallglot_ari.audio.codecs import g711
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import LONG, running, settings_for, until
+from tests.asterisk.running import LONG, long_form, running, settings_for, until
 from tests.asterisk.stage import Stage
 from tests.asterisk.tones import hears
 from tests.audio_checks import tone
@@ -58,7 +58,7 @@ async def resumed(holder: Phone, session: DoubleSession, before: dict[str, int])
     return max(session.audio[name].arrivals[count].at for name, count in before.items()) - began
 
 
-@pytest.mark.parametrize("who", ["agent", "customer"])
+@pytest.mark.parametrize("who", ["agent", pytest.param("customer", marks=long_form)])
 async def test_hold_and_resume_again_and_again(stage: Stage, who: str) -> None:
     await music(stage.asterisk)
     customer, agent = await stage.call()

@@ -15,7 +15,7 @@ import pytest
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.tasks import Tasks
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import running, settings_for, until
+from tests.asterisk.running import long_form, running, settings_for, until
 from tests.asterisk.stage import HZ, Stage
 from tests.asterisk.tones import SHIFT, Interpreter, hears, share
 from tests.audio_checks import tone
@@ -65,6 +65,7 @@ class Subtitles:
         return next((at, event) for at, event in self.seen if event["type"] == kind)
 
 
+@long_form
 async def test_assistive_translation(stage: Stage) -> None:
     """The agent hears the customer as he is and reads; the customer hears the agent translated, and never the original."""
     await stage.asterisk.extension(
@@ -85,7 +86,7 @@ async def test_assistive_translation(stage: Stage) -> None:
     await stage.over(customer)
 
 
-@pytest.mark.parametrize("mode", ["ai_agent", "help_chat_voice"])
+@pytest.mark.parametrize("mode", ["ai_agent", pytest.param("help_chat_voice", marks=long_form)])
 async def test_alone_with_kallglot_and_handed_over_to_a_person(stage: Stage, mode: str) -> None:
     await stage.asterisk.extension("981", f"Stasis(kallglot,source=de,target=en,mode={mode})")
     caller = await stage.phone("customer", says=False)
@@ -120,6 +121,7 @@ async def test_alone_with_kallglot_and_handed_over_to_a_person(stage: Stage, mod
     await stage.over(caller)
 
 
+@long_form
 async def test_nobody_takes_over(stage: Stage) -> None:
     """A person who does not come changes nothing for the caller."""
     await stage.asterisk.extension("981", "Stasis(kallglot,source=de,target=en,mode=ai_agent)")
@@ -136,6 +138,7 @@ async def test_nobody_takes_over(stage: Stage) -> None:
     await stage.over(caller)
 
 
+@long_form
 async def test_feature_codes_and_digits(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> None:
     """Codes do something for who dials them and reach nobody else; other digits reach the other party, mid-translation too."""
     features = {"repeat": "*1", "original": "*2", "human": "*9", "human_endpoint": "PJSIP/agent2"}

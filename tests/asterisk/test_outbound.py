@@ -11,7 +11,7 @@ import pytest
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import nothing_left, running, settings_for, until
+from tests.asterisk.running import long_form, nothing_left, running, settings_for, until
 from tests.asterisk.stage import Stage
 from tests.double.server import KallglotDouble
 
@@ -48,6 +48,7 @@ async def ended(stage: Stage, call: CallView) -> tuple[str | None, str | None]:
     raise AssertionError("the call was not kept")
 
 
+@long_form
 async def test_both_answer(stage: Stage) -> None:
     customer = await stage.phone("customer", on_call=0.2)
     agent = await stage.phone("agent", on_call=0.2)
@@ -60,6 +61,7 @@ async def test_both_answer(stage: Stage) -> None:
     assert await ended(stage, call) == ("customer_hangup", "COMPLETED")
 
 
+@long_form
 @pytest.mark.parametrize(
     ("how", "outcome"),
     [("busy", ("customer_hangup", "BUSY")), ("ring", ("timeout", "NOANSWER")), ("gone", ("error", "UNAVAILABLE"))],
@@ -73,7 +75,8 @@ async def test_the_customer_does_not_come(stage: Stage, how: str, outcome: tuple
 
 
 @pytest.mark.parametrize(
-    ("how", "outcome"), [("busy", ("agent_hangup", "AGENTBUSY")), ("ring", ("timeout", "NOANSWER"))]
+    ("how", "outcome"),
+    [("busy", ("agent_hangup", "AGENTBUSY")), pytest.param("ring", ("timeout", "NOANSWER"), marks=long_form)],
 )
 async def test_the_agent_does_not_come(stage: Stage, how: str, outcome: tuple[str, str]) -> None:
     customer = await stage.phone("customer", on_call=0.1)
@@ -82,6 +85,7 @@ async def test_the_agent_does_not_come(stage: Stage, how: str, outcome: tuple[st
     await until(lambda: customer.calls[-1].ended, what="the customer is let go")
 
 
+@long_form
 async def test_the_customer_hangs_up_while_the_agent_rings(stage: Stage) -> None:
     customer = await stage.phone("customer", on_call=0.1)
     agent = await stage.phone("agent", on_call="ring")
@@ -92,6 +96,7 @@ async def test_the_customer_hangs_up_while_the_agent_rings(stage: Stage) -> None
     await until(lambda: agent.calls[-1].ended, what="the agent's phone rings no longer")
 
 
+@long_form
 @pytest.mark.parametrize("machine", [False, True])
 async def test_people_only(stage: Stage, machine: bool) -> None:
     """A machine's greeting is long; a person says a word and waits."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kallglot_ari.lab.asterisk import LabAsterisk
-from kallglot_ari.lab.phones import PhoneCall
+from kallglot_ari.lab.phones import Phone, PhoneCall
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import running, settings_for, until
+from tests.asterisk.running import LONG, long_form, running, settings_for, until
 from tests.asterisk.stage import Stage
 from tests.asterisk.tones import hears
 from tests.double.server import KallglotDouble
@@ -23,7 +23,11 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
 
 @pytest.fixture
-async def stage(asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(
+    asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Stage]:
+    if asterisk.major < 22 and not LONG and request.node.originalname != "test_blind_by_phone":
+        pytest.skip("long form: KALLGLOT_LONG=1")
     async with (
         KallglotDouble("routing", chunk_ms=None) as double,
         running(settings_for(asterisk, tmp_path, double)) as service,
@@ -56,7 +60,7 @@ async def test_blind_by_phone(stage: Stage) -> None:
     await stage.over(customer)
 
 
-@pytest.mark.parametrize("why", ["busy", "no answer", "unknown"])
+@pytest.mark.parametrize("why", ["busy", *(pytest.param(why, marks=long_form) for why in ("no answer", "unknown"))])
 async def test_blind_by_phone_that_fails(stage: Stage, why: str) -> None:
     if not newer(stage):
         pytest.skip("an older Asterisk lets go of the phone before it knows")
@@ -76,6 +80,7 @@ async def test_blind_by_phone_that_fails(stage: Stage, why: str) -> None:
     await stage.over(customer)
 
 
+@long_form
 @pytest.mark.parametrize("who", ["customer", "agent"])
 async def test_somebody_hangs_up_while_the_target_rings(stage: Stage, who: str) -> None:
     if not newer(stage):
@@ -96,6 +101,7 @@ async def test_somebody_hangs_up_while_the_target_rings(stage: Stage, who: str) 
     await stage.over(customer)
 
 
+@long_form
 @pytest.mark.parametrize("refer_on", ["the translated call", "the consultation"])
 async def test_attended_after_an_ordinary_call(stage: Stage, refer_on: str) -> None:
     customer, agent = await stage.call()
@@ -117,10 +123,8 @@ async def test_attended_after_an_ordinary_call(stage: Stage, refer_on: str) -> N
     await stage.over(customer)
 
 
-@pytest.mark.parametrize("refer_on", ["the translated call", "the consultation"])
-async def test_attended_after_a_translated_consultation(stage: Stage, refer_on: str) -> None:
-    if not newer(stage):
-        pytest.skip("an older Asterisk joins the two calls by itself; see docs/calls.md")
+async def consultation(stage: Stage) -> tuple[Phone, Phone, Phone, PhoneCall, PhoneCall]:
+    """Customer, agent and who the agent consults in a second translated call; the agent's two calls."""
     customer, agent = await stage.call()
     await stage.asterisk.extension("950", "Stasis(kallglot,source=en,target=fr,agent=PJSIP/agent2)", "Hangup()")
     other = await stage.phone("agent2", on_call=0.2)
@@ -129,6 +133,14 @@ async def test_attended_after_a_translated_consultation(stage: Stage, refer_on: 
     second = await agent.call("950")
     await agent.wait_state("CONFIRMED", call=second)
     await until(lambda: [c.state for c in stage.service.calls()] == ["active"] * 2)
+    return customer, agent, other, first, second
+
+
+@pytest.mark.parametrize("refer_on", ["the translated call", pytest.param("the consultation", marks=long_form)])
+async def test_attended_after_a_translated_consultation(stage: Stage, refer_on: str) -> None:
+    if not newer(stage):
+        pytest.skip("an older Asterisk joins the two calls by itself: the next test")
+    customer, agent, other, first, second = await consultation(stage)
     one, two = (first, second) if refer_on == "the translated call" else (second, first)
     await agent.transfer_attended(one, two)
     await until(lambda: first.ended and second.ended, what="the one who transferred is let go")
@@ -142,6 +154,29 @@ async def test_attended_after_a_translated_consultation(stage: Stage, refer_on: 
     await stage.over(customer)
 
 
+@long_form
+async def test_attended_between_two_translated_calls_by_an_older_asterisk(
+    asterisk16: LabAsterisk, phones: PhoneFactory, tmp_path: Path
+) -> None:
+    """It joins them by a Local channel: both go on, one behind the other, and end together."""
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk16, tmp_path, double)) as service,
+    ):
+        stage = Stage(asterisk16, double, service, phones)
+        customer, agent, other, first, second = await consultation(stage)
+        await agent.transfer_attended(first, second)
+        await until(lambda: (200, True) in first.transfers, what="the phone is told")
+        await agent.hangup(first)
+        await agent.hangup(second)
+        await until(lambda: [c.state for c in service.calls()] == ["active"] * 2, what="both calls go on")
+        names = sorted(leg.channel_name.partition("-")[0] for call in service.calls() for leg in call.legs)
+        assert names == ["Local/_attended@transfer", "Local/_attended@transfer", "PJSIP/agent2", "PJSIP/customer"]
+        await stage.over(customer)
+        await until(lambda: other.calls[-1].ended, what="the other end too")
+
+
+@long_form
 @pytest.mark.parametrize("target", ["PJSIP/agent2", "agent2"])
 async def test_cold_by_api(stage: Stage, target: str) -> None:
     customer, agent = await stage.call()
@@ -171,6 +206,7 @@ async def test_to_an_agent_of_another_language_without_a_gap(stage: Stage) -> No
     await stage.over(customer)
 
 
+@long_form
 @pytest.mark.parametrize("ending", ["the agent leaves", "the other declines"])
 async def test_warm_by_api(stage: Stage, ending: str) -> None:
     customer, agent = await stage.call()
@@ -193,6 +229,7 @@ async def test_warm_by_api(stage: Stage, ending: str) -> None:
     await stage.over(customer)
 
 
+@long_form
 async def test_back_to_the_dialplan(stage: Stage) -> None:
     customer, agent = await stage.call()
     await stage.asterisk.extension("960", "Milliwatt()")
