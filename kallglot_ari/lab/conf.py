@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import wave
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def write(folder: Path, values: Values, modules: Path, more: Mapping[str, str]) 
         (folder / "spool" / name).mkdir()
     shutil.copytree(shipped(), folder / "etc")
     folder.chmod(0o700)
+    _music(folder / "moh/quiet.wav")
     local = folder / "etc/local"
     local.mkdir(exist_ok=True)
     (folder / "etc/asterisk.conf").write_text(_asterisk(values))
@@ -73,6 +75,14 @@ def write(folder: Path, values: Values, modules: Path, more: Mapping[str, str]) 
     files = _local(values, tls, [m for m in NEWER_MODULES if (modules / m).exists()])
     for name in sorted({*files, *more}):
         (local / name).write_text(files.get(name, "") + "\n" + more.get(name, ""))
+
+
+def _music(path: Path) -> None:
+    """Something to play on hold, which Debian has in a package of its own: Asterisk warns of a class without files."""
+    path.parent.mkdir()
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16000))
 
 
 def _asterisk(v: Values) -> str:
@@ -143,6 +153,7 @@ def _local(v: Values, tls: bool, newer: list[str]) -> dict[str, str]:
         + (_TLS.format(v=v) if tls else "")
         + phones,
         "extensions.conf": _NUMBERS,
+        "musiconhold.conf": f"[default](+)\ndirectory = {v.inside}/moh\n",
     }
 
 

@@ -13,7 +13,9 @@ exten = _sess.,1,Set(GLOBAL(CODEC)=${CHANNEL(audionativeformat)})
  same = n,Echo()
 """
 """Dialplan of an edge that says back what it hears."""
-MEDIA_MODE = "[edge]\nexten = _sess.,1,Stasis(kallglot,source=de,target=en,metadata.trunk_session=${EXTEN})\n"
+MEDIA_MODE = (
+    "[edge]\nexten = _sess.,1,Stasis(kallglot,source=de,target=en,mode=ai_agent,metadata.trunk_session=${EXTEN})\n"
+)
 """Dialplan of an edge whose calls run through our own media mode."""
 
 

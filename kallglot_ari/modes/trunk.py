@@ -130,7 +130,7 @@ class TrunkMode:
             return []
         found = [f"AMI: {self._follower.client.problem}"] if not self._follower.client.connected else []
         found += [f"SIP trunk: {self._follower.misloaded}"] if self._follower.misloaded else []
-        found += [f"SIP endpoint {e.name}: {e.detail}" for e in self._follower.endpoints.values() if not e.reachable]
+        found += [f"SIP endpoint {dead}" for dead in self._follower.unreachable()]
         return found
 
     async def hangup(self, call_id: str) -> None:

@@ -128,6 +128,11 @@ class Follower:
                 data = {"endpoint": event.name, "reachable": event.reachable, "detail": event.detail}
                 self._hub.publish("endpoint.state", "", data)
 
+    def unreachable(self) -> list[str]:
+        """What qualify says of the endpoints, when it reaches none of them."""
+        dead = [state for state in self.endpoints.values() if not state.reachable]
+        return [f"{state.name}: {state.detail}" for state in dead] if len(dead) >= len(self._trunk.endpoints) else []
+
     async def connected(self, channels: list[ChannelInfo]) -> None:
         """After each log-in: end what ended meanwhile; once more later, for calls that were too young to tell."""
         self.reconcile(channels)
@@ -138,7 +143,11 @@ class Follower:
         """Ask Asterisk whether it has the trunk's transport: it drops one that it cannot set up, and dials over another."""
         found = ""
         try:
-            await check_endpoint(self.client, section_name(0), self._trunk)
+            for index in range(len(self._trunk.endpoints)):
+                name = section_name(index)
+                state = await check_endpoint(self.client, name, self._trunk)
+                if state in ("Reachable", "Unreachable"):
+                    self._endpoint(ami.EndpointState(name, state == "Reachable", state))
         except NotLoaded:
             pass
         except SipProbeError as error:

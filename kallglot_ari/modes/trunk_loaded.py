@@ -12,13 +12,16 @@ class NotLoaded(SipProbeError):
     """Asterisk knows nothing of the endpoint: trunk mode is not in use there, or a file is not included."""
 
 
-async def check_endpoint(client: AmiClient, name: str, trunk: TrunkSettings) -> None:
-    """:raises NotLoaded: Asterisk has no such endpoint. :raises SipProbeError: it has, but would dial it otherwise than told."""
+async def check_endpoint(client: AmiClient, name: str, trunk: TrunkSettings) -> str:
+    """What qualify says of it: ``Reachable``, ``Unreachable``, or something else while it is not known.
+
+    :raises NotLoaded: Asterisk has no such endpoint. :raises SipProbeError: it has, but would dial it otherwise than told.
+    """
     try:
         details = await client.action("PJSIPShowEndpoint", Endpoint=name)
     except AmiError as error:
         if client.connected and await _chan_sip(client, name):
-            return
+            return ""
         raise NotLoaded(
             f"Asterisk has no endpoint {name}: {error}",
             "include kallglot-pjsip.conf (kallglot-ari config asterisk writes it) in pjsip.conf, then: asterisk -rx 'core reload'",
@@ -39,6 +42,8 @@ async def check_endpoint(client: AmiClient, name: str, trunk: TrunkSettings) -> 
             f"Asterisk's transport {transport_name(trunk)} does not verify certificates",
             "write the files again with kallglot-ari config asterisk, and restart Asterisk",
         )
+    contacts = [d for d in details if d.get("event", "").lower() == "contactstatusdetail"]
+    return contacts[0].get("status", "") if contacts else ""
 
 
 async def _chan_sip(client: AmiClient, name: str) -> bool:

@@ -516,8 +516,16 @@ async def test_endpoints_and_problems(followed: Lab, lab: Lab) -> None:
     tell(ami.EndpointState("kallglot", False, "Unreachable"))
     tell(ami.EndpointState("kallglot", False, "Unreachable"))
     tell(ami.EndpointState("alice", False, "Unreachable"))
-    assert "SIP endpoint kallglot: Unreachable" in followed.mode.problems()
-    assert followed.hub.types().count("endpoint.state") == 1
+    assert [p for p in followed.mode.problems() if "endpoint" in p] == [], "the other one may still take the calls"
+    tell(ami.EndpointState("kallglot-2", True, "Reachable"))
+    tell(ami.EndpointState("kallglot-2", False, "Unreachable"))
+    assert [p for p in followed.mode.problems() if "endpoint" in p] == [
+        "SIP endpoint kallglot: Unreachable",
+        "SIP endpoint kallglot-2: Unreachable",
+    ]
+    tell(ami.EndpointState("kallglot-2", True, "Reachable"))
+    assert [p for p in followed.mode.problems() if "endpoint" in p] == []
+    assert followed.hub.types().count("endpoint.state") == 4
     assert followed.mode.problems()[0].startswith("AMI: ")
 
 
