@@ -22,9 +22,8 @@ from kallglot_ari.clock import Clock, SystemClock
 from kallglot_ari.errors import (
     ApiError,
     AriError,
-    ConfigError,
     InterpreterError,
-    KallglotAriError,
+    ListenError,
     StoreError,
     UsageError,
 )
@@ -50,6 +49,10 @@ from kallglot_ari.web.server import WebServer
 _log = log.get(__name__)
 
 PROBE_SECONDS = 15.0
+CLAIM_EVERY = 1.0
+TAKE_OVER_SECONDS = 10.0
+"""How long a run that takes over waits for the other to let go; then that one is taken for dead."""
+MEDIA_SILENT = 5.0
 WEBHOOKS = ("session.ended", "transcript.ready", "recording.ready")
 """What the embedded Kallglot notifies us of; the rest its streams tell."""
 
@@ -109,7 +112,8 @@ class Service:
     :raises KallglotAriError: from `start`, when a port is taken, the store cannot be opened, or a setting cannot work.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, take_over: bool = False) -> None:
+        """:param take_over: a running service of this instance's name is asked to leave its calls to us."""
         log.hide(settings.secrets())
         self.settings = settings
         self.clock = SystemClock()
@@ -120,6 +124,10 @@ class Service:
         self.ari = AriClient(settings.ari, self.metrics, self.clock)
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._tasks = Tasks("app")
+        self._take_over = take_over
+        self._run_id = secrets.token_hex(8)
+        self.replaced = asyncio.Event()
+        """Another run of this instance wants to take the calls over: `hand_over` is waited for."""
         self._api_problem = "not asked yet"
         self._interpreter_problem = ""
         self.web_url = ""
@@ -156,6 +164,8 @@ class Service:
         prefix = f"kg-{instance_name(s)}"
         journal = Journal(self.store, prefix)
         self._on_stop("journal", journal.close)
+        if self._take_over and not await journal.take_over(self._run_id, TAKE_OVER_SECONDS):
+            _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
         place = await journal.place()
         self.media = MediaEngine(
             self._media_settings(place),
@@ -253,6 +263,9 @@ class Service:
         await self.web.start()
         self._on_stop("web", self.web.stop)
         self.web_url = self.web.url
+        await journal.claim(self._run_id)
+        self._tasks.spawn(self._watch_claim(journal), name="claim")
+        self._journal = journal
         if self.embedded is not None and not s.web.allowed_ips:  # else loopback may be shut out
             self.embedded.notify(f"{self.web_url}/webhooks/kallglot", webhook_secret, WEBHOOKS)
         _log.info(
@@ -273,7 +286,7 @@ class Service:
             return media
         try:
             open_socket(media.bind, address[1]).close()
-        except ConfigError:
+        except ListenError:
             return media
         return media.model_copy(update={"port": address[1]})
 
@@ -292,6 +305,18 @@ class Service:
     def _on_stop(self, name: str, stop: Callable[[], Awaitable[None]]) -> None:
         self._stops.append((name, stop))
 
+    async def _watch_claim(self, journal: Journal) -> None:
+        while await journal.holder() in ("", self._run_id):  # noqa: ASYNC110 - the other run is another process
+            await asyncio.sleep(CLAIM_EVERY)
+        _log.warning("another_run_takes_over", calls=len(self.stasis.calls))
+        self.replaced.set()
+
+    async def hand_over(self) -> None:
+        """Stop at once and leave the calls as they are, for the next run of this instance, and tell it that they are its own."""
+        journal = self._journal
+        self._stops.insert(1, ("claim", lambda: journal.release(self._run_id)))
+        await self.stop(drain=False)
+
     async def stop(self, *, drain: bool = True) -> None:
         """Drain, then stop every part in reverse; one that fails to does not keep the others."""
         if drain and hasattr(self, "stasis"):
@@ -304,7 +329,7 @@ class Service:
             try:
                 async with asyncio.timeout(15):
                     await stop()
-            except (TimeoutError, KallglotAriError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever keeps one part, the others are stopped
                 _log.error("part_not_stopped", part=name, error=str(error) or type(error).__name__)
         self.hub.close()
 
@@ -320,8 +345,9 @@ class Service:
             await asyncio.sleep(PROBE_SECONDS if not self._api_problem else 2.0)
 
     async def live(self) -> list[str]:
-        """Reasons why this process should be restarted."""
-        return []
+        """Reasons why this process should be restarted; its calls are taken up by the next."""
+        silent = self.media.silent
+        return [f"media: no tick for {silent:.0f} s"] if silent > MEDIA_SILENT else []
 
     async def ready(self) -> list[str]:
         """Reasons why a call could not be translated now."""
@@ -443,31 +469,3 @@ class Service:
 
     async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
         return await self.stasis.add_leg(call_id, endpoint=endpoint, language=language, speaker=speaker)
-
-
-async def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the first drains, a second stops at once."""
-    service = Service(settings)
-    stop = asyncio.Event()
-    at_once = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def asked() -> None:
-        (at_once if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
-    tasks = Tasks("serve")
-    await service.start()
-    try:
-        await stop.wait()
-        draining = tasks.spawn(service.stop(), name="drain")
-        second = tasks.spawn(at_once.wait(), name="second-signal")
-        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
-            _log.warning("stopping_at_once")
-            draining.cancel()
-            await service.stop(drain=False)
-    finally:
-        await tasks.close()
-    return 0

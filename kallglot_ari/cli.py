@@ -29,13 +29,13 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     gc.disable()  # calls of a run that was killed wait for the end of the imports; what they bring is never garbage
-    from kallglot_ari.app import serve
+    from kallglot_ari.serve import serve
 
     gc.freeze()
     gc.enable()
     config = settings.load(args.config)
     log.configure(config.log.level, config.log.format)
-    return _run(serve(config))
+    return _run(serve(config, take_over=args.take_over))
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -131,7 +131,8 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--config", metavar="FILE", help="configuration file (TOML)")
         return sub
 
-    add("serve", _serve, "run the service", config=True)
+    serve = add("serve", _serve, "run the service", config=True)
+    serve.add_argument("--take-over", action="store_true", help="take the calls of the run that is up over, and end it")
     demo = add("demo", _demo, "one translated conversation on this machine: a real Asterisk, two real phones")
     demo.add_argument("--source", default="de", help="the customer's language (de)")
     demo.add_argument("--target", default="en", help="the agent's language (en)")

@@ -32,6 +32,7 @@ from kallglot_ari.pbx.addresses import ordered
 from kallglot_ari.pbx.probe import probe
 from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load, reached_at
 from kallglot_ari.store.store import open_store
+from kallglot_ari.web import tls
 
 PATIENCE = 8.0
 NEEDS = {
@@ -270,9 +271,12 @@ class Doctor:
         return "models, translator and voices are there"
 
     async def _service_answers(self) -> bool:
-        url = f"http://{reached_at(self._s.web.bind, self._s.web.port)}/healthz"
+        url = f"{'https' if self._s.web.tls_certificate else 'http'}://{reached_at(self._s.web.bind, self._s.web.port)}/healthz"
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http, http.get(url) as answer:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http,
+                http.get(url, ssl=tls.asking(self._s.web)) as answer,
+            ):
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False

@@ -27,6 +27,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from kallglot_ari.errors import ConfigError
 
@@ -144,6 +145,9 @@ class ServiceSettings(Section):
     """Calls at once; beyond it a call goes on in the dialplan with KALLGLOT_STATUS=BUSY. 0 = no limit."""
     on_unavailable: Literal["continue", "passthrough", "hangup"] = "continue"
     """When a call cannot be translated: go on in the dialplan, connect the parties untranslated, or hang up."""
+    shed_late_ms: int = Field(60, ge=0, le=1000)
+    """While a tenth of the media's ticks come later than this, in milliseconds, new calls go on in the dialplan with KALLGLOT_STATUS=BUSY, so
+    that those that are up keep their sound. 0 = never."""
     instance: str = Field("", pattern=r"^[A-Za-z0-9]{0,16}$")
     """Part of every id this service makes. Empty: derived from the host name."""
 
@@ -363,6 +367,19 @@ class AgiSettings(Section):
     """Address to listen on. FastAGI knows no password: bind only where nothing but the PBX can connect."""
     port: Port = 4573
     """TCP port; 0 = any free one."""
+    allowed_ips: tuple[str, ...] = ()
+    """Addresses or networks of the PBX; needed to bind anything but loopback, where empty means any."""
+
+    @field_validator("allowed_ips")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return WebSettings._networks(value)
+
+    @model_validator(mode="after")
+    def _known(self) -> AgiSettings:
+        if not _loopback(self.bind) and not self.allowed_ips:
+            raise ValueError(f"allowed_ips: needed to bind {self.bind} (FastAGI knows no password)")
+        return self
 
 
 class AmiSettings(Section):
@@ -384,7 +401,12 @@ class WebSettings(Section):
     bind: Host = "127.0.0.1"
     """Address to listen on; anything but loopback needs a `token`."""
     port: Port = 8090
-    """TCP port; 0 = any free one. Plain HTTP: put a TLS proxy in front of it outside a trusted network."""
+    """TCP port; 0 = any free one. Plain HTTP unless `tls_certificate` is set."""
+    tls_certificate: str = ""
+    """PEM file of the server's certificate and whatever it takes to its root; empty: plain HTTP, for which a TLS proxy has to stand in front
+    outside a trusted network."""
+    tls_key: str = ""
+    """PEM file of the certificate's key; empty: it is in `tls_certificate`."""
     token: SecretStr = SecretStr("")
     """Bearer token of /api and /pbx; needed to bind anything but loopback."""
     supervisor_token: SecretStr = SecretStr("")
@@ -403,6 +425,12 @@ class WebSettings(Section):
             except ValueError:
                 raise ValueError(f"expected IP addresses or networks, found {item!r}") from None
         return value
+
+    @model_validator(mode="after")
+    def _tls(self) -> WebSettings:
+        if self.tls_key and not self.tls_certificate:
+            raise ValueError("tls_certificate: needed with tls_key")
+        return self
 
     @model_validator(mode="after")
     def _token(self) -> WebSettings:
@@ -626,7 +654,7 @@ def _env_target(name: str) -> tuple[str, str]:
             f"environment variable {name}: unknown section {section!r}; expected one of {', '.join(SECTIONS)}"
         )
     known = SECTIONS[section].model_fields
-    if key.removesuffix("_file") in known and isinstance(known[key.removesuffix("_file")].default, SecretStr):
+    if key.removesuffix("_file") in known and key not in known and _secret(known[key.removesuffix("_file")]):
         return section, key
     if key not in known:
         raise ConfigError(f"environment variable {name}: unknown key {key!r}; [{section}] has {', '.join(known)}")
@@ -681,13 +709,18 @@ def _types(annotation: Any) -> set[Any]:
     return {found for part in get_args(annotation) for found in _types(part)}
 
 
+def _secret(field: FieldInfo) -> bool:
+    """Whether a setting is a secret, or may hold one."""
+    return isinstance(field.default, SecretStr) or field.repr is False
+
+
 def _read_secret_files(data: dict[str, Any]) -> None:
     for section, model in SECTIONS.items():
         values = data.get(section)
         if not isinstance(values, dict):
             continue
         for key, field in model.model_fields.items():
-            file = values.pop(f"{key}_file", None) if isinstance(field.default, SecretStr) else None
+            file = values.pop(f"{key}_file", None) if _secret(field) else None
             if file is None:
                 continue
             if not isinstance(file, str) or not file:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kallglot_ari import log
@@ -124,11 +125,14 @@ class AgiServer:
         metrics: Metrics,
         *,
         header_seconds: float = HEADER_SECONDS,
+        allowed_ips: Sequence[str] = (),
     ) -> None:
+        """:param allowed_ips: addresses or networks that may connect; empty: any."""
         self._bind, self._port = bind, port
         self._scripts = scripts
         self._metrics = metrics
         self._header_seconds = header_seconds
+        self._allowed = [ipaddress.ip_network(one, strict=False) for one in allowed_ips]
         self._tasks = Tasks("agi")
         self._server: asyncio.Server | None = None
         self._serial = 0
@@ -164,12 +168,27 @@ class AgiServer:
             self._server = None
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._may(writer):
+            self._metrics.agi_requests.labels("forbidden").inc()
+            writer.transport.abort()
+            return
         if len(self._tasks) >= MAX_CONNECTIONS:
             self._metrics.agi_requests.labels("busy").inc()
             writer.transport.abort()
             return
         self._serial += 1
         self._tasks.spawn(self._serve(reader, writer), name=f"connection-{self._serial}")
+
+    def _may(self, writer: asyncio.StreamWriter) -> bool:
+        if not self._allowed:
+            return True
+        peer = writer.get_extra_info("peername")
+        if not peer:
+            return False
+        found = ipaddress.ip_address(peer[0].partition("%")[0])
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return any(found in network for network in self._allowed)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reason = "error"

@@ -116,6 +116,11 @@ class Media(Protocol):
     """The media engine: one UDP socket, one 20 ms tick for every leg."""
 
     @property
+    def late(self) -> float:
+        """Seconds by which a tenth of the ticks of the last moments was late, or more."""
+        ...
+
+    @property
     def address(self) -> tuple[str, int]:
         """Host and port for `external_host`; known after the start."""
         ...

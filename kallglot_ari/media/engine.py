@@ -21,6 +21,7 @@ from kallglot_ari.media.legs import STATS
 from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
 from kallglot_ari.media.speech import silent_payload
+from kallglot_ari.media.strain import Strain
 from kallglot_ari.media.udp import Socket, family_of, open_socket, pack_address
 from kallglot_ari.media.websocket import WebSocketMedia
 from kallglot_ari.media.worker import Worker
@@ -80,6 +81,8 @@ class MediaEngine:
         self._pending: deque[Report] = deque()
         self._pending_chunks = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._strain = Strain()
+        self._beat = 0.0
         self._worker: Worker | None = None
         self._socket_port = 0
 
@@ -89,6 +92,16 @@ class MediaEngine:
         if self._worker is None:
             raise MediaError("media engine: expected it started, found it stopped")
         return self._settings.advertise or self._settings.bind, self._socket_port
+
+    @property
+    def late(self) -> float:
+        """Seconds by which a tenth of the ticks of the last moments was late, or more."""
+        return self._strain.late(self._clock.now())
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last tick, while there is a flow."""
+        return self._clock.now() - self._beat if self._flows else 0.0
 
     @property
     def external(self) -> ExternalMedia:
@@ -157,6 +170,8 @@ class MediaEngine:
         self._rows = max(self._rows, row + 1)
         self._generation += 1
         flow = MediaFlow(self, flow_id, row, self._generation, sink)
+        if not self._flows:
+            self._beat = self._clock.now()
         self._flows[flow_id] = self._by_row[row] = flow
         self.command(
             "open", row, flow.generation, random.getrandbits(32),
@@ -310,6 +325,8 @@ class MediaEngine:
             metrics.rtp_packets.labels(direction="out").inc(report.packets_out)
         for reason, count in report.discarded.items():
             metrics.rtp_discarded.labels(reason=reason).inc(count)
+        self._beat = self._clock.now()
+        self._strain.seen(report.lateness, self._clock.now())
         for seconds in report.lateness:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:

@@ -18,7 +18,8 @@ AGAIN = 1.0
 """Seconds after a write that failed."""
 _FAIR = 20
 """Calls turned to JSON before the event loop gets its turn."""
-PLACE = "place"
+LOOK = 0.1
+PLACE, CLAIM = "place", "claim"
 
 _log = get(__name__)
 
@@ -30,6 +31,7 @@ class Journal:
         self._store = store
         self._kind = f"live:{prefix}"
         self._place = f"{PLACE}:{prefix}"
+        self._claim = f"{CLAIM}:{prefix}"
         self._changed: dict[str, CallRunner | None] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
@@ -56,6 +58,42 @@ class Journal:
             await self._store.write_mappings(self._place, {PLACE: place})
         except StoreError as error:
             _log.error("place_not_written", error=str(error))
+
+    # --- whose calls they are -----------------------------------------------------------------------------------------
+
+    async def claim(self, run: str) -> None:
+        """The calls of this instance are this run's."""
+        try:
+            await self._store.write_mappings(self._claim, {CLAIM: {"run": run, "released": ""}})
+        except StoreError as error:
+            _log.error("claim_not_written", error=str(error))
+
+    async def holder(self) -> str:
+        """The run whose calls they are; empty when nobody's, or when it cannot be read."""
+        return str((await self._claimed()).get("run", ""))
+
+    async def release(self, run: str) -> None:
+        """`run` has let go of everything."""
+        await self._store.write_mappings(self._claim, {CLAIM: {"run": await self.holder(), "released": run}})
+
+    async def take_over(self, run: str, seconds: float) -> bool:
+        """Claim the calls and wait up to `seconds` until who had them has let go; False if it did not."""
+        before = await self.holder()
+        await self.claim(run)
+        for _ in range(round(seconds / LOOK)):
+            if not before or (await self._claimed()).get("released") == before:
+                return True
+            await asyncio.sleep(LOOK)
+        return False
+
+    async def _claimed(self) -> dict[str, Any]:
+        try:
+            return (await self._store.mappings(self._claim)).get(CLAIM, {})
+        except StoreError as error:
+            _log.error("claim_unreadable", error=str(error))
+            return {}
+
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to write."""

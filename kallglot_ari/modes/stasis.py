@@ -156,9 +156,9 @@ class StasisMode:
             _log.error("stasis_arguments_refused", channel=channel.name, error=f"participants: expected at most {most}")
             self._send_back(channel.id, DialplanStatus.FAILED, "arguments")
             return
-        if self.full:
-            _log.warning("call_refused", channel=channel.name, reason="draining" if self._draining else "max_calls")
-            self._send_back(channel.id, DialplanStatus.BUSY, "draining" if self._draining else "max_calls")
+        if reason := self.full:
+            _log.warning("call_refused", channel=channel.name, reason=reason)
+            self._send_back(channel.id, DialplanStatus.BUSY, reason)
             return
         if channel.dialplan is not None:
             self._contexts[channel.id] = channel.dialplan.context
@@ -189,9 +189,14 @@ class StasisMode:
         return self._draining
 
     @property
-    def full(self) -> bool:
-        limit = self._service.max_calls
-        return self._draining or (limit > 0 and len(self.calls) >= limit)
+    def full(self) -> str:
+        """Why no more calls are taken at the moment: `draining`, `max_calls`, `overload`; empty: they are."""
+        limit, late = self._service.max_calls, self._service.shed_late_ms
+        if self._draining:
+            return "draining"
+        if 0 < limit <= len(self.calls):
+            return "max_calls"
+        return "overload" if late and self._plant.media.late * 1000 > late else ""
 
     def _request(self, asked: dialplan.StasisArguments, caller: str, channel: m.Channel) -> SessionRequest:
         metadata = {"caller_id": caller, "channel": channel.name, "linkedid": channel.id, **asked.metadata}

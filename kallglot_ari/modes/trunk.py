@@ -63,7 +63,7 @@ class TrunkMode:
         self._scripts = TrunkScripts(
             self._book, agents, kallglot=kallglot, trunk=trunk, service=service, trace=self._trace
         )
-        self._agi = AgiServer(agi.bind, agi.port, self._scripts.table(), metrics)
+        self._agi = AgiServer(agi.bind, agi.port, self._scripts.table(), metrics, allowed_ips=agi.allowed_ips)
 
     @property
     def agi_port(self) -> int:

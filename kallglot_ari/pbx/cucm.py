@@ -49,7 +49,7 @@ def values(settings: Settings) -> dict[str, dict[str, str]]:
         },
         "Call Routing > SIP Route Pattern": {"Pattern Usage": "Domain Routing", "IPv4 Pattern": trunk.domain, "SIP Trunk": NAME},
         "Call Routing > External Call Control Profile": {
-            "Primary Web Service": f"http://{web.bind}:{web.port}/pbx/curri?token=…",
+            "Primary Web Service": f"{'https' if web.tls_certificate else 'http'}://{web.bind}:{web.port}/pbx/curri?token=…",
             "Call Treatment on Failures": "Allow Calls",
         },
     }  # fmt: skip

@@ -118,7 +118,7 @@ def dialplan_answer(
 
 def base_url(web: WebSettings) -> str:
     """Our web server as a PBX on the same machine reaches it."""
-    return f"http://{reached_at(web.bind, web.port)}"
+    return f"{'https' if web.tls_certificate else 'http'}://{reached_at(web.bind, web.port)}"
 
 
 def hangup_hook(web: WebSettings, call_id: str) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from kallglot_ari.errors import KallglotAriError, UsageError
 from kallglot_ari.settings import Settings, reached_at
+from kallglot_ari.web import tls
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 REFRESH_SECONDS = 1.0
@@ -36,10 +37,11 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         web = settings.web
-        self.url = f"http://{reached_at(web.bind, web.port)}"
+        self.url = f"{'https' if web.tls_certificate else 'http'}://{reached_at(web.bind, web.port)}"
         token = web.token.get_secret_value()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=TIMEOUT)
+        connector = aiohttp.TCPConnector(ssl=tls.asking(web))
+        self._session = aiohttp.ClientSession(headers=headers, timeout=TIMEOUT, connector=connector)
 
     async def __aenter__(self) -> Client:
         return self

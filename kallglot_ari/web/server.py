@@ -17,6 +17,7 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
+from kallglot_ari.web import tls
 from kallglot_ari.web.api import CallsApi
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import Access, Guard
@@ -123,15 +124,18 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where this machine reaches the server; the port is known after the start."""
-        return f"http://{reached_at(self._settings.bind, self._port)}"
+        return (
+            f"{'https' if self._settings.tls_certificate else 'http'}://{reached_at(self._settings.bind, self._port)}"
+        )
 
     async def start(self) -> None:
-        """:raises ListenError: the address cannot be bound."""
+        """:raises ListenError: the address cannot be bound. :raises ConfigError: the certificate cannot be used."""
+        tls_context = tls.serving(self._settings)
         runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=3)
         await runner.setup()
         bind, port = self._settings.bind, self._settings.port
         try:
-            site = web.TCPSite(runner, bind, port)
+            site = web.TCPSite(runner, bind, port, ssl_context=tls_context)
             await site.start()
         except OSError as error:
             await runner.cleanup()
@@ -196,6 +200,8 @@ class WebServer:
             else:
                 app.router.add_route(route.method, route.path, route.handler)
         app.on_response_prepare.append(_add_headers)
+        if self._settings.tls_certificate:
+            app.on_response_prepare.append(_only_tls)
         return app
 
     # --- middleware ---------------------------------------------------------------------------------------------------
@@ -307,3 +313,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
         if name == "Server" or name not in response.headers:
             response.headers[name] = value
+
+
+async def _only_tls(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Strict-Transport-Security"] = "max-age=31536000"

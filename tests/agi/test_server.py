@@ -290,3 +290,17 @@ async def test_stop_cuts_off_what_still_runs(metrics: Metrics, scripts: Scripts)
     assert await reader.read() == b""
     assert server.connections == 0
     writer.close()
+
+
+async def test_only_the_addresses_that_may_are_let_in(metrics: Metrics, scripts: Scripts) -> None:
+    for allowed, welcome in ((("10.0.0.0/8",), False), (("10.0.0.0/8", "127.0.0.1"), True)):
+        server = AgiServer("127.0.0.1", 0, scripts.table(), metrics, allowed_ips=allowed)
+        await server.start()
+        try:
+            if welcome:
+                await greet(server.port)
+            else:
+                assert await talk(server.port, HEADER % (b"greet", b"")) == b""
+                await until(metrics, "forbidden")
+        finally:
+            await server.stop(0.1)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone, PhoneCall
@@ -179,7 +180,7 @@ async def plant(folder: Path, postgres: Postgres | None = None, version: str = "
         ari = await stack.enter_async_context(Proxy("127.0.0.1", asterisk.slot.http))
         api = await stack.enter_async_context(Proxy("127.0.0.1", double.port))
         stream = await stack.enter_async_context(Proxy("127.0.0.1", double.port, listen=double.stream_port))
-        settings: dict[str, object] = {
+        settings: dict[str, Any] = {
             "ARI__URL": f"http://127.0.0.1:{ari.port}",
             "KALLGLOT__URL": f"http://127.0.0.1:{api.port}/v1",
             "KALLGLOT__FAILOVER_TIMEOUT_MS": 1000,
@@ -188,7 +189,7 @@ async def plant(folder: Path, postgres: Postgres | None = None, version: str = "
         if postgres is not None:
             database = await stack.enter_async_context(Proxy("127.0.0.1", postgres.port))
             settings["STORE__URL"] = postgres.database().replace(f":{postgres.port}/", f":{database.port}/")
-        served = Served(asterisk, folder, double, **settings)
+        served = Served(asterisk, folder, double, None, **settings)
         served.module = "tests.faults.jumping"
         await stack.enter_async_context(served)
         phones = await _phones(asterisk)

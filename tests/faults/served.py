@@ -31,14 +31,20 @@ def free_port() -> int:
 class Served:
     """`kallglot-ari serve` against `asterisk`; without a double, with the embedded Kallglot and its echo.
 
-    :param settings: more settings, ``SECTION__KEY=value``.
+    :param instead_of: a run whose calls this one takes over. :param settings: more settings, ``SECTION__KEY=value``.
     """
 
     def __init__(
-        self, asterisk: LabAsterisk, folder: Path, double: KallglotDouble | None = None, **settings: object
+        self,
+        asterisk: LabAsterisk,
+        folder: Path,
+        double: KallglotDouble | None = None,
+        instead_of: Served | None = None,
+        **settings: object,
     ) -> None:
         self.folder = folder
-        self.web_port = free_port()
+        self.web_port: int = instead_of.web_port if instead_of else free_port()
+        self._arguments = ("--take-over",) if instead_of else ()
         values: dict[str, object] = {
             "SERVICE__INSTANCE": "faults",
             "SERVICE__DRAIN_SECONDS": 0,
@@ -67,7 +73,7 @@ class Served:
         self.started_at = 0.0
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self.start(*self._arguments)
         return self
 
     async def __aexit__(self, *_: object) -> None:

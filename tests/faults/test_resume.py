@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from pathlib import Path
@@ -133,3 +134,30 @@ async def test_a_port_that_was_taken_meanwhile_and_sessions_that_died_with_the_p
         assert new["session_id"] != old["session_id"]
         await customer.hangup()
         await nothing_left(served, asterisk22)
+
+
+async def test_another_run_takes_over_and_the_last_leaves_its_calls(
+    asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path
+) -> None:
+    async with KallglotDouble("routing", chunk_ms=None) as double, Served(asterisk22, tmp_path, double) as first:
+        customer, agent, session = await talking(asterisk22, phones, double)
+        await asyncio.sleep(0.3)
+        async with Served(asterisk22, tmp_path, double, instead_of=first) as second:
+            assert first.process is not None
+            assert second.process is not None
+            assert await asyncio.to_thread(first.process.wait, 10) == 0
+            for number in (2, 3):
+                await session.wait_connected(number)
+                since = time.monotonic()
+                await asyncio.gather(
+                    session.speak("customer", tone(FOR_AGENT_HZ, 1, 8000)), heard(agent, FOR_AGENT_HZ, since, 5)
+                )
+                if number == 2:
+                    second.process.send_signal(signal.SIGUSR1)
+                    assert await asyncio.to_thread(second.process.wait, 10) == 0
+                    await second.start()
+            await customer.hangup()
+            await nothing_left(second, asterisk22)
+        assert double.created == 1
+        assert len(session.ends) == 1
+        assert double.violations == []

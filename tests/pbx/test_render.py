@@ -103,7 +103,9 @@ def test_the_shipped_dialplan_is_the_one_we_write() -> None:
     template = files("kallglot_ari.pbx").joinpath("templates/trunk-extensions.conf").read_text()
     assert shipped.read_text() == template
     assert "agi://[::1]:99" in asterisk.extensions(Settings(agi=AgiSettings(bind="::1", port=99)))
-    assert "agi://10.1.2.3:99" in asterisk.extensions(Settings(agi=AgiSettings(bind="10.1.2.3", port=99)))
+    assert "agi://10.1.2.3:99" in asterisk.extensions(
+        Settings(agi=AgiSettings(bind="10.1.2.3", port=99, allowed_ips=("10.1.2.0/24",)))
+    )
 
 
 def test_media_mode() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -58,6 +59,12 @@ class Site:
 Make = Callable[..., Awaitable[Site]]
 
 
+def _tls(certificate: Path | None) -> dict[str, Any]:
+    if certificate is None:
+        return {}
+    return {"tls_certificate": str(certificate), "tls_key": str(certificate.with_suffix(".key"))}
+
+
 @pytest.fixture
 async def make_site() -> AsyncIterator[Make]:
     sites: list[Site] = []
@@ -77,6 +84,7 @@ async def make_site() -> AsyncIterator[Make]:
             webhook_secret=SecretStr(secret),
             allowed_ips=options.pop("allowed_ips", ()),
             bind=options.pop("bind", "127.0.0.1"),
+            **_tls(options.pop("tls", None)),
         )
         server = WebServer(
             settings,

@@ -1,0 +1,37 @@
+"""Whether the machine keeps up: how late the media's beats are, over the last moments. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+WINDOW = 2.0
+"""Seconds that are looked back on."""
+LEAST = 50
+"""Beats below which nothing is said: a single stall of an idle machine is no strain."""
+SHARE = 0.1
+"""Of the beats, that has to be late."""
+
+
+class Strain:
+    """Fed with how late each beat was; tells by how much the latest tenth of them was."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def seen(self, lateness: Sequence[float], now: float) -> None:
+        """:param lateness: seconds, of the beats since the last call. :param now: monotonic seconds."""
+        self._seen.extend((now, late) for late in lateness)
+        self._forget(now)
+
+    def late(self, now: float) -> float:
+        """Seconds by which a tenth of the last beats was late, or more; 0.0 when there were too few to say."""
+        self._forget(now)
+        if len(self._seen) < LEAST:
+            return 0.0
+        ordered = sorted(late for _, late in self._seen)
+        return ordered[int(len(ordered) * (1 - SHARE))]
+
+    def _forget(self, now: float) -> None:
+        while self._seen and self._seen[0][0] <= now - WINDOW:
+            self._seen.popleft()

@@ -1,0 +1,76 @@
+"""`kallglot-ari serve`: the service from its start to its end, as signals, systemd and another run of it say."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from kallglot_ari import log
+from kallglot_ari.app import Service
+from kallglot_ari.notify import Notify
+from kallglot_ari.settings import Settings
+from kallglot_ari.tasks import Tasks
+
+STATUS_EVERY = 10.0
+
+_log = log.get(__name__)
+
+
+async def serve(settings: Settings, *, take_over: bool = False) -> int:
+    """Run until SIGTERM or SIGINT; the first drains, a second stops at once.
+
+    SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with.
+    """
+    service = Service(settings, take_over=take_over)
+    notify = Notify()
+    drain, at_once, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (at_once if drain.is_set() else drain).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+    loop.add_signal_handler(signal.SIGUSR1, leave.set)
+    tasks = Tasks("serve")
+    await service.start()
+    try:
+        notify.ready(_status(service))
+        tasks.spawn(_keep_told(service, notify), name="notify")
+        await _first(tasks, drain, leave, service.replaced)
+        notify.stopping()
+        if leave.is_set() or service.replaced.is_set():
+            _log.warning("leaving_calls_to_the_next_run", calls=len(service.calls()))
+            await service.hand_over()
+            return 0
+        notify.extend(settings.service.drain_seconds + 60)
+        draining = tasks.spawn(service.stop(), name="drain")
+        second = tasks.spawn(at_once.wait(), name="second-signal")
+        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            _log.warning("stopping_at_once")
+            draining.cancel()
+            await service.stop(drain=False)
+    finally:
+        await tasks.close()
+    return 0
+
+
+async def _first(tasks: Tasks, *events: asyncio.Event) -> None:
+    waiting = {tasks.spawn(event.wait(), name="signal") for event in events}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _keep_told(service: Service, notify: Notify) -> None:
+    """A watchdog that is not told because the event loop or the media stand still restarts us; the calls go on."""
+    every = min(notify.watchdog / 3 or STATUS_EVERY, STATUS_EVERY)
+    while True:
+        reasons = await service.live()
+        if not reasons:
+            notify.alive()
+        notify.status("; ".join(reasons) or _status(service))
+        await asyncio.sleep(every)
+
+
+def _status(service: Service) -> str:
+    return f"{len(service.calls())} calls, Asterisk {'connected' if service.ari.connected else 'not connected'}"
