@@ -218,6 +218,8 @@ class CallActions:
                     return None  # it was carried out before, and only the answer was lost
                 raise
             except AriUnavailable as error:
+                if error.status and error.status != 503:
+                    raise  # it did answer: an agent that is not registered, say
                 again = True
                 await asyncio.sleep(0.2)
                 if not isinstance(command, LASTING) or (left := deadline - self._plant.clock.now()) <= 0:

@@ -307,7 +307,7 @@ async def test_alone_with_the_session(scene: Scene) -> None:
 
 async def test_a_third_party_joins(scene: Scene) -> None:
     agent = await scene.phones(scene.asterisk, "agent", on_call=0.2)
-    await scene.dial(AGENT)
+    await scene.dial(f"{AGENT},source=de")
     session = await scene.double.wait_session()
     await until(lambda: [c.state for c in scene.service.calls()] == ["active"])
     await extension(scene.asterisk, f"join={session.id},speaker=expert,source=de", "901")
