@@ -21,7 +21,7 @@ venv: $(VENV)/.stamp
 $(VENV)/.stamp: setup.cfg setup.py tools/prepare
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/prepare
 
-# The offline engine is the command's own default; it needs models, and does not yet understand every turn (docs/interpreter.md).
+# The offline engine needs models, which are fetched (docs/interpreter.md); it is the default of the command itself.
 demo: ENGINE ?= echo
 demo: venv
 	@$(BIN)/kallglot-ari demo --out $(OUT) --engine $(ENGINE) $(ARGS)

@@ -499,7 +499,7 @@ class InterpreterSettings(Section):
     recogniser: str = "base"
     """faster-whisper model: a name of the lock file, or a folder."""
     translator: Literal["auto", "llm", "apertium", "opus-mt", "openai"] = "auto"
-    """`auto`: Apertium where it has the pair, else a local model."""
+    """`auto`: an endpoint if one is set, else a local model, else Apertium."""
     translator_url: str = ""
     """Base address of an OpenAI-compatible endpoint."""
     translator_model: str = ""

@@ -45,8 +45,16 @@ class Chain:
         return [translator for translator in self._translators if translator.supports(source, target)]
 
     async def prepare(self, source: str, target: str) -> None:
-        """Have the first choice ready. :raises InterpreterError: when nobody translates this direction."""
-        await self._candidates(source, target)[0].prepare(source, target)
+        """Have the first choice ready, or the first that can be. :raises InterpreterError: when nobody translates this direction."""
+        failure: InterpreterError | None = None
+        for translator in self._candidates(source, target):
+            try:
+                return await translator.prepare(source, target)
+            except InterpreterError as error:
+                failure = failure or error
+                _log.warning("translator_failed", translator=translator.name, reason=str(error))
+        assert failure is not None
+        raise failure
 
     async def translate(self, text: str, source: str, target: str) -> AsyncIterator[str]:
         """The turn's sentences, each as soon as it is translated. :raises InterpreterError:"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -193,9 +194,7 @@ class OfflineEngine:
     def _gguf_problem(self) -> str:
         if self._settings.translator not in ("auto", "llm"):
             return ""
-        try:
-            import xllamacpp  # noqa: F401
-        except ImportError:
+        if not importlib.util.find_spec("xllamacpp"):
             return "translation: xllamacpp is not installed; pip install 'kallglot-ari[translate]'"
         file = self._gguf_file()
         model = locked()[DEFAULT_GGUF]
@@ -235,15 +234,17 @@ class OfflineEngine:
         )
 
     def _translators(self) -> list[Translator]:
-        """`auto`: what was pointed at by hand, Apertium where it has the pair, OPUS-MT folders, the local model."""
+        """`auto`: what was pointed at by hand, OPUS-MT folders, the local model if it is here, Apertium where it has the pair."""
         places = [self._folder, *([Path(self._settings.translator_model)] if self._settings.translator_model else [])]
         every: dict[str, Translator | None] = {
             "openai": self._endpoint,
-            "apertium": self._apertium,
             "opus-mt": OpusTranslator(self._opus, opus_folders(places)),
             "llm": GgufTranslator(self._gguf, self.languages),
+            "apertium": self._apertium,
         }
-        wanted = every if self._settings.translator == "auto" else [self._settings.translator]
+        wanted: list[str] = list(every) if self._settings.translator == "auto" else [self._settings.translator]
+        if self._settings.translator == "auto" and self._gguf_problem():
+            wanted.append(wanted.pop(wanted.index("llm")))
         return [translator for name in wanted if (translator := every[name]) is not None]
 
     def _voices(self) -> list[Voice]:

@@ -27,7 +27,6 @@ from kallglot_ari.interpreter.engine import OfflineEngine
 from kallglot_ari.interpreter.protocols import Sound
 from kallglot_ari.interpreter.recognise_file import recognise_sound
 from kallglot_ari.interpreter.score import chrf, word_error_rate
-from kallglot_ari.interpreter.voices import EspeakVoice
 from kallglot_ari.metrics import Metrics
 
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
@@ -62,16 +61,11 @@ def over_the_telephone(sound: Sound) -> Sound:
 async def recognition(engine: OfflineEngine, language: str, lines: list[str]) -> list[Row]:
     rows = []
     for line in lines:
-        voice = (
-            engine.voice
-            if engine.piper_speaks(language)
-            else EspeakVoice(engine.languages, variant="+klatt4", speed=130)
-        )
-        sound = over_the_telephone(await voice.speak(line, language))
+        sound = over_the_telephone(await engine.voice.speak(line, language))
         began = time.monotonic()
         text = await recognise_sound(sound, language, engine.recogniser)
         seconds = time.monotonic() - began
-        name = "piper" if voice is engine.voice else voice.name
+        name = "piper" if engine.piper_speaks(language) else f"espeak-ng {engine.languages[language].espeak}"
         rows.append(Row(language, "", line, text, word_error_rate(line, text), seconds, name))
     return rows
 

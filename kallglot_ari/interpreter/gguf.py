@@ -49,6 +49,9 @@ class GgufHost:
         params.n_ctx = CONTEXT * SLOTS
         params.kv_unified = False
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(config.get("threads", 2))
+        params.cpuparams.poll = params.cpuparams_batch.poll = (
+            0  # threads that spin cost 4 s a sentence on a busy machine
+        )
         params.verbosity = -1
         try:
             self._server: Any = xllamacpp.Server(params)

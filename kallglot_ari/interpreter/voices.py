@@ -22,7 +22,7 @@ from kallglot_ari.interpreter.languages import Language
 from kallglot_ari.interpreter.prompt import clean
 from kallglot_ari.interpreter.protocols import Sound, Voice
 
-ESPEAK_WORDS_PER_MINUTE = 150
+ESPEAK_WORDS_PER_MINUTE = 130
 ANSWER_SECONDS = 15.0
 START_SECONDS = 60.0
 
@@ -56,17 +56,12 @@ def trimmed(sound: Sound, keep_ms: int = 40) -> Sound:
 class EspeakVoice:
     """espeak-ng, one short-lived process a sentence: 10 to 30 ms."""
 
-    def __init__(
-        self, languages: Mapping[str, Language], *, variant: str = "", speed: int = ESPEAK_WORDS_PER_MINUTE
-    ) -> None:
-        """:param variant: espeak-ng's voice variant, such as ``+klatt4``. :param speed: words per minute."""
+    def __init__(self, languages: Mapping[str, Language]) -> None:
         self._languages = languages
-        self._variant = variant
-        self._speed = speed
 
     @property
     def name(self) -> str:
-        return f"espeak-ng{self._variant}"
+        return "espeak-ng"
 
     @staticmethod
     def missing() -> str:
@@ -85,8 +80,8 @@ class EspeakVoice:
         if reason := self.missing():
             raise InterpreterError(reason)
         process = await asyncio.create_subprocess_exec(
-            "nice", "-n", "5", "espeak-ng", "-v", self._languages[language].espeak + self._variant,
-            "-s", str(self._speed), "--stdin", "--stdout",
+            "nice", "-n", "5", "espeak-ng", "-v", self._languages[language].espeak,
+            "-s", str(ESPEAK_WORDS_PER_MINUTE), "--stdin", "--stdout",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

@@ -36,6 +36,8 @@ GUESS = -1.2
 """With `NO_SPEECH`, a mean log probability under this is nothing."""
 NONSENSE = -1.8
 """Under this it is nothing in any case."""
+FASTEST = 15
+"""Characters a second from which a sentence that is there twice was said once."""
 STOCK = re.compile(
     r"untertitel|amara\.org|subtitles? by|sous-titr|subtítulos|thanks for watching|thank you for watching|copyright|www\.",
     re.IGNORECASE,
@@ -62,6 +64,12 @@ def unloop(text: str) -> str:
     """What was said before it began to repeat."""
     text = re.sub(r"(\S)\1{9,}", r"\1", text)
     return re.sub(r"(\b\S.{3,80}?)(?:[\s,.!?-]+\1){2,}.*", r"\1", text).strip()
+
+
+def undouble(text: str, seconds: float) -> str:
+    """The short windows make the decoder say a sentence once more, where nobody could have spoken so fast."""
+    twice = re.fullmatch(r"(\S.{6,}\w)([.!?]?)\s+\1[.!?]?", text, re.IGNORECASE)
+    return twice[1] + twice[2] if twice and len(text) > FASTEST * seconds else text
 
 
 class WhisperHost:
@@ -109,7 +117,7 @@ class WhisperHost:
         text, score, silent = self._one(audio, language, beam, window)
         if loops(text) and window < WINDOWS[-1] and not header.get("partial") and not cancelled():
             text, score, silent = self._one(audio, language, beam, WINDOWS[-1])
-        text = unloop(text) if loops(text) else text
+        text = undouble(unloop(text) if loops(text) else text, audio.size / RATE)
         if (
             (silent > NO_SPEECH and score < GUESS)
             or score < NONSENSE

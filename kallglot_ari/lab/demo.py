@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
@@ -34,7 +36,7 @@ from kallglot_ari.settings import (
 from kallglot_ari.tasks import Tasks
 
 EngineName = Literal["offline", "echo"]
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
 ANSWER_AFTER_SECONDS = 1.0
 NUMBER = "900"
 
@@ -129,7 +131,7 @@ async def run_demo(
     except OSError as error:
         raise UsageError(f"--out {out}: expected a folder that can be written, found: {error.strerror}") from None
     if engine == "offline":
-        await asyncio.to_thread(verify.need_models, screen.step)
+        await asyncio.to_thread(verify.need_models, source, target, screen.step)
     with tempfile.TemporaryDirectory(prefix="kallglot-demo-") as scratch:
         spoken = await asyncio.to_thread(_speak, source, target, DIALOGUE[:lines], Path(scratch), screen)
         screen.step("starting Asterisk")
@@ -154,11 +156,14 @@ def _speak(
     return spoken
 
 
-def settings_for(asterisk: LabAsterisk, engine: EngineName, scratch: Path) -> Settings:
-    """The service's settings: this Asterisk, the embedded Kallglot, loopback and free ports only."""
+def settings_for(asterisk: LabAsterisk, engine: EngineName, scratch: Path, source: str, target: str) -> Settings:
+    """The service's settings: this Asterisk, the embedded Kallglot, loopback and free ports only.
+
+    With the languages in them both directions are ready when the service is, and the first turn does not wait for a model.
+    """
     return Settings(
         ari=AriSettings(url=asterisk.ari_url, username=asterisk.ari_user, password=SecretStr(asterisk.ari_password)),
-        kallglot=KallglotSettings(url="embedded"),
+        kallglot=KallglotSettings(url="embedded", source_language=source, target_language=target),
         media=MediaSettings(bind="127.0.0.1"),
         web=WebSettings(port=0),
         store=StoreSettings(url=f"sqlite:///{scratch / 'demo.db'}"),
@@ -176,13 +181,13 @@ async def _call(
     screen: Screen,
     make_service: ServiceFactory,
 ) -> report.Result:
-    service = make_service(settings_for(asterisk, engine, scratch))
+    service = make_service(settings_for(asterisk, engine, scratch, source, target))
     tasks = Tasks("demo")
     screen.step("starting the service" + (" and its models" if engine == "offline" else ""))
     await service.start()
     try:
         tasks.spawn(screen.follow(service.hub.subscribe()), name="screen")
-        await _until_ready(service)
+        await _until_ready(service, screen)
         screen.step(f"the service is ready; its dashboard while the demo runs: {service.web_url}")
         await asterisk.extension(
             NUMBER, f"Stasis(kallglot,source={source},target={target},agent=PJSIP/agent)", "Hangup()"
@@ -193,19 +198,45 @@ async def _call(
             for name in ("customer", "agent"):
                 phone = await Phone.start(name, registrar, asterisk.phone_password, on_call=ANSWER_AFTER_SECONDS)
                 phones[name] = await stack.enter_async_context(phone)
-            return await _talk(asterisk, phones, spoken, (source, target, engine), screen)
+            result = await _talk(asterisk, phones, spoken, (source, target, engine), screen)
+            result.stages = stages(await _metrics(service.web_url))
+            return result
     finally:
         await service.stop(drain=False)
         await tasks.close()
 
 
-async def _until_ready(service: DemoService) -> None:
+async def _until_ready(service: DemoService, screen: Screen) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + READY_SECONDS
+    told = ""
     while reasons := await service.ready():
+        if (text := "; ".join(reasons)) != told:
+            screen.step(f"waiting: {text}")
+            told = text
         if loop.time() > deadline:
-            raise LabError(f"the service is not ready after {READY_SECONDS:.0f} s: {'; '.join(reasons)}")
+            raise LabError(f"the service is not ready after {READY_SECONDS:.0f} s: {text}")
         await asyncio.sleep(0.1)
+
+
+async def _metrics(web_url: str) -> str:
+    async with aiohttp.ClientSession() as http, http.get(f"{web_url}/metrics") as answer:
+        return await answer.text()
+
+
+def stages(metrics: str) -> dict[str, float]:
+    """Mean seconds of each stage of the interpreter, and of the whole (`total`), from the service's metrics; empty without turns."""
+    found = {
+        (family.name, sample.labels.get("component", ""), sample.name.rpartition("_")[2]): sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+    }
+    means = {}
+    for name, component in dict.fromkeys((name, component) for name, component, _ in found):
+        count = found.get((name, component, "count"), 0.0)
+        if count and name == "kallglot_interpreter_stage_seconds":
+            means[component] = found[name, component, "sum"] / count
+    return means
 
 
 async def _talk(
@@ -275,6 +306,7 @@ def _conclude(result: report.Result, out: Path, screen: Screen) -> None:
         screen.console.print(
             f"{mark} turn {turn.number + 1}, {turn.line.speaker} → {turn.line.listener}, {turn.wait}; {evidence}"
         )
+    screen.console.print(report.latency_text(result))
     screen.console.print(f"Report: {out / 'report.html'}")
     if result.passed:
         screen.console.print("[bold green]Speech arrived translated on both sides.[/bold green]")

@@ -17,6 +17,7 @@ from kallglot_ari.errors import LabError
 from kallglot_ari.lab.conversation import Turn
 from kallglot_ari.lab.phones import Recording
 
+STAGES = ("hangover", "recognise", "translate", "speak", "total")
 COLOURS = {"customer": "#1f6feb", "agent": "#bf5b04"}
 
 
@@ -34,6 +35,8 @@ class Result:
     transcript: list[dict[str, Any]]
     call: dict[str, Any]
     phone_stats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    """Mean seconds of the interpreter's stages."""
     setup_seconds: float = 0.0
     """From the agent's answer to the customer's phone being connected."""
 
@@ -123,7 +126,7 @@ def write_html(result: Result, image: Path, path: Path) -> Path:
         f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Kallglot demo</title><style>{_STYLE}</style>
 <h1>One call through Asterisk, {html.escape(result.source)} ↔ {html.escape(result.target)}</h1>
 <p class="{"good" if result.passed else "bad"}">{verdict}</p>
-<p>Asterisk {html.escape(result.asterisk)}; engine: {html.escape(kind)}. {_latency_text(result)}</p>
+<p>Asterisk {html.escape(result.asterisk)}; engine: {html.escape(kind)}. {latency_text(result)}</p>
 <h2>What was said and heard</h2><img alt="Waveforms of both sides over time" src="data:image/png;base64,{picture_data}">
 <table>{sounds}</table><h2>Turns</h2>{_turns_table(result)}<h2>Transcript</h2>{_transcript_table(result)}
 <h2>The call</h2>{_call_table(result)}</html>
@@ -133,13 +136,17 @@ def write_html(result: Result, image: Path, path: Path) -> Path:
     return path
 
 
-def _latency_text(result: Result) -> str:
+def latency_text(result: Result) -> str:
+    """The waits at the phones, and where the interpreter spent them."""
     found = result.latencies
     if not found:
         return "No translation was heard."
+    parts = ", ".join(f"{name} {result.stages[name]:.2f} s" for name in STAGES if name in result.stages)
+    inside = f" In the interpreter, on average: {parts}." if parts else ""
     return (
         f"From the end of speech to the first sound of its translation (below 0: during the speech): median {statistics.median(found):.2f} s, "
         f"longest {max(found):.2f} s over {len(found)} turns, measured at the phones."
+        f"{inside}"
     )
 
 

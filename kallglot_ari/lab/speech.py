@@ -1,4 +1,7 @@
-"""Spoken lines: espeak-ng at run time, or the few small files that are shipped (made with it)."""
+"""Spoken lines: those of the default demo are shipped, so that it sounds the same everywhere; all others are made by espeak-ng.
+
+The shipped German is espeak-ng's (`de+m3 -s 130`), the English Piper's voice `en_US-joe-medium` (CC0).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from kallglot_ari.lab.phones import Recording, at_rate
 from kallglot_ari.lab.roots import Progress, apt_install
 
 ASSETS = Path(__file__).with_name("assets")
-VOICES = {"de": "de", "en": "en-gb", "es": "es", "fr": "fr-fr"}
+VOICES = {"de": "de+m3", "en": "en-gb+klatt2", "es": "es+klatt4", "fr": "fr+klatt4"}
 RATE = 16000
 PAUSE_SECONDS = 0.6
 """Silence before and after a line, as between people."""
@@ -39,7 +42,7 @@ def have_espeak(progress: Progress) -> bool:
 
 def speak(text: str, language: str, path: Path) -> Path:
     """Write `text` as a WAV file of 16 kHz, mono. Blocks for some 50 ms. :raises LabError: espeak-ng failed."""
-    command = ["espeak-ng", "-v", f"{VOICES[language]}+klatt2", "-s", "130", "-w", str(path), "--", text]
+    command = ["espeak-ng", "-v", VOICES[language], "-s", "130", "-w", str(path), "--", text]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -50,12 +53,12 @@ def speak(text: str, language: str, path: Path) -> Path:
 
 
 def line(text: str, language: str, number: int, folder: Path, espeak: bool) -> Path:
-    """The WAV file of a line. :raises LabError: no espeak-ng, and no shipped file."""
+    """The WAV file of a line of the dialogue. :raises LabError: no shipped file, and no espeak-ng."""
     path = folder / f"line-{number + 1}-{language}.wav"
-    if espeak:
-        return speak(text, language, path)
     if shipped(language, number).exists():
         return _padded(shipped(language, number), path)
+    if espeak:
+        return speak(text, language, path)
     raise LabError(f"no voice for {language!r}: install espeak-ng (without it only German to English can be shown)")
 
 

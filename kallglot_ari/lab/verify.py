@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import InterpreterError, LabError
 from kallglot_ari.lab.phones import Recording
 from kallglot_ari.lab.roots import Progress
+from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings
 
 SPOKEN_DBFS = -45.0
@@ -88,10 +90,10 @@ def same_speech(said: Recording, heard: Recording) -> Verdict:
     return Verdict(found >= ALIKE, f"correlation {found:.2f}, at least {ALIKE} expected")
 
 
-def has_a_word(text: str, words: tuple[str, ...]) -> bool:
-    """Whether a word of `text` begins with one of `words`, capitals and accents aside."""
+def has_words(text: str, groups: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether, for each of `groups`, a word of `text` begins with one of it, capitals and accents aside."""
     plain = _plain(text)
-    return any(re.search(rf"(?<!\w){re.escape(_plain(word))}", plain) for word in words)
+    return all(any(re.search(rf"(?<!\w){re.escape(_plain(word))}", plain) for word in group) for group in groups)
 
 
 def _plain(text: str) -> str:
@@ -121,24 +123,33 @@ class Understanding:
         answer = self._host.handle(header, heard.samples.astype("<i2").tobytes(), lambda: False)
         return str(answer["text"])
 
-    def verdict(self, heard: Recording, language: str, words: tuple[str, ...]) -> Verdict:
+    def verdict(self, heard: Recording, language: str, words: tuple[tuple[str, ...], ...]) -> Verdict:
         """For the offline engine."""
         text = self.text(heard, language)
-        return Verdict(has_a_word(text, words), f"understood: {text or 'nothing'}")
+        good = has_words(text, words)
+        wanted = "" if good else f"; expected {' and '.join('/'.join(group) for group in words)}"
+        return Verdict(good, f"understood: {text or 'nothing'}{wanted}")
 
 
-def need_models(progress: Progress) -> None:
-    """Fetch the offline interpreter's models when they are missing. Blocks. :raises LabError: they cannot be had."""
-    try:
-        from kallglot_ari.interpreter.lockfile import locked, models_dir
-        from kallglot_ari.interpreter.models import run_models
-    except ImportError as error:
-        raise LabError(
-            f"the offline interpreter is not installed ({error}): pip install 'kallglot-ari[offline]'"
-        ) from None
-    folder = models_dir(InterpreterSettings())
+def need_models(source: str, target: str, progress: Progress) -> None:
+    """Have what the offline interpreter needs for these languages, fetching models. Blocks. :raises LabError: it cannot be had."""
+    from kallglot_ari.interpreter.engine import OfflineEngine
+    from kallglot_ari.interpreter.lockfile import locked, models_dir
+    from kallglot_ari.interpreter.models import run_models
+
+    settings = InterpreterSettings()
+    folder = models_dir(settings)
     missing = [name for name, model in locked().items() if model.problem(folder)]
     if missing:
         progress(f"fetching models: {', '.join(missing)}")
-        if run_models(["fetch"]):
-            raise LabError("the models cannot be had: kallglot-ari models fetch, or --engine echo")
+        run_models(["fetch", *missing])
+    directions = ((source, target), (target, source))
+    try:
+        problems = OfflineEngine(settings, Metrics(), SystemClock()).check(*directions)
+    except InterpreterError as error:
+        problems = [str(error)]
+    if problems:
+        raise LabError(
+            f"speech cannot be translated on this machine: {'; '.join(problems)}\n"
+            "Without the models the call itself can be shown, untranslated: --engine echo (make demo ENGINE=echo)"
+        )

@@ -13,7 +13,7 @@ from kallglot_ari.interpreter import apertium, languages
 from kallglot_ari.interpreter.chain import sentences
 from kallglot_ari.interpreter.gguf import Slots
 from kallglot_ari.interpreter.score import chrf, word_error_rate
-from kallglot_ari.interpreter.whisper import loops, unloop
+from kallglot_ari.interpreter.whisper import loops, undouble, unloop
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,18 @@ def test_slots_keep_the_directions_used_last() -> None:
 def test_loops(text: str, is_loop: bool, short: str) -> None:
     assert loops(text) is is_loop
     assert unloop(text) == short
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "once"),
+    [
+        ("Am Montag habe ich keine Zeit. Am Montag habe ich keine Zeit.", 2.2, "Am Montag habe ich keine Zeit."),
+        ("Am Montag habe ich keine Zeit. am Montag habe ich keine Zeit", 2.2, "Am Montag habe ich keine Zeit."),
+        ("Am Montag habe ich keine Zeit. Am Montag habe ich keine Zeit.", 5.0, None),
+        ("Am Montag habe ich keine Zeit. Am Freitag habe ich keine Zeit.", 2.2, None),
+        ("Ja. Ja.", 0.3, None),
+        ("", 1.0, None),
+    ],
+)
+def test_a_sentence_that_nobody_had_time_to_say_twice(text: str, seconds: float, once: str | None) -> None:
+    assert undouble(text, seconds) == (text if once is None else once)
