@@ -110,6 +110,8 @@ def uplink_from_outside(sessions: Sequence[DoubleSession], seen: list[Seen], rtp
                 times = arrivals.get(pcm[offset : offset + FRAME].tobytes(), [])
                 offset += chunk.samples
                 # the same noise is said in every call, in each at another time
+                if chunk.at > seen[-1].at:
+                    break  # its own packet may not have been seen any more
                 if (earlier := bisect_left(times, chunk.at) - 1) >= 0 and chunk.at - times[earlier] < 1:
                     latencies.append(chunk.at - times[earlier])
     return latencies
