@@ -1,139 +1,33 @@
-"""What can be set. Order: built-in default < TOML file < environment (``KALLGLOT__SECTION__KEY``).
-
-Every section is frozen, and each part of the service receives only its own. Secrets are `SecretStr`: neither `repr` nor an
-error shows them. Each `*_file` key names a file whose content is the secret (systemd credentials, docker secrets).
-"""
+"""The sections and their keys. A key's docstring stands in docs/configuration.md as it is here."""
 
 from __future__ import annotations
 
 import ipaddress
-import os
-import re
-import tomllib
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
-from kallglot_ari.errors import ConfigError
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Mode = Literal["bidirectional_translation", "assistive_translation", "ai_agent", "help_chat_voice"]
-MODES: tuple[str, ...] = ("bidirectional_translation", "assistive_translation", "ai_agent", "help_chat_voice")
-LANGUAGE_PATTERN = r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$"
-Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
-DEFAULT_FILES = (Path("kallglot-ari.toml"), Path("/etc/kallglot-ari/kallglot-ari.toml"))
-ENV_PREFIX = "KALLGLOT__"
-
-
-def _off_or_db(value: Any) -> Any:
-    return None if value in ("off", "", None) else value
-
-
-GainDb = Annotated[Annotated[float, Field(ge=-60, le=6)] | None, BeforeValidator(_off_or_db)]
-
-
-def _host(value: str) -> str:
-    """An IP address, taken without the brackets that IPv6 has in a URL, or a host name."""
-    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-    try:
-        ipaddress.ip_address(bare)
-    except ValueError:
-        # A host name's last label is no number (RFC 3696 §2): 256.1.1.1 is a slip, not a name.
-        if not re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\.?$)[A-Za-z0-9_-]{1,63}\.?", bare):
-            raise ValueError("expected an IP address or a host name") from None
-    return bare
-
-
-def _address(value: str) -> str:
-    bare = value.strip("[]")
-    try:
-        ipaddress.ip_address(bare)
-    except ValueError:
-        raise ValueError("expected an IPv4 or IPv6 address") from None
-    return bare
-
-
-Host = Annotated[str, AfterValidator(_host)]
-Address = Annotated[str, AfterValidator(_address)]
-SrtpSuite = Literal[
-    "AES_CM_128_HMAC_SHA1_80",
-    "AES_CM_128_HMAC_SHA1_32",
-    "AES_192_CM_HMAC_SHA1_80",
-    "AES_192_CM_HMAC_SHA1_32",
-    "AES_256_CM_HMAC_SHA1_80",
-    "AES_256_CM_HMAC_SHA1_32",
-    "AEAD_AES_128_GCM",
-    "AEAD_AES_256_GCM",
-    "F8_128_HMAC_SHA1_80",
-]
-"""RFC 4568 §6.2, RFC 6188 §4 and RFC 7714 §14.2."""
-
-
-def host_port(host: str, port: int) -> str:
-    """As URLs and Asterisk take an address: an IPv6 one in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def reached_at(bind: str, port: int) -> str:
-    """Where this machine reaches a server that listens at `bind`: on the loopback address when that is every address."""
-    return host_port({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind), port)  # noqa: S104 - compared, not bound
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _check_url(value: str, schemes: tuple[str, ...]) -> str:
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        raise ValueError(f"expected a URL, found {value!r}") from None
-    if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"expected a URL that begins with {' or '.join(s + '://' for s in schemes)}")
-    if parts.username or parts.password:
-        raise ValueError("expected no user or password in the URL; they have settings of their own")
-    return value.rstrip("/")
-
-
-class Section(BaseModel):
-    """A frozen section; a key it does not know is an error."""
-
-    # Strict: `port = true` and `max_calls = "3"` are slips. What the environment holds as text, `_env_value` gives its type.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("*")
-    @classmethod
-    def _one_line(cls, value: Any) -> Any:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(text, str) and any(ord(c) < 0x20 or ord(c) == 0x7F for c in text):
-            raise ValueError("expected text without line ends and other control characters")
-        return value
+from kallglot_ari.settings.kinds import (
+    Address,
+    GainDb,
+    Host,
+    Language,
+    Mode,
+    Port,
+    Section,
+    SrtpSuite,
+    is_loopback,
+    valid_host,
+    valid_url,
+)
 
 
 class ServiceSettings(Section):
@@ -169,7 +63,7 @@ class AriSettings(Section):
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        return _check_url(value, ("http", "https"))
+        return valid_url(value, ("http", "https"))
 
 
 class KallglotSettings(Section):
@@ -220,8 +114,8 @@ class KallglotSettings(Section):
                 if len(urls) == 1:
                     continue
                 raise ValueError("embedded: it stands alone, not in a list with URLs")
-            _check_url(url, ("http", "https"))
-            if urlsplit(url).scheme == "http" and not _loopback(urlsplit(url).hostname or ""):
+            valid_url(url, ("http", "https"))
+            if urlsplit(url).scheme == "http" and not is_loopback(urlsplit(url).hostname or ""):
                 raise ValueError(
                     f"expected https for anything but loopback (the key would go over the line in clear), found {url}"
                 )
@@ -278,7 +172,7 @@ class MediaSettings(Section):
     """PEM file of its key, if it is not in the same file."""
     bind: Address = "127.0.0.1"
     """Address of our socket (UDP; TCP with `websocket_client`): one that Asterisk can reach."""
-    advertise: Annotated[str, AfterValidator(lambda value: value and _host(value))] = ""
+    advertise: Annotated[str, AfterValidator(lambda value: value and valid_host(value))] = ""
     """Address Asterisk is told to send to; empty: `bind`."""
     port: Port = 0
     """The one UDP port of all calls; 0 = any free one."""
@@ -377,7 +271,7 @@ class AgiSettings(Section):
 
     @model_validator(mode="after")
     def _known(self) -> AgiSettings:
-        if not _loopback(self.bind) and not self.allowed_ips:
+        if not is_loopback(self.bind) and not self.allowed_ips:
             raise ValueError(f"allowed_ips: needed to bind {self.bind} (FastAGI knows no password)")
         return self
 
@@ -434,7 +328,7 @@ class WebSettings(Section):
 
     @model_validator(mode="after")
     def _token(self) -> WebSettings:
-        if not _loopback(self.bind) and not self.token.get_secret_value():
+        if not is_loopback(self.bind) and not self.token.get_secret_value():
             raise ValueError(f"token: needed to bind {self.bind} (without one only loopback is allowed)")
         return self
 
@@ -579,252 +473,3 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Settings.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
-
-
-def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, only: Collection[str] = ()) -> Settings:
-    """Read the configuration.
-
-    :param path: the file named on the command line, if any.
-    :param only: sections to look at; the others have their defaults, whatever is set. Empty: all.
-    :raises ConfigError: one line that names the setting, what was expected and what was found.
-    """
-    environ = os.environ if environ is None else environ
-    file = find_file(path, environ)
-    data = read_file(file) if file else {}
-    origin = {(s, k): str(file) for s, keys in data.items() if isinstance(keys, dict) for k in keys}
-    for name, raw in environ.items():
-        if name.startswith(ENV_PREFIX):
-            section, key = _env_target(name)
-            data.setdefault(section, {})
-            if not isinstance(data[section], dict):
-                raise ConfigError(f"{file}: {section}: expected a section [{section}]")
-            # A secret and the file it is in are one setting: what the environment says of it replaces either.
-            other = key.removesuffix("_file") if key not in SECTIONS[section].model_fields else f"{key}_file"
-            if (section, other) in origin and not origin[section, other].startswith(ENV_PREFIX):
-                data[section].pop(other, None)
-            data[section][key] = _env_value(section, key, raw, name)
-            origin[section, key] = name
-    if environ.get("KALLGLOT_API_KEY") and not any(
-        origin.get(("kallglot", key), "").startswith(ENV_PREFIX) for key in ("api_key", "api_key_file")
-    ):
-        if not isinstance(data.setdefault("kallglot", {}), dict):
-            raise ConfigError(f"{file}: kallglot: expected a section [kallglot]")
-        data["kallglot"].pop("api_key_file", None)
-        data["kallglot"]["api_key"] = environ["KALLGLOT_API_KEY"]
-        origin["kallglot", "api_key"] = "KALLGLOT_API_KEY"
-    if only:
-        data = {name: values for name, values in data.items() if name in only}
-    _read_secret_files(data)
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, data, origin, file)) from None
-
-
-def find_file(path: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The configuration file that counts: named ones must be there, the usual places may be empty."""
-    if path == "":
-        raise ConfigError("--config: expected the name of a file, found ''")
-    named = path or environ.get("KALLGLOT_CONFIG")
-    if named:
-        return Path(named)
-    return next((file for file in DEFAULT_FILES if file.exists()), None)
-
-
-def read_file(file: Path) -> dict[str, Any]:
-    """Parse a TOML file; every way it can fail is one clear line."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {file}: there is no such file") from None
-    except OSError as error:
-        raise ConfigError(f"configuration file {file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"configuration file {file}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at {error.start}"
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
-
-
-def _env_target(name: str) -> tuple[str, str]:
-    section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
-    if section not in SECTIONS:
-        raise ConfigError(
-            f"environment variable {name}: unknown section {section!r}; expected one of {', '.join(SECTIONS)}"
-        )
-    known = SECTIONS[section].model_fields
-    if key.removesuffix("_file") in known and key not in known and _secret(known[key.removesuffix("_file")]):
-        return section, key
-    if key not in known:
-        raise ConfigError(f"environment variable {name}: unknown key {key!r}; [{section}] has {', '.join(known)}")
-    return section, key
-
-
-def _env_value(section: str, key: str, raw: str, name: str) -> Any:
-    """The text of a variable as the type its key has. Lists and tables are JSON, plain lists also text with commas.
-
-    What cannot be one stays text, for the error that names it.
-    """
-    field = SECTIONS[section].model_fields.get(key)
-    if field is None:
-        return raw
-    types = _types(field.annotation)
-    if tuple in types:
-        if raw.lstrip().startswith(("[", "{")):
-            try:
-                return orjson.loads(raw)
-            except orjson.JSONDecodeError as error:
-                raise ConfigError(f"environment variable {name}: expected JSON: {error}") from None
-        parts = [part.strip() for part in raw.split(",") if part.strip()]
-        return parts[0] if "str |" in str(field.annotation) and len(parts) == 1 else parts
-    text = raw.strip()
-    if bool in types:
-        return {
-            "true": True,
-            "1": True,
-            "yes": True,
-            "on": True,
-            "false": False,
-            "0": False,
-            "no": False,
-            "off": False,
-        }.get(text.lower(), raw)
-    if int in types and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        return int(text)
-    if float in types and re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?", text):
-        return float(text)
-    return raw
-
-
-def _types(annotation: Any) -> set[Any]:
-    """The plain types in an annotation; of a `Literal` those of its values."""
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return {type(value) for value in get_args(annotation)}
-    if origin is tuple:
-        return {tuple}
-    if origin is None:
-        return {annotation}
-    return {found for part in get_args(annotation) for found in _types(part)}
-
-
-def _secret(field: FieldInfo) -> bool:
-    """Whether a setting is a secret, or may hold one."""
-    return isinstance(field.default, SecretStr) or field.repr is False
-
-
-def _read_secret_files(data: dict[str, Any]) -> None:
-    for section, model in SECTIONS.items():
-        values = data.get(section)
-        if not isinstance(values, dict):
-            continue
-        for key, field in model.model_fields.items():
-            file = values.pop(f"{key}_file", None) if _secret(field) else None
-            if file is None:
-                continue
-            if not isinstance(file, str) or not file:
-                raise ConfigError(f"{section}.{key}_file: expected the name of a file, found {file!r}")
-            if values.get(key):
-                raise ConfigError(f"{section}.{key}: set both here and by {key}_file; expected one of them")
-            try:
-                values[key] = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error}") from None
-
-
-_WORDS = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "model_type": "a table",
-    "missing": "a value",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
-    "literal_error": "{expected}",
-    "too_short": "at least {min_length} in the list",
-    "string_pattern_mismatch": "{words}",
-}
-"""What was expected, by the kind of error of pydantic and its context."""
-PATTERNS = {
-    LANGUAGE_PATTERN: "a BCP 47 language tag such as de or pt-BR, or auto",
-    r"^[A-Za-z0-9]{0,16}$": "up to 16 letters and digits",
-    r"^[^:]{1,128}$": "a user name of 1 to 128 characters, without a colon",
-    r"^[A-Za-z0-9_.-]{0,64}$": "up to 64 letters, digits, _, . and -",
-    r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, _, . and -",
-    r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
-    r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",
-    r"^[A-Za-z0-9.\-:\[\]]{1,255}$": "a host, or host:port",
-    r"^$|^\*[0-9#]{1,3}$": "`*` and 1 to 3 digits, or nothing",
-}
-"""What the patterns of the settings say, in words."""
-
-
-def _expected(error: Mapping[str, Any]) -> str:
-    words = _WORDS.get(error["type"])
-    if words is None:
-        return str(error["msg"]).removeprefix("Value error, ")
-    if error["loc"][:2] == ("media", "original_gain_db") and error["type"] == "float_type":
-        words = '"off" or a number'
-    context = error.get("ctx", {})
-    return "expected " + words.format_map({**context, "words": PATTERNS.get(context.get("pattern", ""))})
-
-
-def _explain(
-    error: ValidationError, data: Mapping[str, Any], origin: Mapping[tuple[str, str], str], file: Path | None
-) -> str:
-    first = error.errors(include_url=False)[0]
-    loc: list[str | int] = [
-        part
-        for part in first["loc"]
-        if part not in ("str", "float") and not str(part).startswith(("function-", "tuple[", "constrained-"))
-    ]
-    message = _expected(dict(first))
-    # A section as a whole names the key at fault itself.
-    if len(loc) == 1 and loc[0] in SECTIONS:
-        key, colon, rest = message.partition(": ")
-        if colon and key in SECTIONS[str(loc[0])].model_fields:
-            loc, message = [loc[0], key], rest
-    where = ".".join(map(str, loc))
-    source = origin.get((str(loc[0]), str(loc[1])), "") if len(loc) > 1 else str(file or "") if loc else ""
-    source = f" (from {source})" if source else ""
-    if first["type"] == "extra_forbidden":
-        if len(loc) == 1:
-            return f"unknown section [{where}]{source}; expected one of {', '.join(SECTIONS)}"
-        known = Endpoint if len(loc) > 2 else SECTIONS[str(loc[0])]
-        return f"unknown key {where}{source}; expected one of {', '.join(known.model_fields)}"
-    found: Any = data
-    for part in loc:
-        try:
-            found = found[part]
-        except (LookupError, TypeError):
-            found = None
-    secret = len(loc) > 1 and isinstance(SECTIONS[str(loc[0])].model_fields[str(loc[1])].default, SecretStr)
-    if found is None and loc:
-        shown = ", found none"
-    elif secret:
-        shown = "" if isinstance(found, str) else f", found {_KINDS.get(type(found), 'something else')}"
-    else:
-        shown = f", found {_shown(found)}" if loc and "found" not in message else ""
-    return _without_credentials(f"{where + ': ' if where else ''}{message}{shown}{source}")
-
-
-_KINDS: dict[type, str] = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
-
-
-def _shown(value: Any) -> str:
-    """A value as the file has it, short. A table's content stays out: it may hold a secret."""
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
-        return "a list of tables"
-    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 100 else text[:99] + "…"
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"://[^/\s'\"]*@", "://[hidden]@", text)
