@@ -18,6 +18,7 @@ from kallglot_ari.ari.client import AriClient
 from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
+from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.clock import Clock, SystemClock
 from kallglot_ari.errors import (
     ApiError,
@@ -395,26 +396,8 @@ class Service:
     def call(self, call_id: str) -> CallView | None:
         return self.stasis.calls.view(call_id) or self.trunk.call(call_id)
 
-    async def originate(
-        self,
-        *,
-        customer: str,
-        agent: str,
-        source: str,
-        target: str,
-        caller_id: str = "",
-        timeout: float = 30,
-        only_humans: bool = False,
-    ) -> CallView:
-        return await self.stasis.originate(
-            customer=customer,
-            agent=agent,
-            source=source,
-            target=target,
-            caller_id=caller_id,
-            timeout=timeout,
-            only_humans=only_humans,
-        )
+    async def originate(self, order: Outbound) -> CallView:
+        return await self.stasis.originate(order)
 
     async def hangup(self, call_id: str) -> None:
         if self.trunk.call(call_id) is not None:
@@ -422,39 +405,17 @@ class Service:
             return
         await self.stasis.hangup(call_id)
 
-    async def transfer(
-        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
-    ) -> None:
-        await self.stasis.transfer(call_id, party=party, target=target, mode=mode, language=language, timeout=timeout)
+    async def transfer(self, call_id: str, order: Transfer) -> None:
+        await self.stasis.transfer(call_id, order)
 
     async def drop(self, call_id: str, *, party: str) -> None:
         await self.stasis.drop(call_id, party=party)
 
-    async def supervise(
-        self,
-        call_id: str,
-        *,
-        endpoint: str,
-        mode: str,
-        hear: str = "both",
-        translated: bool = False,
-        language: str = "",
-        speaker: str = "",
-    ) -> CallView:
-        return await self.stasis.supervise(
-            call_id,
-            endpoint=endpoint,
-            mode=mode,
-            hear=hear,
-            translated=translated,
-            language=language,
-            speaker=speaker,
-        )
+    async def supervise(self, call_id: str, order: Supervisor) -> CallView:
+        return await self.stasis.supervise(call_id, order)
 
-    async def change_supervision(
-        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
-    ) -> None:
-        await self.stasis.change_supervision(call_id, speaker=speaker, mode=mode, hear=hear, translated=translated)
+    async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None:
+        await self.stasis.change_supervision(call_id, speaker, order)
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self.stasis.dtmf(call_id, party=party, digits=digits)
@@ -467,5 +428,5 @@ class Service:
     def captured(self, call_id: str) -> Path | None:
         return self.stasis.captured(call_id)
 
-    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
-        return await self.stasis.add_leg(call_id, endpoint=endpoint, language=language, speaker=speaker)
+    async def add_leg(self, call_id: str, order: Invitation) -> CallView:
+        return await self.stasis.add_leg(call_id, order)

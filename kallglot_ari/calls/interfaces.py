@@ -16,6 +16,7 @@ from kallglot_ari.calls.model import (
     TranscriptTurn,
     UplinkChunk,
 )
+from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 
 # --- media -----------------------------------------------------------------------------------------------------------
 
@@ -333,49 +334,19 @@ class CallControl(Protocol):
 
     def call(self, call_id: str) -> CallView | None: ...
 
-    async def originate(
-        self,
-        *,
-        customer: str,
-        agent: str,
-        source: str,
-        target: str,
-        caller_id: str = "",
-        timeout: float = 30,
-        only_humans: bool = False,
-    ) -> CallView:
-        """Dial the customer, then the agents. `only_humans`: an answering machine is let go."""
-        ...
+    async def originate(self, order: Outbound) -> CallView: ...
 
     async def hangup(self, call_id: str) -> None: ...
 
-    async def transfer(
-        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
-    ) -> None:
-        """`mode`: cold or warm; `target` may be a place in the dialplan."""
-        ...
+    async def transfer(self, call_id: str, order: Transfer) -> None: ...
 
     async def drop(self, call_id: str, *, party: str) -> None:
         """Let one party go; the call goes on if two or more remain."""
         ...
 
-    async def supervise(
-        self,
-        call_id: str,
-        *,
-        endpoint: str,
-        mode: str,
-        hear: str = "both",
-        translated: bool = False,
-        language: str = "",
-        speaker: str = "",
-    ) -> CallView:
-        """Dial a supervisor: `listen`, `whisper` or `barge`."""
-        ...
+    async def supervise(self, call_id: str, order: Supervisor) -> CallView: ...
 
-    async def change_supervision(
-        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
-    ) -> None: ...
+    async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None: ...
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
 
@@ -387,4 +358,4 @@ class CallControl(Protocol):
         """The call's last capture, if there is one; also of a call that has ended."""
         ...
 
-    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView: ...
+    async def add_leg(self, call_id: str, order: Invitation) -> CallView: ...

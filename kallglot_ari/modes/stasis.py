@@ -14,6 +14,7 @@ from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.legs import Leg, Role
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
+from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.calls.supervising import EVERYBODY
 from kallglot_ari.errors import AriError, ServiceBusy, UsageError
@@ -291,68 +292,52 @@ class StasisMode:
 
     # --- what people ask ---------------------------------------------------------------------------------------------
 
-    async def originate(
-        self,
-        *,
-        customer: str,
-        agent: str,
-        source: str,
-        target: str,
-        caller_id: str = "",
-        timeout: float = 30,
-        only_humans: bool = False,
-    ) -> CallView:
-        """Dial the customer, then the agents, and translate. :raises UsageError:"""
+    async def originate(self, order: Outbound) -> CallView:
+        """:raises UsageError:"""
         plan = CallPlan(
             call_id=self.new_id(),
             customer_channel="",
             request=SessionRequest(
                 mode=self._kallglot.mode,
-                source_language=dialplan.language("source", source or self._kallglot.source_language),
-                target_language=dialplan.language("target", target or self._kallglot.target_language),
+                source_language=dialplan.language("source", order.source or self._kallglot.source_language),
+                target_language=dialplan.language("target", order.target or self._kallglot.target_language),
                 direction="outbound",
             ),
-            dial_customer=dialplan.dial_string("customer", customer),
-            agents=dialplan.dial_strings("agent", agent) if agent else (),
-            timeout=timeout,
+            dial_customer=dialplan.dial_string("customer", order.customer),
+            agents=dialplan.dial_strings("agent", order.agent) if order.agent else (),
+            timeout=order.timeout,
             on_unavailable=self._service.on_unavailable,
             original_gain_db=self._media.original_gain_db,
             max_parties=self._conference.max_participants,
             features=self._features.codes,
             human=self._features.human_endpoint,
-            caller_id=caller_id,
-            only_humans=only_humans,
+            caller_id=order.caller_id,
+            only_humans=order.only_humans,
         )
         if self.full:
             raise ServiceBusy("this service takes no more calls at the moment")
         return self.calls.start(plan).machine.view()
 
-    async def transfer(
-        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
-    ) -> None:
-        """Put `target` in a party's place once that answers, or send the party to a place in the dialplan.
-
-        :param mode: `warm`: the two talk first, and the others wait, until the party leaves.
-        :raises LookupError: :raises UsageError:
-        """
+    async def transfer(self, call_id: str, order: Transfer) -> None:
+        """:raises LookupError: :raises UsageError:"""
         runner = self.calls.get(call_id)
-        leg = self._party(runner, party)
-        if place := dialplan.place("target", target):
+        leg = self._party(runner, order.party)
+        if place := dialplan.place("target", order.target):
             if not await self._exists(leg.channel_id, *place):
-                raise UsageError(f"target: expected a place in the dialplan, found none at {target}")
+                raise UsageError(f"target: expected a place in the dialplan, found none at {order.target}")
             runner.post(e.DialplanAsked(leg.speaker, *place))
             return
-        if mode == "warm" and (runner.machine.full or runner.machine.consulting is not None):
+        if order.mode == "warm" and (runner.machine.full or runner.machine.consulting is not None):
             raise UsageError("mode: a warm transfer needs a free place in the call, and no other one under way")
         customer = runner.machine.legs.get("customer")
         context = self._contexts.get(customer.channel_id, "default") if customer else "default"
         runner.post(
             e.TransferAsked(
                 leg.speaker,
-                dialplan.target("target", target, context),
-                timeout,
-                dialplan.language("language", language) if language else "",
-                consult=mode == "warm",
+                dialplan.target("target", order.target, context),
+                order.timeout,
+                dialplan.language("language", order.language) if order.language else "",
+                consult=order.mode == "warm",
             )
         )
 
@@ -381,49 +366,37 @@ class StasisMode:
             raise UsageError(f"party: expected one of the call's parties, found {party!r}")
         runner.post(e.PartyDropped(party))
 
-    async def supervise(
-        self,
-        call_id: str,
-        *,
-        endpoint: str,
-        mode: str,
-        hear: str = "both",
-        translated: bool = False,
-        language: str = "",
-        speaker: str = "",
-    ) -> CallView:
-        """Dial a supervisor into a call. :raises LookupError: :raises UsageError:"""
+    async def supervise(self, call_id: str, order: Supervisor) -> CallView:
+        """:raises LookupError: :raises UsageError:"""
         runner = self.calls.get(call_id)
-        role = Role(mode)
+        role = Role(order.mode)
         if role is Role.PARTY and runner.machine.full:
             raise UsageError("mode: the call has as many parties as it may; whoever would break in is one more")
         if len(runner.machine.supervisors) >= runner.machine.plan.max_parties:
             raise UsageError("endpoint: the call has as many supervisors as it may")
-        self._heard(runner, hear)
+        self._heard(runner, order.hear)
         runner.post(
             e.SuperviseAsked(
-                dialplan.dial_string("endpoint", endpoint),
+                dialplan.dial_string("endpoint", order.endpoint),
                 role,
-                hear,
-                translated,
-                dialplan.language("language", language) if language else "",
-                dialplan.speaker("speaker", speaker) if speaker else "",
+                order.hear,
+                order.translated,
+                dialplan.language("language", order.language) if order.language else "",
+                dialplan.speaker("speaker", order.speaker) if order.speaker else "",
             )
         )
         return runner.machine.view()
 
-    async def change_supervision(
-        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
-    ) -> None:
+    async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None:
         """Let a supervisor go on in another way. :raises LookupError: :raises UsageError:"""
         runner = self.calls.get(call_id)
         leg = runner.machine.leg_named(speaker)
         if leg is None or not leg.supervises:
             raise UsageError(f"speaker: expected a supervisor of the call, found {speaker!r}")
-        if mode == Role.PARTY and leg.role is not Role.PARTY and runner.machine.full:
+        if order.mode == Role.PARTY and leg.role is not Role.PARTY and runner.machine.full:
             raise UsageError("mode: the call has as many parties as it may; whoever would break in is one more")
-        self._heard(runner, hear)
-        runner.post(e.SuperviseChanged(leg.speaker, Role(mode), hear, translated))
+        self._heard(runner, order.hear)
+        runner.post(e.SuperviseChanged(leg.speaker, Role(order.mode), order.hear, order.translated))
 
     @staticmethod
     def _heard(runner: CallRunner, hear: str) -> None:
@@ -451,16 +424,16 @@ class StasisMode:
         self.calls.get(call_id).post(e.HangupAsked("api"))
         await asyncio.sleep(0)
 
-    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
-        """Dial one more party into a call. :raises LookupError: :raises UsageError:"""
+    async def add_leg(self, call_id: str, order: Invitation) -> CallView:
+        """:raises LookupError: :raises UsageError:"""
         runner = self.calls.get(call_id)
         if runner.machine.full:
             raise UsageError(f"endpoint: the call has {len(runner.machine.legs)} parties already, which is the most")
         runner.post(
             e.PartyAsked(
-                dialplan.dial_string("endpoint", endpoint),
-                dialplan.speaker("speaker", speaker) if speaker else "",
-                dialplan.language("language", language) if language else "",
+                dialplan.dial_string("endpoint", order.endpoint),
+                dialplan.speaker("speaker", order.speaker) if order.speaker else "",
+                dialplan.language("language", order.language) if order.language else "",
             )
         )
         return runner.machine.view()

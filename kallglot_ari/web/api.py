@@ -6,6 +6,7 @@ from aiohttp import web
 
 from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.calls.model import CallState, CallView
+from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.web import fields
 from kallglot_ari.web.problem import Problem, json_response, unknown_call
 from kallglot_ari.web.requests import body_json, query_bool, query_int
@@ -65,7 +66,7 @@ class CallsApi:
             },
         )
         source, target = self._defaults
-        call = await self._control.originate(**{"source": source, "target": target, **body})
+        call = await self._control.originate(Outbound(**{"source": source, "target": target, **body}))
         return json_response(call.as_json(), status=201, headers={"Location": f"/api/v1/calls/{call.id}"})
 
     async def hangup(self, request: web.Request) -> web.Response:
@@ -83,7 +84,7 @@ class CallsApi:
         )
         call = await self._live_call(request)
         self._party(call, body["party"])
-        await self._control.transfer(call.id, **body)
+        await self._control.transfer(call.id, Transfer(**body))
         return self._accepted(call)
 
     async def drop_leg(self, request: web.Request) -> web.Response:
@@ -131,7 +132,7 @@ class CallsApi:
         call = await self._live_call(request)
         if any(leg.speaker == body.get("speaker") and leg.state != "gone" for leg in call.legs):
             raise Problem(409, "speaker_taken", f"the call has a party {body['speaker']!r} already", param="speaker")
-        return json_response((await self._control.add_leg(call.id, **body)).as_json(), status=201)
+        return json_response((await self._control.add_leg(call.id, Invitation(**body))).as_json(), status=201)
 
     async def supervise(self, request: web.Request) -> web.Response:
         """`mode`: listen, whisper (to the agent, or to `hear`) or barge; `hear`: a speaker, or both; `translated`: not the originals."""
@@ -141,12 +142,12 @@ class CallsApi:
             {**_SUPERVISION, "language": fields.language, "speaker": fields.speaker},
         )
         call = await self._live_call(request)
-        return json_response((await self._control.supervise(call.id, **body)).as_json(), status=201)
+        return json_response((await self._control.supervise(call.id, Supervisor(**body))).as_json(), status=201)
 
     async def change_supervision(self, request: web.Request) -> web.Response:
         body = fields.take(await body_json(request), {"mode": fields.supervision}, _SUPERVISION)
         call = await self._live_call(request)
-        await self._control.change_supervision(call.id, speaker=request.match_info["speaker"], **body)
+        await self._control.change_supervision(call.id, request.match_info["speaker"], Supervision(**body))
         return self._accepted(call)
 
     def _accepted(self, call: CallView) -> web.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kallglot_ari.calls.orders import Invitation
 from kallglot_ari.errors import UsageError
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
@@ -46,7 +47,7 @@ async def test_five_parties_three_languages(stage: Stage) -> None:
     await second.call("970")
     for name in ("agent3", "phone01"):
         await stage.phone(name, on_call=0.1)
-        await stage.service.add_leg(call, endpoint=f"PJSIP/{name}", language=LANGUAGES[name])
+        await stage.service.add_leg(call, Invitation(endpoint=f"PJSIP/{name}", language=LANGUAGES[name]))
     await stage.active(5)
     await until(lambda: len([s for s in stage.double.open_sessions if s.connected]) == 3, what="a session a pair")
     async with Interpreter(stage.double):
@@ -57,7 +58,7 @@ async def test_five_parties_three_languages(stage: Stage) -> None:
             }
             await hears(phone, wanted, timeout=20)
     with pytest.raises(UsageError, match="5 parties already"):
-        await stage.service.add_leg(call, endpoint="PJSIP/phone02")
+        await stage.service.add_leg(call, Invitation(endpoint="PJSIP/phone02"))
     sixth = await stage.phone("phone02", says=False)
     refused = await sixth.call("970")
     await until(lambda: refused.ended, what="the sixth is refused")
@@ -86,7 +87,7 @@ async def test_parties_come_and_go_without_a_click(stage: Stage) -> None:
             # All at once, so that the pace is ours and not the test's.
             await session.speak("agent", tone(FOR_CUSTOMER_HZ, min(25, rounds * 1.5), 8000), burst=True)
             for _ in range(rounds):
-                await stage.service.add_leg(call, endpoint="PJSIP/agent3", language="en", speaker="guest")
+                await stage.service.add_leg(call, Invitation(endpoint="PJSIP/agent3", language="en", speaker="guest"))
                 await guest.wait_state("CONFIRMED")
                 await asyncio.sleep(0.8)
                 await guest.hangup()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kallglot_ari.app import Service
+from kallglot_ari.calls.orders import Transfer
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import manager, nothing_left, running, settings_for, until
@@ -288,7 +289,7 @@ async def test_transfer_by_the_api(scene: Scene) -> None:
     await scene.dial(AGENT)
     await until(lambda: [c.state for c in scene.service.calls()] == ["active"])
     call = scene.service.calls()[0].id
-    await scene.service.transfer(call, party="agent", target="PJSIP/agent2")
+    await scene.service.transfer(call, Transfer(party="agent", target="PJSIP/agent2"))
     await second.wait_state("CONFIRMED")
     await until(lambda: first.calls[-1].ended, what="the first agent is let go")
     assert [c.state for c in scene.service.calls()] == ["active"]

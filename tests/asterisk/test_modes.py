@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from kallglot_ari.calls.orders import Invitation
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.tasks import Tasks
 from tests.asterisk.conftest import PhoneFactory
@@ -108,7 +109,7 @@ async def test_alone_with_kallglot_and_handed_over_to_a_person(stage: Stage, mod
         assert share(after.samples, after.rate, ANSWER_HZ) < 0.03, "phone and Asterisk included, within 0.4 s"
     call = stage.service.calls()[0].id
     agent = await stage.phone("agent", on_call=0.3)
-    await stage.service.add_leg(call, endpoint="PJSIP/agent", speaker="agent")
+    await stage.service.add_leg(call, Invitation(endpoint="PJSIP/agent", speaker="agent"))
     await stage.active(2)
     await until(
         lambda: [s.id for s in stage.double.open_sessions] != [first.id] and len(stage.double.open_sessions) == 1
@@ -131,7 +132,7 @@ async def test_nobody_takes_over(stage: Stage) -> None:
     first = await stage.double.wait_session()
     await first.wait_audio("customer", 0.3)
     await stage.phone("agent", on_call="busy")
-    await stage.service.add_leg(stage.service.calls()[0].id, endpoint="PJSIP/agent", speaker="agent")
+    await stage.service.add_leg(stage.service.calls()[0].id, Invitation(endpoint="PJSIP/agent", speaker="agent"))
     await until(lambda: len(stage.double.sessions) == 2 and [s.id for s in stage.double.open_sessions] == [first.id])
     await first.speak("agent", tone(ANSWER_HZ, 2, 8000), burst=True)
     await hears(caller, {ANSWER_HZ}, seconds=0.3)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kallglot_ari.calls.model import CallView
+from kallglot_ari.calls.orders import Outbound
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import long_form, nothing_left, running, settings_for, until
@@ -30,7 +31,7 @@ async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -
 
 async def dial(stage: Stage, **options: object) -> CallView:
     chosen = {"source": "de", "target": "en", "timeout": 2.0, "caller_id": "Shop <4930123>", **options}
-    return await stage.service.originate(customer="PJSIP/customer", agent="PJSIP/agent", **chosen)  # type: ignore[arg-type]
+    return await stage.service.originate(Outbound(customer="PJSIP/customer", agent="PJSIP/agent", **chosen))  # type: ignore[arg-type]
 
 
 async def ended(stage: Stage, call: CallView) -> tuple[str | None, str | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kallglot_ari.calls.orders import Transfer
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone, PhoneCall
 from tests.asterisk.conftest import PhoneFactory
@@ -181,7 +182,7 @@ async def test_attended_between_two_translated_calls_by_an_older_asterisk(
 async def test_cold_by_api(stage: Stage, target: str) -> None:
     customer, agent = await stage.call()
     other = await stage.phone("agent2", on_call=0.2)
-    await stage.service.transfer(stage.service.calls()[0].id, party="agent", target=target)
+    await stage.service.transfer(stage.service.calls()[0].id, Transfer(party="agent", target=target))
     await other.wait_state("CONFIRMED")
     await until(lambda: agent.calls[-1].ended, what="the first agent is let go")
     await stage.active(2)
@@ -193,7 +194,9 @@ async def test_to_an_agent_of_another_language_without_a_gap(stage: Stage) -> No
     customer, _ = await stage.call()
     other = await stage.phone("agent2", on_call=0.5)
     old = (await stage.double.wait_session()).id
-    await stage.service.transfer(stage.service.calls()[0].id, party="agent", target="PJSIP/agent2", language="fr")
+    await stage.service.transfer(
+        stage.service.calls()[0].id, Transfer(party="agent", target="PJSIP/agent2", language="fr")
+    )
     await other.wait_state("CONFIRMED")
     await until(lambda: [s.id for s in stage.double.open_sessions] != [old] and len(stage.double.open_sessions) == 1)
     new = stage.double.open_sessions[0]
@@ -212,7 +215,7 @@ async def test_warm_by_api(stage: Stage, ending: str) -> None:
     customer, agent = await stage.call()
     other = await stage.phone("agent2", on_call=0.2)
     await stage.service.transfer(
-        stage.service.calls()[0].id, party="agent", target="PJSIP/agent2", mode="warm", language="fr"
+        stage.service.calls()[0].id, Transfer(party="agent", target="PJSIP/agent2", mode="warm", language="fr")
     )
     await other.wait_state("CONFIRMED")
     await stage.active(3)
@@ -234,7 +237,7 @@ async def test_back_to_the_dialplan(stage: Stage) -> None:
     customer, agent = await stage.call()
     await stage.asterisk.extension("960", "Milliwatt()")
     call = stage.service.calls()[0].id
-    await stage.service.transfer(call, party="customer", target="kallglot-phones,960,1")
+    await stage.service.transfer(call, Transfer(party="customer", target="kallglot-phones,960,1"))
     await until(lambda: not stage.service.calls() and agent.calls[-1].ended, what="the agent is let go")
     await hears(customer, {1004.0})
     await stage.over(customer)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kallglot_ari.calls.model import CallView, LegQuality, LegView
+from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.errors import KallglotAriError
 
 STARTED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -56,57 +57,27 @@ class FakeControl:
     def call(self, call_id: str) -> CallView | None:
         return self.live.get(call_id)
 
-    async def originate(
-        self,
-        *,
-        customer: str,
-        agent: str,
-        source: str,
-        target: str,
-        caller_id: str = "",
-        timeout: float = 30,
-        only_humans: bool = False,
-    ) -> CallView:
-        self._note(
-            "originate",
-            customer=customer, agent=agent, source=source, target=target, caller_id=caller_id, timeout=timeout,
-            only_humans=only_humans,
-        )  # fmt: skip
-        call = self.live["c9"] = a_call("c9", "ringing", source_language=source, target_language=target)
+    async def originate(self, order: Outbound) -> CallView:
+        self._note("originate", **asdict(order))
+        call = self.live["c9"] = a_call("c9", "ringing", source_language=order.source, target_language=order.target)
         return call
 
     async def hangup(self, call_id: str) -> None:
         self._note("hangup", call_id=call_id)
         self.live[call_id].state = "ending"
 
-    async def transfer(
-        self, call_id: str, *, party: str, target: str, mode: str = "cold", language: str = "", timeout: float = 30
-    ) -> None:
-        self._note(
-            "transfer", call_id=call_id, party=party, target=target, mode=mode, language=language, timeout=timeout
-        )
+    async def transfer(self, call_id: str, order: Transfer) -> None:
+        self._note("transfer", call_id=call_id, **asdict(order))
 
     async def drop(self, call_id: str, *, party: str) -> None:
         self._note("drop", call_id=call_id, party=party)
 
-    async def supervise(
-        self,
-        call_id: str,
-        *,
-        endpoint: str,
-        mode: str,
-        hear: str = "both",
-        translated: bool = False,
-        language: str = "",
-        speaker: str = "",
-    ) -> CallView:
-        self._note("supervise", call_id=call_id, endpoint=endpoint, mode=mode, hear=hear, translated=translated)
+    async def supervise(self, call_id: str, order: Supervisor) -> CallView:
+        self._note("supervise", call_id=call_id, **asdict(order))
         return self.live[call_id]
 
-    async def change_supervision(
-        self, call_id: str, *, speaker: str, mode: str, hear: str = "both", translated: bool = False
-    ) -> None:
-        self._note("change_supervision", call_id=call_id, speaker=speaker, mode=mode, hear=hear, translated=translated)
+    async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None:
+        self._note("change_supervision", call_id=call_id, speaker=speaker, **asdict(order))
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         self._note("dtmf", call_id=call_id, party=party, digits=digits)
@@ -118,10 +89,10 @@ class FakeControl:
     def captured(self, call_id: str) -> Path | None:
         return self.captures.get(call_id)
 
-    async def add_leg(self, call_id: str, *, endpoint: str, language: str = "", speaker: str = "") -> CallView:
-        self._note("add_leg", call_id=call_id, endpoint=endpoint, language=language, speaker=speaker)
+    async def add_leg(self, call_id: str, order: Invitation) -> CallView:
+        self._note("add_leg", call_id=call_id, **asdict(order))
         call = self.live[call_id]
-        call.legs.append(LegView(speaker or "party-3", "x", endpoint, language=language))
+        call.legs.append(LegView(order.speaker or "party-3", "x", order.endpoint, language=order.language))
         return call
 
 
