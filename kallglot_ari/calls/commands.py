@@ -80,11 +80,15 @@ class SetVariable(ChannelCommand):
     value: str
 
 
+TransferState = Literal["channel_progress", "channel_answered", "channel_unavailable", "channel_declined"]
+"""How a transfer goes, in Asterisk's words."""
+
+
 @dataclass(frozen=True, slots=True)
 class TransferProgress(ChannelCommand):
     """Tell a phone how the transfer it asked for goes."""
 
-    state: Literal["channel_progress", "channel_answered", "channel_unavailable", "channel_declined"]
+    state: TransferState
 
 
 @dataclass(frozen=True, slots=True)

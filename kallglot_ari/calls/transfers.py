@@ -85,8 +85,8 @@ def to_dialplan(call: Call, event: e.DialplanAsked) -> list[c.Command]:
     ]
 
 
-def progress(candidate: Candidate, state: str) -> list[c.Command]:
+def progress(candidate: Candidate, state: c.TransferState) -> list[c.Command]:
     """Tell the phone that asked for this candidate."""
     if not candidate.referrer:
         return []
-    return [c.TransferProgress(candidate.referrer, state)]  # type: ignore[arg-type]
+    return [c.TransferProgress(candidate.referrer, state)]

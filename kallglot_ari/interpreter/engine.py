@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from kallglot_ari import log
@@ -156,9 +157,7 @@ class OfflineEngine:
     def check(self, *directions: tuple[str, str]) -> list[str]:
         """A line for everything that is missing, each saying what to do; empty when calls in `directions` can be translated."""
         lines = [line for line in (vad.missing(),) if line]
-        try:
-            import faster_whisper  # noqa: F401
-        except ImportError:
+        if find_spec("faster_whisper") is None:
             lines.append("recognition: faster-whisper is not installed; pip install 'kallglot-ari[recognise]'")
         folder = self._recogniser_folder()
         model = locked().get(folder.name) if folder.parent == self._folder else None

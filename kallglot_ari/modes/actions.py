@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -15,7 +13,6 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import (
     CallStore,
-    CaptureFile,
     Flow,
     Hub,
     Media,
@@ -33,22 +30,17 @@ from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError, UsageError
+from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.answers import Answers
+from kallglot_ari.modes.diagnosis import Diagnosis
 from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
+from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
 
-TURNS_WAITING = 200
-"""Final transcripts of a call that may wait for the store; beyond it the oldest is lost to the store, not to the listeners."""
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
-CONTEXT_MAX = 500
-"""Characters of a metadata value."""
-REPEAT_MAX = 20 * 16000
-"""Bytes of the last translation that are kept for being said again: 20 s of 8 kHz, 10 s of 16 kHz PCM."""
-ANSWER_GAP = 0.3
-"""Seconds without speech after which what comes from Kallglot is a new answer."""
 ASTERISK_AWAY = 15.0
 """Longer than it takes to notice that a connection is dead (10 s between pings, and half of that for the answer)."""
 LASTING = (
@@ -68,19 +60,6 @@ LASTING = (
 """Commands that are as right a few seconds later."""
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
-_SUFFIX = {"wav": "wav", "opus": "ogg"}
-
-
-def _plain(name: str) -> str:
-    """`name` as a harmless part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")[:100] or "_"
-
-
-def captures(folder: str, call_id: str) -> list[Path]:
-    """The capture files there are of a call, the oldest first."""
-    name = _plain(call_id)
-    found = [*Path(folder).glob(f"{name}.pcap"), *Path(folder).glob(f"{name}-[0-9]*.pcap")]
-    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +94,13 @@ class CallActions:
         self._hears: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
         self._muted: set[str] = set()
         self._interruptible: set[str] = set()
-        self._cut_off: dict[str, float] = {}
-        """Leg → when it was last sent speech of an answer that it interrupted; what follows at once is the rest of that answer."""
-        self._last_said: dict[str, deque[StreamSpeech]] = {}
+        self._answers = Answers()
         self._originals: dict[tuple[str, str], float] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
-        self._capture: CaptureFile | None = None
-        self._captured: Path | None = None
-        self._turns: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
-        self._said: deque[TranscriptTurn] = deque(maxlen=TURNS_WAITING)
-        self._writing = False
+        self._diagnosis = Diagnosis(runner.id, plant.debug, plant.media)
+        self._transcripts = Transcripts(runner.id, plant.store, plant.hub, plant.clock, runner.tasks)
         self._saving = False
         self._latency = TurnLatency(plant.metrics.translation_latency)
         self._log = get(__name__).bind(call=runner.id)
@@ -293,8 +267,8 @@ class CallActions:
             return request
         metadata = dict(request.metadata)
         if command.mode != request.mode:  # from Kallglot alone to a person
-            metadata["context"] = self._so_far()
-            turns = [{"speaker": turn.speaker, "text": turn.text} for turn in self._said]
+            metadata["context"] = self._transcripts.context()
+            turns = [{"speaker": turn.speaker, "text": turn.text} for turn in self._transcripts.said]
             self._plant.hub.publish("handover", self._runner.id, {"transcript": turns})
         return replace(
             request,
@@ -303,11 +277,6 @@ class CallActions:
             source_language=command.source or request.source_language,
             target_language=command.target or request.target_language,
         )
-
-    def _so_far(self) -> str:
-        """The end of what was said, as the metadata of a session can hold it."""
-        text = "\n".join(f"{turn.speaker}: {turn.text}" for turn in self._said)
-        return text[-CONTEXT_MAX:]
 
     async def _open_stream(self, command: c.OpenStream) -> None:
         link, session_id = command.link, command.session.id
@@ -356,18 +325,7 @@ class CallActions:
         leg = self._runner.machine.legs.get(command.leg)
         if leg is None:
             raise AriNotFound(f"leg {command.leg} is gone")
-        if old := self._flows.pop(command.leg, None):
-            old.close()
-        flow = self._plant.media.open(command.channel_id, lambda chunk: self._spoke(leg.id, chunk))
-        self._flows[command.leg] = flow
-        if command.leg in self._muted:
-            flow.pause()
-        if command.leg in self._interruptible:
-            flow.interruptible(partial(self._interrupted, command.leg))
-        for pair in self._originals:
-            if command.leg in pair:
-                self._hear(*pair)
-        self._write_down(flow, leg.speaker)
+        flow = self._open_flow(leg, command.channel_id)
         external = self._plant.media.external
         if external.transport == "websocket":
             self._plant.ari.require("websocket_media", '[media] transport = "websocket"')
@@ -385,38 +343,28 @@ class CallActions:
             self._close_flow(command.leg, flow)
             raise
 
-    def _write_down(self, flow: Flow, speaker: str) -> None:
-        debug = self._plant.debug
-        if debug.record != "off":
-            flow.record(
-                Path(debug.dir) / f"{_plain(self._runner.id)}-{_plain(speaker)}.{_SUFFIX[debug.record]}", debug.record
-            )
-        if debug.pcap and self._capture is None and not self._captured:
-            self.capture(on=True)
-        elif self._capture is not None:
-            flow.capture(self._capture)
+    def _open_flow(self, leg: Leg, channel_id: str) -> Flow:
+        """A flow in the place of the leg's last one, with all that was asked for the leg before it was there."""
+        if old := self._flows.pop(leg.id, None):
+            old.close()
+        flow = self._plant.media.open(channel_id, lambda chunk: self._spoke(leg.id, chunk))
+        self._flows[leg.id] = flow
+        if leg.id in self._muted:
+            flow.pause()
+        if leg.id in self._interruptible:
+            flow.interruptible(partial(self._interrupted, leg.id))
+        for pair in self._originals:
+            if leg.id in pair:
+                self._hear(*pair)
+        self._diagnosis.begins(flow, leg.speaker)
+        return flow
 
     def capture(self, *, on: bool) -> Path:
         """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: there never was one."""
-        if on and self._capture is None:
-            path = Path(self._plant.debug.dir) / f"{_plain(self._runner.id)}.pcap"
-            self._capture = self._plant.media.capture_file(path)
-            self._captured = self._capture.path
-            for flow in self._flows.values():
-                flow.capture(self._capture)
-        elif not on and self._capture is not None:
-            for flow in self._flows.values():
-                flow.capture(None)
-            self._capture.close()
-            self._capture = None
-        if self._captured is None:
-            raise UsageError("capture: expected one that runs, found none")
-        return self._captured
+        return self._diagnosis.capture(self._flows.values(), on=on)
 
     def end_capture(self) -> None:
-        """The call is over: so is its capture."""
-        if self._capture is not None:
-            self.capture(on=False)
+        self._diagnosis.end(self._flows.values())
 
     async def take_up(self, machine: CallMachine) -> list[e.Event]:
         """Open the flows of a call that another process had. Returns what cannot be taken up as it is."""
@@ -425,10 +373,7 @@ class CallActions:
         async def one(leg: Leg) -> None:
             try:
                 variables = await self._media_address(leg.media_id)
-                flow = self._plant.media.open(leg.media_id, lambda chunk: self._spoke(leg.id, chunk))
-                self._flows[leg.id] = flow
-                self._write_down(flow, leg.speaker)
-                await flow.attach(variables)
+                await self._open_flow(leg, leg.media_id).attach(variables)
             except (AriError, MediaError) as error:
                 self._log.warning("media_not_taken_up", leg=leg.id, error=str(error))
                 lost.append(e.ChannelLeft(leg.media_id))
@@ -474,13 +419,13 @@ class CallActions:
                         on != link
                         or flow is None
                         or event.speaker in deaf_to
-                        or self._is_cut_off(leg, event.received_at)
+                        or self._answers.cut_off(leg, event.received_at)
                     ):
                         continue
-                    self._keep(leg, event)
+                    self._answers.keep(leg, event)
                     flow.play(f"{link}:{event.speaker}", event.audio, received_at=event.received_at)
             case StreamTranscript():
-                self._transcript(self._named(link, event.turn))
+                self._transcripts.take(self._named(link, event.turn))
             case StreamProblem():
                 self._log.warning("stream_problem", code=event.code, message=event.message)
                 self._plant.hub.publish(
@@ -493,69 +438,22 @@ class CallActions:
             case StreamReady():
                 pass
 
-    def _keep(self, leg: str, event: StreamSpeech) -> None:
-        """Remember what was said to a leg last, bounded, in case it wants to hear it again."""
-        last = self._last_said.setdefault(leg, deque())
-        if last and event.received_at - last[-1].received_at > ANSWER_GAP:
-            last.clear()
-        last.append(event)
-        while sum(len(piece.audio.payload) for piece in last) > REPEAT_MAX:
-            last.popleft()
-
     def _repeat(self, leg: str) -> None:
         if flow := self._flows.get(leg):
-            for piece in self._last_said.get(leg, ()):
+            for piece in self._answers.last(leg):
                 flow.play("repeat", piece.audio)
 
     def _interrupted(self, leg: str) -> None:
         """The party spoke into an answer; the media have dropped what was there of it."""
-        self._cut_off[leg] = self._plant.clock.now()
+        self._answers.interrupted(leg, self._plant.clock.now())
         party = self._runner.machine.legs.get(leg)
         self._plant.hub.publish("barge_in", self._runner.id, {"speaker": party.speaker if party else ""})
-
-    def _is_cut_off(self, leg: str, at: float) -> bool:
-        """Whether speech belongs to an answer that was interrupted: it does until none has come for a moment."""
-        last = self._cut_off.get(leg)
-        if last is None:
-            return False
-        if at - last > ANSWER_GAP:
-            del self._cut_off[leg]
-            return False
-        self._cut_off[leg] = at
-        return True
 
     def _named(self, link: str, turn: TranscriptTurn) -> TranscriptTurn:
         """With the call's own name of the speaker, and an id that no other session of the call has."""
         leg = self._runner.machine.legs.get(self._who.get((link, turn.speaker), ""))
         speaker = leg.speaker if leg else turn.speaker
         return replace(turn, speaker=speaker, id=f"{link}.{turn.id}" if link else turn.id)
-
-    def _transcript(self, turn: TranscriptTurn) -> None:
-        data = {
-            "id": turn.id, "speaker": turn.speaker, "language": turn.language, "text": turn.text,
-            "translation": {"language": turn.translation_language, "text": turn.translation} if turn.translation else None,
-        }  # fmt: skip
-        self._plant.hub.publish("transcript.final" if turn.final else "transcript.partial", self._runner.id, data)
-        if not turn.final:
-            return
-        self._said.append(turn)
-        if self._turns.full():
-            self._turns.get_nowait()
-            self._log.warning("transcript_not_kept", turn=turn.id)
-        self._turns.put_nowait((turn, self._plant.clock.wall().timestamp()))
-        if not self._writing:
-            self._writing = True
-            self._runner.tasks.spawn(self._write_turns(), name="transcript")
-
-    async def _write_turns(self) -> None:
-        try:
-            while not self._turns.empty():
-                turn, at = self._turns.get_nowait()
-                await self._plant.store.add_turn(self._runner.id, turn, at)
-        except StoreError as error:
-            self._log.error("transcript_not_saved", error=str(error))
-        finally:
-            self._writing = False
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

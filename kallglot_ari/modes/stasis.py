@@ -20,7 +20,8 @@ from kallglot_ari.calls.supervising import EVERYBODY
 from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
-from kallglot_ari.modes.actions import Plant, captures
+from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.diagnosis import captures
 from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry

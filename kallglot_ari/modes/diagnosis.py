@@ -1,0 +1,68 @@
+"""A call's captures and recordings: files in `[debug] dir`, for whoever has to find out what was on the line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from kallglot_ari.calls.interfaces import CaptureFile, Flow, Media
+from kallglot_ari.errors import UsageError
+from kallglot_ari.settings import DebugSettings
+
+_SUFFIX = {"wav": "wav", "opus": "ogg"}
+
+
+def _plain(name: str) -> str:
+    """`name` as a harmless part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name).lstrip(".")[:100] or "_"
+
+
+def captures(folder: str, call_id: str) -> list[Path]:
+    """The capture files there are of a call, the oldest first."""
+    name = _plain(call_id)
+    found = [*Path(folder).glob(f"{name}.pcap"), *Path(folder).glob(f"{name}-[0-9]*.pcap")]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+class Diagnosis:
+    """What is written down of one call."""
+
+    def __init__(self, call_id: str, settings: DebugSettings, media: Media) -> None:
+        self._name = _plain(call_id)
+        self._settings = settings
+        self._media = media
+        self._running: CaptureFile | None = None
+        self._last: Path | None = None
+
+    def begins(self, flow: Flow, speaker: str) -> None:
+        """A leg's flow is new."""
+        settings = self._settings
+        if settings.record != "off":
+            name = f"{self._name}-{_plain(speaker)}.{_SUFFIX[settings.record]}"
+            flow.record(Path(settings.dir) / name, settings.record)
+        if settings.pcap and self._last is None:
+            self.capture([flow], on=True)
+        elif self._running is not None:
+            flow.capture(self._running)
+
+    def capture(self, flows: Iterable[Flow], *, on: bool) -> Path:
+        """Write the RTP of `flows` to a file from now on, or no longer; the file. :raises UsageError: there never was one."""
+        if on and self._running is None:
+            self._running = self._media.capture_file(Path(self._settings.dir) / f"{self._name}.pcap")
+            self._last = self._running.path
+            for flow in flows:
+                flow.capture(self._running)
+        elif not on and self._running is not None:
+            for flow in flows:
+                flow.capture(None)
+            self._running.close()
+            self._running = None
+        if self._last is None:
+            raise UsageError("capture: expected one that runs, found none")
+        return self._last
+
+    def end(self, flows: Iterable[Flow]) -> None:
+        """The call is over: so is its capture."""
+        if self._running is not None:
+            self.capture(flows, on=False)
