@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kallglot_ari.lab.dialogue import Line
-from kallglot_ari.lab.phones import Phone, Recording, at_rate
+from kallglot_ari.lab.phones import Phone
+from kallglot_ari.lab.recording import Recording, at_rate
 from kallglot_ari.lab.verify import Verdict, speech
 
 ARRIVE_SECONDS = 30.0

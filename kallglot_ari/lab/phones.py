@@ -6,31 +6,25 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import soxr
 
 from kallglot_ari.errors import LabError
-from kallglot_ari.lab.roots import lab_folder
+from kallglot_ari.lab.phone_python import python_with_pjsua2
+from kallglot_ari.lab.recording import Recording, Samples, at_rate
 from kallglot_ari.tasks import Tasks
 
 OnCall = float | Literal["busy", "reject", "ring", "silent"]
 """What a phone does when it is called: answer after so many seconds, 486, 603, ring for ever, or not even ring."""
-Samples = npt.NDArray[np.int16]
 START_SECONDS = 15.0
 COMMAND_SECONDS = 10.0
 _PROGRAM = Path(__file__).with_name("phone_process.py")
@@ -61,35 +55,6 @@ class PhoneCall:
 
     def __str__(self) -> str:
         return f"call {self.id} ({' '.join(self.states) or 'new'}; {self.code} {self.reason})"
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """What a phone heard, silence included."""
-
-    start: float
-    """`time.monotonic()` of the first sample."""
-    rate: int
-    samples: Samples
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / self.rate
-
-    def since(self, when: float, until: float | None = None) -> Recording:
-        """The part from `when` on, up to `until`."""
-        first = max(0, round((when - self.start) * self.rate))
-        last = len(self.samples) if until is None else max(first, round((until - self.start) * self.rate))
-        return Recording(self.start + first / self.rate, self.rate, self.samples[first:last])
-
-    def save(self, path: Path) -> Path:
-        """Write a WAV file."""
-        with wave.open(str(path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(self.rate)
-            file.writeframes(self.samples.astype("<i2").tobytes())
-        return path
 
 
 class Phone:
@@ -139,7 +104,7 @@ class Phone:
         :param rate: of everything it says and hears, in Hz. :param plc: whether it conceals lost packets.
         :raises LabError: no pjsua2, or it could not register.
         """
-        python = await asyncio.to_thread(_python)
+        python = await asyncio.to_thread(python_with_pjsua2)
         folder = Path(tempfile.mkdtemp(prefix=f"kallglot-phone-{name}-"))
         options = {
             "name": name,
@@ -472,61 +437,3 @@ def _own_address(registrar: str) -> str:
 
 def _id(call: PhoneCall | None) -> int | None:
     return None if call is None else call.id
-
-
-def at_rate(sound: Path | Samples, rate: int, wanted: int) -> Samples:
-    """`sound` as samples at `wanted` Hz. :raises LabError: a file that is not mono or stereo 16-bit WAV."""
-    if isinstance(sound, Path):
-        try:
-            with wave.open(str(sound)) as file:
-                rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-                data = file.readframes(file.getnframes())
-        except (OSError, EOFError, wave.Error) as error:
-            raise LabError(f"{sound}: expected a WAV file ({error})") from None
-        if width != 2:
-            raise LabError(f"{sound}: expected 16-bit samples, found {8 * width}-bit")
-        samples = np.frombuffer(data, "<i2").reshape(-1, channels)[:, 0].astype(np.int16)
-    else:
-        samples = sound
-    if rate == wanted:
-        return samples
-    converted: Samples = soxr.resample(samples, rate, wanted)
-    return converted
-
-
-def _python() -> str:
-    """A Python that has pjsua2: this one, else one that the lab makes.
-
-    pjsua2 has wheels for Python 3.11 and 3.12 only, so a newer Python borrows an older one for its phones.
-
-    :raises LabError: says what to install.
-    """
-    if named := os.environ.get("KALLGLOT_LAB_PHONE_PYTHON"):
-        return named
-    if find_spec("pjsua2"):
-        return sys.executable
-    if tuple(sys.version_info)[:2] in ((3, 11), (3, 12)):
-        raise LabError("phones need pjsua2: pip install 'kallglot-ari[lab]'")
-    found = lab_folder() / "phone-python/bin/python"
-    if found.exists():
-        return str(found)
-    for name in ("python3.12", "python3.11"):
-        if older := shutil.which(name):
-            return _make_python(older, found)
-    raise LabError(
-        "phones need pjsua2, which has wheels for Python 3.11 and 3.12 only: install python3.12, "
-        "or set KALLGLOT_LAB_PHONE_PYTHON to a Python that has pjsua2-python"
-    )
-
-
-def _make_python(older: str, found: Path) -> str:
-    folder = found.parents[1]
-    for command in (
-        [older, "-m", "venv", str(folder)],
-        [str(found), "-m", "pip", "install", "--quiet", "pjsua2-python>=2.14"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise LabError(f"phones need pjsua2: {' '.join(command[1:4])} failed: {done.stderr.strip()[-300:]}")
-    return str(found)

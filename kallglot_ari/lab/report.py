@@ -15,7 +15,7 @@ import numpy as np
 
 from kallglot_ari.errors import LabError
 from kallglot_ari.lab.conversation import Turn
-from kallglot_ari.lab.phones import Recording
+from kallglot_ari.lab.recording import Recording
 
 STAGES = ("hangover", "recognise", "translate", "speak", "total")
 COLOURS = {"customer": "#1f6feb", "agent": "#bf5b04"}

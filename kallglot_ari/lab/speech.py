@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kallglot_ari.errors import LabError
-from kallglot_ari.lab.phones import Recording, at_rate
+from kallglot_ari.lab.recording import Recording, at_rate
 from kallglot_ari.lab.roots import Progress, apt_install
 
 ASSETS = Path(__file__).with_name("assets")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import InterpreterError, LabError
-from kallglot_ari.lab.phones import Recording
+from kallglot_ari.lab.recording import Recording
 from kallglot_ari.lab.roots import Progress
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,9 @@ from kallglot_ari.errors import LabError
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.roots import Version
+
+if TYPE_CHECKING:
+    from tests.asterisk.stage import Stage
 
 PhoneFactory = Callable[..., Awaitable[Phone]]
 """`await phones(asterisk, "customer", **options of Phone.start)`"""
@@ -98,3 +102,12 @@ async def phones() -> AsyncIterator[PhoneFactory]:
 
     yield make
     await asyncio.gather(*(phone.stop() for phone in started))
+
+
+@pytest.fixture
+async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
+    """A service between Asterisk 22 and a strict double."""
+    from tests.asterisk.stage import staged
+
+    async with staged(asterisk22, phones, tmp_path) as stage:
+        yield stage

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
 from kallglot_ari.app import Service
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import nothing_left, until
+from tests.asterisk.running import nothing_left, running, settings_for, until
 from tests.asterisk.tones import HZ, SHIFT, Interpreter, hears
 from tests.double.server import KallglotDouble
 
@@ -55,3 +59,14 @@ class Stage:
         await nothing_left(self.service, self.asterisk)
         assert self.double.open_sessions == []
         assert all(len(session.ends) == 1 for session in self.double.sessions.values()), "each ended once"
+
+
+@asynccontextmanager
+async def staged(asterisk: LabAsterisk, phones: PhoneFactory, folder: Path) -> AsyncIterator[Stage]:
+    """A service between `asterisk` and a double that finds nothing wrong with what it was sent."""
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk, folder, double)) as service,
+    ):
+        yield Stage(asterisk, double, service, phones)
+        assert double.violations == []

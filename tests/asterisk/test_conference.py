@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from kallglot_ari.calls.orders import Invitation
 from kallglot_ari.errors import UsageError
-from kallglot_ari.lab.asterisk import LabAsterisk
-from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import LONG, long_form, running, settings_for, until
+from tests.asterisk.running import LONG, long_form, until
 from tests.asterisk.sniffing import flows, sniffing
 from tests.asterisk.stage import HZ, Stage
 from tests.asterisk.tones import SHIFT, Interpreter, hears
 from tests.audio_checks import assert_steady_tone, tone, tone_presence
-from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
@@ -25,16 +20,6 @@ FOR_CUSTOMER_HZ = 1013.0
 STALL, TRIES = 0.060, 3
 """Seconds without a packet that say the machine stood still, which is not what is tested; and how often it may."""
 LANGUAGES = {"customer": "de", "agent": "en", "agent2": "en", "agent3": "fr", "phone01": "de"}
-
-
-@pytest.fixture
-async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk22, tmp_path, double)) as service,
-    ):
-        yield Stage(asterisk22, double, service, phones)
-        assert double.violations == []
 
 
 async def test_five_parties_three_languages(stage: Stage) -> None:

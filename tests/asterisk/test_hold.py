@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone
-from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import LONG, long_form, running, settings_for, until
+from tests.asterisk.running import LONG, long_form, until
 from tests.asterisk.stage import Stage
 from tests.asterisk.tones import hears
 from tests.audio_checks import tone
-from tests.double.server import KallglotDouble
 from tests.double.session import DoubleSession
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
 MUSIC_HZ = 1650.0
-
-
-@pytest.fixture
-async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk22, tmp_path, double)) as service,
-    ):
-        yield Stage(asterisk22, double, service, phones)
-        assert double.violations == []
 
 
 async def music(asterisk: LabAsterisk) -> None:

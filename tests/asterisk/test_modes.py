@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ from tests.double.server import KallglotDouble
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
 ANSWER_HZ = 1700.0
-
-
-@pytest.fixture
-async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk22, tmp_path, double)) as service,
-    ):
-        yield Stage(asterisk22, double, service, phones)
-        assert double.violations == []
 
 
 class Subtitles:

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.calls.orders import Outbound
-from kallglot_ari.lab.asterisk import LabAsterisk
-from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import long_form, nothing_left, running, settings_for, until
+from tests.asterisk.running import long_form, nothing_left, until
 from tests.asterisk.stage import Stage
-from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
-
-
-@pytest.fixture
-async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk22, tmp_path, double)) as service,
-    ):
-        yield Stage(asterisk22, double, service, phones)
-        assert double.violations == []
 
 
 async def dial(stage: Stage, **options: object) -> CallView:

@@ -16,7 +16,7 @@ from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone, PhoneCall
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import LONG, long_form, running, settings_for, until
-from tests.asterisk.stage import Stage
+from tests.asterisk.stage import Stage, staged
 from tests.asterisk.tones import hears
 from tests.double.server import KallglotDouble
 
@@ -29,12 +29,8 @@ async def stage(
 ) -> AsyncIterator[Stage]:
     if asterisk.major < 22 and not LONG and request.node.originalname != "test_blind_by_phone":
         pytest.skip("long form: KALLGLOT_LONG=1")
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk, tmp_path, double)) as service,
-    ):
-        yield Stage(asterisk, double, service, phones)
-        assert double.violations == []
+    async with staged(asterisk, phones, tmp_path) as stage:
+        yield stage
 
 
 def newer(stage: Stage) -> bool:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kallglot_ari.lab.phones import Phone, Recording
+from kallglot_ari.lab.phones import Phone
+from kallglot_ari.lab.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker"

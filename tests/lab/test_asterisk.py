@@ -15,7 +15,8 @@ import pytest
 
 from kallglot_ari.errors import LabError
 from kallglot_ari.lab.asterisk import LabAsterisk
-from kallglot_ari.lab.phones import Phone, Recording
+from kallglot_ari.lab.phones import Phone
+from kallglot_ari.lab.recording import Recording
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.conftest import _shared as _shared
 from tests.asterisk.conftest import asterisk as asterisk

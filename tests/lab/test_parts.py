@@ -12,7 +12,8 @@ import pytest
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import conf, dialogue, report, slots, speech, verify
 from kallglot_ari.lab.conversation import Turn
-from kallglot_ari.lab.phones import Phone, Recording, at_rate
+from kallglot_ari.lab.phones import Phone
+from kallglot_ari.lab.recording import Recording, at_rate
 
 VALUES = conf.Values(
     inside="/var/tmp/x",

@@ -1,0 +1,163 @@
+"""What people do in a call that is up, as scripts: hold, digits, joining, transfers."""
+
+from __future__ import annotations
+
+import pytest
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
+from tests.calls.script import CALLER, Script, plan
+
+
+def test_assistive_translation_lets_the_agent_hear_the_original() -> None:
+    s = Script(plan(request=SessionRequest(mode="assistive_translation")))
+    s.talking()
+    assert s.asked(c.Route)[-1].hears == (("customer", "", ("customer",)),)
+    assert c.Hear("agent", "customer", 0.0) in s.all
+    assert not s.asked(c.Hear, lambda x: x.leg == "customer")
+
+
+def test_original_voice_under_the_translation() -> None:
+    s = Script(plan(original_gain_db=-20.0))
+    s.talking()
+    assert c.Hear("agent", "customer", -20.0) in s.all
+    assert c.Hear("customer", "agent", -20.0) in s.all
+
+
+def test_hold_pauses_both_uplinks_and_plays_music_to_who_waits() -> None:
+    s = Script()
+    agent = s.talking()
+    commands = s.feed(e.HoldChanged(agent, True))
+    assert {x for x in commands if isinstance(x, c.Uplink)} == {c.Uplink("customer", False), c.Uplink("agent", False)}
+    assert c.MusicOnHold(CALLER, True) in commands
+    assert s.feed(e.HoldChanged(agent, True)) == []
+    commands = s.feed(e.HoldChanged(agent, False))
+    assert {x for x in commands if isinstance(x, c.Uplink)} == {c.Uplink("customer", True), c.Uplink("agent", True)}
+    assert c.MusicOnHold(CALLER, False) in commands
+
+
+def test_dtmf_is_kept_told_and_passed_on() -> None:
+    s = Script()
+    agent = s.talking()
+    commands = s.feed(e.DtmfReceived(CALLER, "5"))
+    assert c.SendDtmf(agent, "5") in commands
+    assert s.machine.view().dtmf[0]["digit"] == "5"
+    assert s.feed(e.DtmfAsked("customer", "12#"))[0] == c.SendDtmf(CALLER, "12#")
+    assert s.feed(e.DtmfAsked("nobody", "1")) == []
+
+
+FEATURES = (("*1", "repeat"), ("*2", "original"), ("*9", "human"))
+
+
+def test_feature_codes() -> None:
+    s = Script(plan(features=FEATURES, human="PJSIP/7"))
+    agent = s.talking()
+
+    def press(*digits: str, channel: str = CALLER) -> list[c.Command]:
+        return [x for digit in digits for x in s.feed(e.DtmfReceived(channel, digit))]
+
+    assert c.Repeat("customer") in press("*", "1")
+    assert c.Hear("customer", "agent", -15.0) in press("*", "2")
+    assert c.Hear("customer", "agent", None) in press("*", "2")
+    press("*", "9")
+    press("*", "9")
+    assert [x.endpoint for x in s.asked(c.Dial)] == ["PJSIP/agent", "PJSIP/7"], "asked twice, dialled once"
+    assert not s.asked(c.SendDtmf), "a code is nobody else's"
+    # what is none is passed on whole, at the latest when nothing follows
+    assert c.SendDtmf(agent, "*5") in press("*", "5")
+    press("*")
+    assert c.SendDtmf(agent, "*") in s.feed(e.TimerFired("digits.customer"))
+    assert s.feed(e.TimerFired("digits.customer")) == []
+    assert c.SendDtmf(CALLER, "1") in press("1", channel=agent)
+    assert s.feed(e.TimerFired("digits.nobody")) == []
+
+
+def test_a_digit_that_is_told_twice_counts_once() -> None:
+    s = Script()
+    s.talking()
+    for ended_at in (100.0, 100.02, 100.5, 100.7):
+        s.feed(e.DtmfReceived(CALLER, "1", 200, ended_at))
+    assert [x.digits for x in s.asked(c.SendDtmf)] == ["1", "1", "1"]
+
+
+def test_a_third_party_joins_and_the_opener_leaves() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.PartyJoined("1700000000.9", "PJSIP/x-1"))
+    s.done()
+    third = s.machine.leg_named("party-3")
+    assert third is not None
+    assert third.connected
+    # the third speaks the agent's language: they hear each other as they are
+    assert ("agent", "", ("agent", "party-3")) in s.asked(c.Route)[-1].hears
+    assert c.Hear("agent", third.id, 0.0) in s.all
+    s.feed(e.ChannelGone(CALLER))
+    s.done()
+    assert s.machine.state == "active"
+    assert set(s.machine.legs) == {"agent", third.id}
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_a_sixth_party_is_refused() -> None:
+    s = Script()
+    s.talking()
+    for n in range(4):
+        s.feed(e.PartyJoined(f"1700000001.{n}"))
+        s.done()
+    refused = s.feed(e.PartyJoined("1700000002.1"))
+    if len(s.machine.legs) == 5:
+        assert c.SetVariable("1700000001.3", "KALLGLOT_STATUS", "BUSY") in s.all
+    assert c.SetVariable("1700000002.1", "KALLGLOT_STATUS", "BUSY") in refused
+
+
+def test_cold_transfer_replaces_the_agent() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    new = s.agent_answers(1)
+    assert c.Hangup(agent) in s.all
+    s.feed(e.ChannelLeft(agent))
+    s.feed(e.ChannelGone(agent))
+    s.done()
+    assert s.machine.state == "active"
+    assert s.machine.legs["agent"].channel_id == new
+    assert s.machine.legs["agent"].connected
+    s.feed(e.ChannelGone(new))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+@pytest.mark.parametrize("how", ["busy", "timer", "refused"])
+def test_a_transfer_that_fails_changes_nothing(how: str) -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    dial = s.asked(c.Dial)[-1]
+    if how == "busy":
+        s.feed(e.ChannelGone(dial.channel_id, 17))
+    elif how == "timer":
+        s.feed(e.TimerFired(f"candidate.{dial.channel_id}"))
+        assert c.Hangup(dial.channel_id) in s.all
+    else:
+        s.feed(e.Failed(dial, "400"))
+    assert s.machine.state == "active"
+    assert s.machine.legs["agent"].channel_id == agent
+    s.feed(e.ChannelGone(agent))
+    s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_a_party_is_dialled_in_and_one_that_does_not_come_leaves_nothing() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "expert", "fr"))
+    assert s.machine.leg_named("expert") is not None
+    s.agent_answers(1)
+    s.done()
+    leg = s.machine.leg_named("expert")
+    assert leg is not None
+    assert leg.connected
+    s.feed(e.PartyAsked("PJSIP/4"))
+    s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 17))
+    s.done()
+    assert len(s.machine.legs) == 3

@@ -1,0 +1,201 @@
+"""Trunk calls followed over the manager interface: answered, moved, ended, and what happened while it was away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kallglot_ari.ami import protocol as ami
+from kallglot_ari.ami.client import AmiClient, ChannelInfo
+from tests.modes.trunk_lab import Lab, who
+
+
+async def test_a_call_followed_over_ami(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    await lab.channel("1.1").agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-00000001", "kallglot/sip:sess_1@sip.example;transport=tls"))
+    assert lab.mode.calls()[0].state == "ringing"
+    tell(ami.ChannelUp(*who("1.2")))
+    tell(ami.ChannelUp(*who("1.2")))
+    view = lab.mode.calls()[0]
+    assert (view.state, [leg.state for leg in view.legs]) == ("active", ["up"])
+    tell(ami.Digit(*who("1.1"), "5"))
+    tell(ami.Digit(*who("1.2"), "6"))
+    tell(ami.Held(*who("1.1"), True))
+    assert lab.mode.calls()[0].legs[0].held
+    tell(ami.Held(*who("1.1"), False))
+    tell(ami.Rtcp(*who("1.2"), "sent", 100, 5, 0.05, 80, 0.1))
+    tell(ami.Rtcp(*who("1.2"), "received", 120, 0, 0.0, 0, 0.1))
+    view = lab.mode.calls()[0]
+    assert [(d["speaker"], d["digit"]) for d in view.dtmf] == [("customer", "5")]
+    quality = view.legs[0].quality
+    assert (quality.packets_lost, quality.packets_received, quality.jitter_ms) == (5, 120, 10.0)
+    assert 1 < quality.mos < 4.3
+    tell(ami.HangupAsked(*who("1.1")))
+    tell(ami.ChannelGone(*who("1.2"), 16, "Normal Clearing"))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+    types = lab.hub.types()
+    for event in ("call.created", "call.ringing", "call.answered", "dtmf", "hold", "unhold", "leg.quality", "leg.left"):
+        assert event in types
+    assert types.count("call.answered") == 1
+
+
+async def test_who_hung_up_is_the_reason(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    for number, (asks, reason) in enumerate(
+        [(".1", "customer_hangup"), (".2", "completed"), ("", "customer_hangup")], 1
+    ):
+        link = f"{number}.1"
+        await lab.channel(link).agi("session")
+        tell(ami.DialBegun(*who(link, link), f"{number}.2", "PJSIP/kallglot-1", f"kallglot/sip:sess_{number}@h"))
+        tell(ami.ChannelUp(*who(f"{number}.2", link)))
+        if asks:
+            tell(ami.HangupAsked(*who(f"{number}{asks}", link)))
+        tell(ami.ChannelGone(*who(f"{number}.2", link), 16, ""))
+        tell(ami.ChannelGone(*who(link, link), 16, ""))
+        await lab.quiet()
+        assert lab.api.ended[-1] == (f"sess_{number}", reason)
+    assert len(lab.api.ended) == 3
+
+
+async def test_failover_legs_that_fail_do_not_end_the_call(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    caller = lab.channel("1.1")
+    await caller.agi("session")
+    for leg in ("1.2", "1.3"):
+        tell(ami.DialBegun(*who("1.1"), leg, "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+        tell(ami.HangupAsked(*who(leg)))
+        tell(ami.ChannelGone(*who(leg), 38, "Network out of order"))
+        assert lab.mode._book.get(lab.mode.calls()[0].id).asked_by == ""  # type: ignore[union-attr]
+        assert lab.mode.calls()[0].state == "setup"
+    await caller.agi("end")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "error")]
+
+
+async def test_blind_transfer_moves_the_session(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    caller = lab.channel("1.1")
+    await caller.agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+    tell(ami.ChannelUp(*who("1.2")))
+    tell(ami.HangupAsked(*who("1.1")))
+    tell(ami.Transferred(*who("1.1"), "blind", True, "1002"))
+    await caller.agi("end", "hangup=1")
+    tell(ami.ChannelGone(*who("1.1"), 16, ""))
+    assert lab.mode.calls()[0].state == "active"
+    assert not lab.api.ended
+    tell(ami.HangupAsked(*who("1.7")))
+    tell(ami.ChannelGone(*who("1.7"), 16, ""))
+    tell(ami.ChannelGone(*who("1.2"), 16, ""))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+
+
+async def test_an_attended_transfer_changes_the_linkedid(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    await lab.channel("5.1").agi("session")
+    tell(ami.DialBegun(*who("5.1", "5.1"), "5.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@sip.example"))
+    tell(ami.ChannelUp(*who("5.2", "3.0")))
+    tell(ami.Digit(*who("9.9", "3.0"), "1"))
+    assert len(lab.mode.calls()[0].dtmf) == 1
+    tell(ami.Digit(*who("9.9", "5.1"), "1"))
+    assert len(lab.mode.calls()[0].dtmf) == 1
+    tell(ami.ChannelGone(*who("5.2", "3.0"), 16, ""))
+    await lab.quiet()
+
+
+async def test_reconcile_ends_what_ended_while_ami_was_away(followed: Lab) -> None:
+    lab, tell = followed, followed.follower.event
+    for number in (1, 2, 3, 4):
+        link = f"{number}.1"
+        await lab.channel(link).agi("session")
+        if number < 4:
+            tell(ami.DialBegun(*who(link, link), f"{number}.2", "PJSIP/kallglot-1", f"kallglot/sip:sess_{number}@h"))
+            tell(ami.ChannelUp(*who(f"{number}.2", link)))
+    live = [
+        ChannelInfo("1.1", "PJSIP/a-1", "1.1", True),
+        ChannelInfo("1.2", "PJSIP/kallglot-00000001", "1.1", True),
+        ChannelInfo("3.2", "PJSIP/kallglot-00000003", "3.1", True),
+        ChannelInfo("4.7", "PJSIP/kallglot-2-0000000a", "4.1", True),
+    ]
+    assert lab.follower.reconcile(live) == 0, "too young to tell"
+    lab.clock.advance(10)
+    assert lab.follower.reconcile(live) == 1
+    await lab.until(lambda: len(lab.api.ended) == 1)
+    assert lab.api.ended[0][0] == "sess_2"
+    assert {view.session_id for view in lab.mode.calls()} == {"sess_1", "sess_3", "sess_4"}
+    assert lab.follower.reconcile([]) == 3
+    await lab.quiet()
+
+
+async def test_calls_outlive_a_restart(followed: Lab) -> None:
+    first = Lab(ami_user="kallglot", store=followed.store)
+    await first.mode.start()
+    await first.channel("1.1").agi("session", "source=de")
+    tell = first.follower.event
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@h"))
+    tell(ami.ChannelUp(*who("1.2")))
+    await first.until(lambda: any(view.legs for view in first.store.calls.values()))
+    await first.mode.stop(keep_calls=True)
+    assert not first.api.ended
+    second = Lab(ami_user="kallglot", store=first.store)
+    await second.mode.start()
+    assert [view.session_id for view in second.mode.calls()] == ["sess_1"]
+    assert second.mode.calls()[0].source_language == "de"
+    assert second.mode.live_keys() == set(first.store.pending)
+    second.clock.advance(60)
+    assert second.follower.reconcile([ChannelInfo("1.2", "PJSIP/kallglot-00000001", "1.1", True)]) == 0
+    assert second.follower.reconcile([]) == 1
+    await second.until(lambda: second.api.ended == [("sess_1", "customer_hangup")])
+    await second.mode.stop()
+    assert not second.store.pending
+
+
+async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = followed
+    dialled: list[str] = []
+    cancelled: list[str] = []
+
+    async def originate(dial: str, *, channel_id: str, variables: list[str], **_: object) -> None:
+        dialled.append(channel_id)
+        assert variables == [f"KALLGLOT_CALL={lab.mode.calls()[0].id}"]
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        cancelled.append(channel)
+        return True
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "originate", originate)
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    running = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2"))
+    await lab.until(lambda: len(dialled) == 2)
+    call_id = lab.mode.calls()[0].id
+    found = await lab.channel(dialled[1]).agi("session", f"call={call_id}")
+    assert found["SESSION_ID"] == (await running)["SESSION_ID"] == "sess_1"
+    assert cancelled == [dialled[0]]
+    lab.follower.event(ami.ChannelGone(dialled[1], "PJSIP/2-1", "2.1", 16, ""))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "agent_hangup")]
+
+
+@pytest.mark.parametrize(("reason", "status"), [(5, "AGENTBUSY"), (3, "NOANSWER"), (0, "NOANSWER")])
+async def test_no_agent(followed: Lab, monkeypatch: pytest.MonkeyPatch, reason: int, status: str) -> None:
+    lab = followed
+
+    async def originate(dial: str, *, channel_id: str, **_: object) -> None:
+        done = ami.OriginateDone(channel_id, False, reason)
+        asyncio.get_running_loop().call_later(0.05, lab.follower.event, done)
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        return False
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "originate", originate)
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    found = await lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2")
+    assert found == {"SESSION_ID": "", "KALLGLOT_STATUS": status}
+    await lab.quiet()
+    assert [reason for _, reason in lab.api.ended] == ["timeout"]
