@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from kallglot_ari.calls.names import (
+    CONTEXT,
+    DIAL_STRING,
+    DTMF,
+    EXTENSION,
+    MAX_DIAL_STRINGS,
+    METADATA_KEY,
+    SESSION,
+    SPEAKER,
+    is_place,
+)
 from kallglot_ari.errors import UsageError
 from kallglot_ari.settings import LANGUAGE_PATTERN, MODES
 
-MAX_AGENTS = 16
 MAX_TIMEOUT = 600.0
 MAX_METADATA = 32
 
-DIAL_STRING = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}/[A-Za-z0-9_.+*#@:;=/\-\[\]]{1,200}")
-"""Technology and address. No space, comma, quote, `&`, `$`, `{`, `(`, `<` or line end: none can end a dial string, call a dialplan
-function or begin a SIP header."""
-SPEAKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
-SESSION = re.compile(r"[A-Za-z0-9_\-]{1,128}")
-CONTEXT = re.compile(r"[A-Za-z0-9_\-]{1,80}")
-PRIORITY = re.compile(r"[1-9][0-9]{0,4}|[A-Za-z_][A-Za-z0-9_\-]{0,79}")
-EXTENSION = re.compile(r"[A-Za-z0-9_.+*#\-]{1,80}")
-METADATA_KEY = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
-DTMF = re.compile(r"[0-9A-Da-d*#wW]{1,64}")
 _LANGUAGE = re.compile(LANGUAGE_PATTERN)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -122,8 +122,8 @@ def dial_string(key: str, value: str) -> str:
 def dial_strings(key: str, value: str) -> tuple[str, ...]:
     """Dial strings joined with ``&``, each once."""
     parts = tuple(dict.fromkeys(part.strip() for part in value.split("&") if part.strip()))
-    if not parts or len(parts) > MAX_AGENTS:
-        raise UsageError(f"{key}: expected 1 to {MAX_AGENTS} dial strings joined with &, found {len(parts)}")
+    if not parts or len(parts) > MAX_DIAL_STRINGS:
+        raise UsageError(f"{key}: expected 1 to {MAX_DIAL_STRINGS} dial strings joined with &, found {len(parts)}")
     return tuple(dial_string(key, part) for part in parts)
 
 
@@ -164,9 +164,9 @@ def speaker(key: str, value: str) -> str:
 
 
 def digits(key: str, value: str) -> str:
-    """DTMF digits; w waits half a second, W a second."""
+    """DTMF digits."""
     if not DTMF.fullmatch(value):
-        raise UsageError(f"{key}: expected 1 to 64 of 0-9 A-D * # w W, found {_show(value)}")
+        raise UsageError(f"{key}: expected 1 to 64 of 0-9 A-D * #, found {_show(value)}")
     return value
 
 
@@ -174,12 +174,10 @@ def place(key: str, value: str) -> tuple[str, str, str] | None:
     """``context,extension,priority`` of the dialplan, or None when `value` has no comma."""
     if "," not in value:
         return None
-    parts = tuple(part.strip() for part in value.split(","))
-    if len(parts) != 3 or not (
-        CONTEXT.fullmatch(parts[0]) and EXTENSION.fullmatch(parts[1]) and PRIORITY.fullmatch(parts[2])
-    ):
+    if not is_place(value):
         raise UsageError(f"{key}: expected context,extension,priority, found {_show(value)}")
-    return parts
+    context, extension, priority = (part.strip() for part in value.split(","))
+    return context, extension, priority
 
 
 def target(key: str, value: str, context: str) -> str:

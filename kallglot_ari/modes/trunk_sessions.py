@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from collections import OrderedDict
 from dataclasses import asdict
 
 from kallglot_ari import log
+from kallglot_ari.calls import names
 from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
 from kallglot_ari.calls.model import Session, SessionRequest
 from kallglot_ari.clock import Clock
@@ -18,8 +18,6 @@ from kallglot_ari.tasks import Tasks
 
 _log = log.get(__name__)
 
-SAFE_SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,127}")
-"""A session id becomes part of dial strings and SIP URIs: nothing that means something there may be in it."""
 
 CLOSED_KEPT = 10_000
 """Closings remembered, so that none is done twice."""
@@ -83,7 +81,7 @@ class Sessions:
         except asyncio.CancelledError:
             await asyncio.shield(self._store.session_to_end(key, "error"))
             raise
-        if not SAFE_SESSION_ID.fullmatch(session.id):
+        if not names.SESSION.fullmatch(session.id):
             await self.close(Opened(key, session), "error")
             raise ApiInvalid(f"session id: expected letters, digits and -._~, found {session.id[:40]!r}", param="id")
         # The caller need not wait for this: until it is written, the key alone finds the session again.

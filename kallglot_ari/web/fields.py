@@ -1,7 +1,6 @@
 """The fields of a request body, checked one by one; each message names the field, what was expected and what was found.
 
-Dial strings reach Asterisk's `Dial` and SIP headers. So: no control characters, no white space, no comma or other separator of the
-dialplan, no variable or function syntax, no quotes and angle brackets.
+What reaches dial strings, the dialplan or SIP is let through by `calls.names` alone.
 """
 
 from __future__ import annotations
@@ -10,23 +9,18 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kallglot_ari.calls import names
 from kallglot_ari.settings import LANGUAGE_PATTERN, MODES
 from kallglot_ari.web.problem import Problem, invalid
 
 Check = Callable[[str, Any], Any]
 
 _LANGUAGE = re.compile(LANGUAGE_PATTERN)
-_DIAL = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}/[A-Za-z0-9@.:;=+_\-*#~%/!?\[\]]{1,255}")
-_EXTENSION = re.compile(r"[A-Za-z0-9*#+._\-]{1,80}")
 _SIP_URI = re.compile(r"(?:sip|sips|tel):[A-Za-z0-9@.:;=+_\-*#~%!?&\[\]]{1,512}")
-_DIALPLAN = re.compile(r"[A-Za-z0-9_.\-]{1,80},[A-Za-z0-9*#+._\-]{1,80},(?:[0-9]{1,5}|n|[A-Za-z_][A-Za-z0-9_\-]{0,79})")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
-_DIGITS = re.compile(r"[0-9A-Da-d*#]{1,64}")
 _CALLER_ID = re.compile(r"[^\x00-\x1f\x7f\"\\,;|${}]{1,80}")
 _ID = re.compile(r"[!-~]{1,128}")
 _ADDRESS = re.compile(r"[^\x00-\x1f\x7f]{1,512}")
 _EVENT = re.compile(r"[a-z][a-z0-9_.]{0,63}")
-_METADATA_KEY = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 def shown(value: Any) -> str:
@@ -44,12 +38,12 @@ def _text(param: str, value: Any, what: str, pattern: re.Pattern[str]) -> str:
 
 
 def dial_string(param: str, value: Any) -> str:
-    """Technology/resource, several joined with ``&``; at most 10 parties."""
+    """Technology/resource, several joined with ``&``; at most 16 parties."""
     what = "a dial string like PJSIP/1001 (several joined with &, no spaces, commas or quotes)"
     if not isinstance(value, str):
         raise invalid(param, f"{param}: expected {what}, found {shown(value)}")
     parts = value.split("&")
-    if len(parts) > 10 or not all(_DIAL.fullmatch(part) for part in parts):
+    if len(parts) > names.MAX_DIAL_STRINGS or not all(names.DIAL_STRING.fullmatch(part) for part in parts):
         raise invalid(param, f"{param}: expected {what}, found {shown(value)}")
     return value
 
@@ -58,10 +52,10 @@ def transfer_target(param: str, value: Any) -> str:
     """An extension, a dial string, or ``context,extension,priority`` of the dialplan."""
     what = "an extension, a dial string like PJSIP/1002, or context,extension,priority"
     if isinstance(value, str):
-        if any(pattern.fullmatch(value) for pattern in (_EXTENSION, _DIALPLAN)):
+        if names.EXTENSION.fullmatch(value) or names.is_place(value):
             return value
         parts = value.split("&")
-        if len(parts) <= 10 and all(_DIAL.fullmatch(part) for part in parts):
+        if len(parts) <= names.MAX_DIAL_STRINGS and all(names.DIAL_STRING.fullmatch(part) for part in parts):
             return value
     raise invalid(param, f"{param}: expected {what}, found {shown(value)}")
 
@@ -99,12 +93,12 @@ def mode(param: str, value: Any) -> str:
 
 
 def speaker(param: str, value: Any) -> str:
-    return _text(param, value, "a party's label like customer, agent or party-3", _LABEL)
+    return _text(param, value, "a party's label like customer, agent or party-3", names.SPEAKER)
 
 
 def digits(param: str, value: Any) -> str:
     """DTMF of RFC 4733: 0-9, A-D, * and #."""
-    return _text(param, value, "1 to 64 DTMF digits (0-9, A-D, * and #)", _DIGITS).upper()
+    return _text(param, value, "1 to 64 DTMF digits (0-9, A-D, * and #)", names.DTMF).upper()
 
 
 def caller_id(param: str, value: Any) -> str:
@@ -160,7 +154,7 @@ def metadata(param: str, value: Any) -> dict[str, str]:
         raise invalid(param, f"{param}: expected an object of at most 50 keys, found {shown(value)}")
     found = {}
     for key, item in value.items():
-        if not isinstance(key, str) or not _METADATA_KEY.fullmatch(key):
+        if not isinstance(key, str) or not names.METADATA_KEY.fullmatch(key):
             raise invalid(param, f"{param}: expected keys of letters, digits, _ . and -, found {shown(key)}")
         if not isinstance(item, str) or len(item) > 500 or "\x00" in item:
             raise invalid(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from kallglot_ari.app import Service
 from kallglot_ari.lab.asterisk import LabAsterisk
@@ -62,11 +63,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(asterisk: LabAsterisk, phones: PhoneFactory, folder: Path) -> AsyncIterator[Stage]:
-    """A service between `asterisk` and a double that finds nothing wrong with what it was sent."""
+async def staged(
+    asterisk: LabAsterisk, phones: PhoneFactory, folder: Path, **sections: dict[str, Any]
+) -> AsyncIterator[Stage]:
+    """A service with these settings between `asterisk` and a double that finds nothing wrong with what it was sent."""
     async with (
         KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk, folder, double)) as service,
+        running(settings_for(asterisk, folder, double, **sections)) as service,
     ):
         yield Stage(asterisk, double, service, phones)
         assert double.violations == []

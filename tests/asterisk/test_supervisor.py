@@ -11,22 +11,17 @@ import pytest
 
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import running, settings_for, until
-from tests.asterisk.stage import HZ, Stage
+from tests.asterisk.running import until
+from tests.asterisk.stage import HZ, Stage, staged
 from tests.asterisk.tones import SHIFT, Interpreter, hears
-from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
 
 @pytest.fixture
 async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with (
-        KallglotDouble("routing", chunk_ms=None) as double,
-        running(settings_for(asterisk22, tmp_path, double, web={"supervisor_token": "s3cret"})) as service,
-    ):
-        yield Stage(asterisk22, double, service, phones)
-        assert double.violations == []
+    async with staged(asterisk22, phones, tmp_path, web={"supervisor_token": "s3cret"}) as stage:
+        yield stage
 
 
 async def post(stage: Stage, path: str, token: str, **body: Any) -> int:

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from kallglot_ari.calls import names
+from kallglot_ari.calls.names import MAX_DIAL_STRINGS
 from kallglot_ari.errors import UsageError
 from kallglot_ari.modes import dialplan
-from kallglot_ari.modes.dialplan import MAX_AGENTS, MAX_METADATA, StasisArguments, parse
+from kallglot_ari.modes.dialplan import MAX_METADATA, StasisArguments, parse
 
 UNSAFE = re.compile(r"[,&${}()<>\"' \x00-\x1f\x7f]")
 
@@ -79,13 +81,13 @@ def test_all_together_and_none() -> None:
         (["agent=PJSIP/"], "agent: expected a dial string"),
         (["agent=/1001"], "agent: expected a dial string"),
         (["agent=1PJSIP/a"], "agent: expected a dial string"),
-        (["agent=PJSIP/" + "1" * 201], "agent: expected a dial string"),
+        (["agent=PJSIP/" + "1" * 256], "agent: expected a dial string"),
         (["agent=PJSIP/a b"], "agent: expected a dial string"),
         (["agent=PJSIP/${EXTEN}"], "agent: expected a dial string"),
         (["agent=PJSIP/a&PJSIP/b,30,g"], "agent: expected a dial string"),
         (['agent="x"<PJSIP/a>'], "agent: expected a dial string"),
         (["agent=&"], "agent: expected 1 to 16 dial strings joined with &, found 0"),
-        (["agent=" + "&".join(f"PJSIP/{n}" for n in range(MAX_AGENTS + 1))], "expected 1 to 16 dial strings"),
+        (["agent=" + "&".join(f"PJSIP/{n}" for n in range(MAX_DIAL_STRINGS + 1))], "expected 1 to 16 dial strings"),
         (["timeout=0.9"], "timeout: expected 1 to 600 seconds, found '0.9'"),
         (["timeout=600.1"], "timeout: expected 1 to 600 seconds"),
         (["timeout=-1"], "timeout: expected"),
@@ -125,11 +127,11 @@ def test_what_was_found_is_shown_in_part_only() -> None:
 
 
 def test_as_many_as_are_allowed() -> None:
-    assert len(parse(("agent=" + "&".join(f"PJSIP/{n}" for n in range(MAX_AGENTS)),)).agents) == MAX_AGENTS
+    assert len(parse(("agent=" + "&".join(f"PJSIP/{n}" for n in range(MAX_DIAL_STRINGS)),)).agents) == MAX_DIAL_STRINGS
     assert len(parse(tuple(f"metadata.k{n}={'v' * 512}" for n in range(MAX_METADATA))).metadata) == MAX_METADATA
 
 
-@pytest.mark.parametrize("value", ["0", "123#*", "ABCDabcd", "1w2W3", "1" * 64])
+@pytest.mark.parametrize("value", ["0", "123#*", "ABCDabcd", "1" * 64])
 def test_digits(value: str) -> None:
     assert dialplan.digits("digits", value) == value
 
@@ -212,7 +214,7 @@ def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
     assert 1 <= parsed.timeout <= 600
 
 
-@given(st.dictionaries(st.from_regex(dialplan.METADATA_KEY, fullmatch=True), st.text(max_size=60), max_size=8))
+@given(st.dictionaries(st.from_regex(names.METADATA_KEY, fullmatch=True), st.text(max_size=60), max_size=8))
 def test_metadata_arrives_as_it_was_given(metadata: dict[str, str]) -> None:
     assume(not any(dialplan._CONTROL.search(v) for v in metadata.values()))
     parsed = parse(tuple(f"metadata.{k}={v}" for k, v in metadata.items()))

@@ -19,7 +19,7 @@ DIAL = [
 BAD_DIAL: list[Any] = [
     "", "1001", "PJSIP/", "/1001", "PJSIP", "PJSIP/1 2", "PJSIP/1,30", "PJSIP/1\r\nX-Evil: 1", "PJSIP/1\n", "PJSIP/${SHELL(id)}",
     "PJSIP/1|30", "PJSIP/1&", "&PJSIP/1", "PJSIP/1&&PJSIP/2", 'PJSIP/"1"', "PJSIP/<sip:a>", "PJSIP/(a)", "PJSIP/a\\b", "PJSIP/é",
-    "PJSIP/" + "1" * 256, "&".join(["PJSIP/1"] * 11), "PJSIP/1\x00", "PJSIP/$[1+1]", "PJSIP/1\u2028", "PJSIP/`id`", None, 5, [], {},
+    "PJSIP/" + "1" * 256, "&".join(["PJSIP/1"] * 17), "PJSIP/1\x00", "PJSIP/$[1+1]", "PJSIP/1\u2028", "PJSIP/`id`", None, 5, [], {},
 ]  # fmt: skip
 REFUSED = set(" ,|\r\n\t\x00\"'<>(){}\\$`")
 
