@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,10 @@ from kallglot_ari.ari import AriClient, operations
 from kallglot_ari.ari.describe import RESOURCES, load, parse, python_name
 from kallglot_ari.ari.generate import differences, main, render_models, render_operations
 from kallglot_ari.ari.operations import OPERATIONS
+from kallglot_ari.errors import LabError
+from kallglot_ari.lab import roots
+from kallglot_ari.lab.roots import Version
+from tests.asterisk.conftest import missing
 
 OURS = Path(kallglot_ari.ari.__file__).parent
 FOLDER = "usr/share/asterisk/rest-api"
@@ -30,15 +33,16 @@ SMALL = {
 }
 
 
-def description_folder(major: str) -> Path:
-    """The description files of an installed Asterisk. Skips when there is none."""
-    named = os.environ.get(f"KALLGLOT_LAB_ASTERISK_{major}")
-    for root in filter(None, (named, "/" if major == "22" else None)):
-        if (Path(root) / FOLDER / "channels.json").exists():
-            return Path(root) / FOLDER
-    pytest.skip(
-        f"NOT TESTED: no description files of Asterisk {major}; set KALLGLOT_LAB_ASTERISK_{major} to its folder"
-    )
+def description_folder(version: Version) -> Path:
+    """The description files of an Asterisk of the lab."""
+    try:
+        folder = roots.find_or_make(version, print).folder / FOLDER
+    except LabError as error:
+        missing(f"Asterisk {version}: {error}")
+        raise
+    if not (folder / "channels.json").exists():
+        missing(f"Asterisk {version} has no description files in {folder}")
+    return folder
 
 
 def test_a_small_description() -> None:
