@@ -394,39 +394,45 @@ class Service:
         return [*self.stasis.calls.views(), *self.trunk.calls(), *self.pbx.calls()]
 
     def call(self, call_id: str) -> CallView | None:
-        return self.stasis.calls.view(call_id) or self.trunk.call(call_id)
+        return self.stasis.calls.view(call_id) or self.trunk.call(call_id) or self.pbx.call(call_id)
 
     async def originate(self, order: Outbound) -> CallView:
         return await self.stasis.originate(order)
 
+    def _with_media(self, call_id: str, what: str) -> StasisMode:
+        """:raises UsageError: for a call whose parties and RTP are the PBX's alone."""
+        if self.trunk.call(call_id) or self.pbx.call(call_id):
+            raise UsageError(f"{what}: expected a call in media mode, found {call_id}, which its PBX controls")
+        return self.stasis
+
     async def hangup(self, call_id: str) -> None:
-        if self.trunk.call(call_id) is not None:
+        if self.trunk.call(call_id):
             await self.trunk.hangup(call_id)
-            return
-        await self.stasis.hangup(call_id)
+        elif self.pbx.call(call_id):
+            await self.pbx.end(call_id)
+        else:
+            await self.stasis.hangup(call_id)
 
     async def transfer(self, call_id: str, order: Transfer) -> None:
-        await self.stasis.transfer(call_id, order)
+        await self._with_media(call_id, "transfer").transfer(call_id, order)
 
     async def drop(self, call_id: str, *, party: str) -> None:
-        await self.stasis.drop(call_id, party=party)
+        await self._with_media(call_id, "leg").drop(call_id, party=party)
 
     async def supervise(self, call_id: str, order: Supervisor) -> CallView:
-        return await self.stasis.supervise(call_id, order)
+        return await self._with_media(call_id, "supervise").supervise(call_id, order)
 
     async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None:
-        await self.stasis.change_supervision(call_id, speaker, order)
+        await self._with_media(call_id, "supervise").change_supervision(call_id, speaker, order)
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
-        await self.stasis.dtmf(call_id, party=party, digits=digits)
+        await self._with_media(call_id, "dtmf").dtmf(call_id, party=party, digits=digits)
 
     def capture(self, call_id: str, *, on: bool) -> Path:
-        if self.trunk.call(call_id) is not None:
-            raise UsageError(f"pcap: expected a call in media mode, found {call_id}, whose RTP does not pass here")
-        return self.stasis.capture(call_id, on=on)
+        return self._with_media(call_id, "pcap").capture(call_id, on=on)
 
     def captured(self, call_id: str) -> Path | None:
         return self.stasis.captured(call_id)
 
     async def add_leg(self, call_id: str, order: Invitation) -> CallView:
-        return await self.stasis.add_leg(call_id, order)
+        return await self._with_media(call_id, "leg").add_leg(call_id, order)

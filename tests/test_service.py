@@ -77,6 +77,15 @@ async def test_any_pbx_is_told_where_to_route_and_its_session_is_ended(tmp_path:
                 assert routed["destination"] == f"sip:{routed['session_id']}@sip.kallglot.com"
             async with http.post(f"{service.web_url}/pbx/incoming", json=call) as answer:
                 assert (await answer.json())["session_id"] == routed["session_id"], "once per call id"
+            async with http.get(f"{service.web_url}/api/v1/calls") as answer:
+                (shown,) = (await answer.json())["calls"]
+            path = f"{service.web_url}/api/v1/calls/{shown['id']}"
+            async with http.get(path) as answer:
+                assert (await answer.json())["session_id"] == routed["session_id"]
+            async with http.post(f"{path}/legs", json={"endpoint": "PJSIP/1"}) as answer:
+                assert (answer.status, "which its PBX controls" in await answer.text()) == (400, True)
+            async with http.post(f"{path}/hangup") as answer:
+                assert answer.status == 202
             for _ in range(2):
                 async with http.post(f"{service.web_url}/pbx/hangup", json={"callId": "a-1"}) as answer:
                     assert answer.status == 200

@@ -87,6 +87,16 @@ class PbxService:
         """The calls that have not been reported as over."""
         return list(self._views.values())
 
+    def call(self, call_id: str) -> CallView | None:
+        """A live call, by the id that the API shows."""
+        return next((view for view in self._views.values() if view.id == call_id), None)
+
+    async def end(self, call_id: str) -> None:
+        """End a live call's sessions, by the id that the API shows; the PBX hangs up."""
+        for theirs, view in list(self._views.items()):
+            if view.id == call_id:
+                await self.hangup(theirs)
+
     def live_keys(self) -> set[str]:
         """Outbox rows of live calls and prepared sessions, and those being worked on: the sweeper leaves them alone."""
         return {key for keys in self._keys.values() for key in keys} | self._sessions.in_hand

@@ -127,6 +127,12 @@ class TrunkCall:
         self.parties_gone.add(uniqueid)
         return news
 
+    def hung_up_by(self, channel: str) -> None:
+        """Asterisk's word on which channel's far end hung up; a name that is not known here says nothing."""
+        names = {leg.channel: leg.uniqueid for leg in self.legs.values()} | {self.caller_channel: self.caller_uniqueid}
+        if channel:
+            self.asked_by = names.get(channel, self.asked_by)
+
     def _agent_lost(self) -> bool:
         agents = [party for party, role in self.parties.items() if role == AGENT]
         waiting = any(party not in self.parties_gone for party in agents)

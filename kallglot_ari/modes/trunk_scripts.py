@@ -270,6 +270,8 @@ class TrunkScripts:
             return
         hangup = bool(parameters.get("hangup")) or agi.request.environment.get("extension") == "h"
         if uniqueid in call.legs or hangup:
+            # Events of two channels may come in either order; what the channel itself knows is right.
+            call.hung_up_by(await agi.get_variable("${CHANNEL(hangupsource)}"))
             call.channel_gone(uniqueid)
             if not self._book.check(call):
                 self._book.save(call)

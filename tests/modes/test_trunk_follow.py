@@ -60,6 +60,24 @@ async def test_who_hung_up_is_the_reason(followed: Lab) -> None:
     assert len(lab.api.ended) == 3
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("PJSIP/phone-1.1", "customer_hangup"), ("PJSIP/kallglot-1.2", "completed"), ("PJSIP/stranger", "completed")],
+)
+async def test_the_channel_itself_knows_better_who_hung_up(followed: Lab, source: str, reason: str) -> None:
+    lab, tell = followed, followed.follower.event
+    caller = lab.channel("1.1")
+    await caller.agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1.2", "kallglot/sip:sess_1@h"))
+    tell(ami.ChannelUp(*who("1.2")))
+    tell(ami.HangupAsked(*who("1.2")))  # the other channel's event came first
+    leg = lab.channel("1.2", "1.1")
+    leg.variables["${CHANNEL(hangupsource)}"] = source
+    await leg.agi("end", "session=sess_1", "hangup=1")
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", reason)]
+
+
 async def test_failover_legs_that_fail_do_not_end_the_call(followed: Lab) -> None:
     lab, tell = followed, followed.follower.event
     caller = lab.channel("1.1")
