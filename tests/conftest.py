@@ -1,4 +1,4 @@
-"""Tests whose verdict depends on real time (marker `real_time`) are run again when they fail and the machine stood still meanwhile."""
+"""Tests whose verdict depends on real time are run again when they fail and the machine stood still meanwhile; others never are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from tests.steadiness import Standstill, Watch
 
+REAL_TIME = ("real_time", "asterisk", "phones", "docker")
+"""Markers of such tests: a real Asterisk and real phones keep their own time and wait for nobody."""
 AGAIN = 2
 """Times a test is run again at most."""
 _SETTLE = 0.1
@@ -64,7 +66,7 @@ class Steadiness:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("real_time")]
+    marked = [item for item in items if any(item.get_closest_marker(name) for name in REAL_TIME)]
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if not marked or terminal is None or config.option.collectonly:
         return

@@ -23,6 +23,8 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings
 from tests.interpreter.support import Recorder, say, talk
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture
 async def engine() -> AsyncIterator[OfflineEngine]:

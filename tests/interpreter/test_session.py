@@ -21,6 +21,8 @@ from kallglot_ari.interpreter.protocols import Recognition, Sound
 from kallglot_ari.metrics import Metrics
 from tests.interpreter.support import Recorder
 
+pytestmark = pytest.mark.real_time
+
 LOUD = b"\x00"  # mu-law's loudest
 QUIET = b"\xff"
 

@@ -28,6 +28,8 @@ from tests.audio.signals import tone
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
 
+pytestmark = pytest.mark.real_time
+
 ULAW = registry.get("ulaw")
 
 

@@ -25,6 +25,8 @@ from tests.audio.signals import best_snr, speech_like, tone
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
 
+pytestmark = pytest.mark.real_time
+
 ULAW = registry.get("ulaw")
 
 

@@ -17,6 +17,8 @@ from kallglot_ari.errors import (
 from kallglot_ari.modes.outbox import KEY_LIFE, MAX_PAUSE, Outbox
 from tests.modes.outbox_bench import KEY, REQUEST, Bench
 
+pytestmark = pytest.mark.real_time
+
 
 def left(key: str, **changes: Any) -> PendingSession:
     row = PendingSession(

@@ -17,6 +17,8 @@ from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
 from tests.modes.trunk_fakes import FakeHub, FakeStore, FakeTranslator
 
+pytestmark = pytest.mark.real_time
+
 
 class Lab:
     def __init__(self, *, store: FakeStore | None = None, token: str = "") -> None:

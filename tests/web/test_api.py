@@ -13,6 +13,8 @@ from kallglot_ari.errors import AriConflict, AriUnavailable, ConfigError, Listen
 from tests.web.conftest import Make, Site
 from tests.web.fakes import STARTED, a_call
 
+pytestmark = pytest.mark.real_time
+
 JSON = {"Content-Type": "application/json"}
 
 
