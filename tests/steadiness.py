@@ -26,7 +26,7 @@ from typing import IO, NamedTuple
 
 STALL = 0.015
 """Seconds by which a core's own thread woke up late."""
-STARVED = 0.020
+STARVED = 0.030
 """Seconds that a thread waited for a core within two samples."""
 _BEAT = 0.004
 _SAMPLE = 0.020

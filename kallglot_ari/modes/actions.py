@@ -161,7 +161,8 @@ class CallActions:
     async def _save_later(self) -> None:
         await asyncio.sleep(SAVE_AFTER)
         self._saving = False
-        await self.save()
+        if not self._runner.machine.finished:  # then its last save is done, and the store may be closed
+            await self.save()
 
     async def save(self) -> None:
         """Write the call as it is now; a store that fails does not hurt the call."""
