@@ -142,12 +142,6 @@ def event_type(param: str, value: Any) -> str:
     return _text(param, value, "an event type like session.ended", _EVENT)
 
 
-def json_object(param: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise invalid(param, f"{param}: expected an object, found {shown(value)}")
-    return value
-
-
 def metadata(param: str, value: Any) -> dict[str, str]:
     """At most 50 keys; the values are text of at most 500 characters."""
     if not isinstance(value, Mapping) or len(value) > 50:

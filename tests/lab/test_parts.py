@@ -239,12 +239,27 @@ def test_the_report_needs_nothing_else_and_escapes_what_was_said(tmp_path: Path)
     made = result([True, False])
     image = report.picture(made, tmp_path / "picture.png")
     text = report.write_html(made, image, tmp_path / "report.html").read_text()
-    assert "NOT arrive" in text
+    assert "Speech did not arrive on both sides." in text
     assert "<b>Guten" not in text
     assert "&lt;evidence&gt;" in text
     assert 'src="http' not in text
     assert text.count("data:audio/wav") == 6
     assert "0.30 s after its end" in text
+
+
+@pytest.mark.parametrize(
+    ("engine", "good", "said"),
+    [
+        ("offline", True, "Speech arrived translated on both sides."),
+        ("offline", False, "Speech did not arrive translated on both sides."),
+        ("echo", True, "The echo engine translates nothing"),
+    ],
+)
+def test_an_echo_is_not_called_a_translation(engine: str, good: bool, said: str) -> None:
+    made = result([good, True])
+    made.engine = engine
+    assert said in made.verdict
+    assert ("translation" in report.latency_text(made)) is (engine != "echo")
 
 
 def test_what_each_said_is_where_it_was_said() -> None:

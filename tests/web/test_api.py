@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,19 @@ class TestTheRest:
         assert "onclick" not in page
         assert "innerHTML" not in script
         assert "secret-token" not in page + script
+
+    @pytest.mark.parametrize("name", ["dashboard", "subtitles"])
+    async def test_the_pages_find_every_part_that_their_scripts_name(self, site: Site, name: str) -> None:
+        _, page, response = await site.ask("GET", "/" if name == "dashboard" else "/subtitles")
+        _, script, _ = await site.ask("GET", f"/static/{name}.js")
+        _, style, _ = await site.ask("GET", f"/static/{name}.css")
+        parts = set(re.findall(r' id="([\w-]+)"', page))
+        assert parts
+        assert set(re.findall(r"\$\(\"([\w-]+)\"\)", script)) <= parts
+        assert "[hidden] { display: none !important; }" in style, "a rule for display shows what is hidden"
+        assert "script-src 'self'" in response.headers["Content-Security-Policy"]
+        for text in (page, script, style):
+            assert not re.search(r"https?:|<script>|style=|onclick|innerHTML", text)
 
     async def test_a_taken_port_is_one_clear_line(self, site: Site, make_site: Make) -> None:
         port = int(site.server.url.rsplit(":", 1)[1])
