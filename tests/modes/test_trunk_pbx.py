@@ -302,6 +302,34 @@ CURRI = (
 )
 
 
+PUBLISHED = (
+    '<?xml version="1.0" encoding="UTF-8"?><request xmlns="urn:oasis:names:tc:xacml:2.0:context:schema:os">'
+    '<subject subjectcategory="urn:oasis:names:tc:xacml:1.0:subject-category:access-subject">'
+    '<attribute attributeid="urn:oasis:names:tc:xacml:1.0:subject:role-id"'
+    ' datatype="http://www.w3.org/2001/XMLSchema#string" issuer="requestor">'
+    "<attributevalue>CISCO:UC:UCMPolicy</attributevalue></attribute>"
+    '<attribute attributeid="urn:Cisco:uc:1.0:callingnumber"><attributevalue>9725550101</attributevalue></attribute>;'
+    '<attribute attributeid="urn:Cisco:uc:1.0:callednumber"><attributevalue>50102</attributevalue></attribute>'
+    '<attribute attributeid="urn:Cisco:uc:1.0:transformedcgpn"><attributevalue>+19725550101</attributevalue></attribute>'
+    '<attribute attributeid="urn:Cisco:uc:1.0:transformedcdpn"><attributevalue>+19725550102</attributevalue></attribute>'
+    "</subject><resource>"
+    '<attribute attributeid="urn:oasis:names:tc:xacml:1.0:resource:resource-id">'
+    "<attributevalue>CISCO:UC:VoiceOrVideoCall</attributevalue></attribute></resource><action>"
+    '<attribute attributeid="urn:oasis:names:tc:xacml:1.0:action:action-id">'
+    "<attributevalue>any</attributevalue></attribute></action><environment>"
+    '<attribute attributeid="urn:Cisco:uc:1.0:triggerpointtype"><attributevalue>translationpattern</attributevalue>'
+    "</attribute></environment></request>"
+)
+"""As Cisco's developer guide has it: everything in lower case, a stray semicolon, no call id."""
+
+
+async def test_cucm_as_published(lab: Lab) -> None:
+    assert "sip:sess_1@sip.kallglot.com" in await lab.pbx.cucm_curri(PUBLISHED)
+    assert lab.api.requests[0].metadata["caller_id"] == "9725550101"
+    (view,) = lab.pbx.calls()
+    assert view.caller == "9725550101"
+
+
 async def test_cucm(lab: Lab) -> None:
     text = await lab.pbx.cucm_curri(CURRI.format("800").encode())
     root = ElementTree.fromstring(text)
