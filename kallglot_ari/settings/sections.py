@@ -247,6 +247,8 @@ class TrunkSettings(Section):
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()
     """Networks on the inside of that NAT, as 10.0.0.0/8."""
+    freeswitch_contexts: tuple[str, ...] = ()
+    """Dialplan contexts whose calls mod_xml_curl gets a session for; of others FreeSWITCH uses its own files. Empty: every call."""
 
     @field_validator("local_networks")
     @classmethod
