@@ -79,6 +79,15 @@ class Metrics:
         self.stream_reconnects = Counter(
             "kallglot_stream_reconnects_total", "Streams opened again in mid-call", registry=r
         )
+        self.ladder = Counter(
+            "kallglot_ladder_steps_total",
+            "What was done when Kallglot failed in mid-call: reconnect, new_session, direct, restored",
+            ["reason"],
+            registry=r,
+        )
+        self.replayed = Counter(
+            "kallglot_stream_replayed_chunks_total", "Uplink chunks sent again after a stream was lost", registry=r
+        )
         self.stream_dropped = Counter(
             "kallglot_stream_dropped_chunks_total", "Uplink chunks dropped, the oldest first", registry=r
         )
@@ -119,6 +128,8 @@ class Metrics:
         # There from the start, so that a rate over the first of them is one and not nothing.
         for reason in ("completed", "customer_hangup", "agent_hangup", "error", "timeout"):
             self.calls.labels(reason)
+        for step in ("reconnect", "new_session", "direct", "restored"):
+            self.ladder.labels(step)
         for direction in ("in", "out"):
             self.rtp_packets.labels(direction)
 

@@ -189,6 +189,13 @@ class Repeat(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Tone(Command):
+    """Play the short tone of a direct connection into the bridge of a leg."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hear(Command):
     """Let `leg` hear `other`'s own voice at `gain_db`, or (None) not."""
 

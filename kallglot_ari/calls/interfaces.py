@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -196,6 +196,10 @@ class Stream(Protocol):
 
     def send(self, speaker: str, chunk: UplinkChunk) -> None:
         """Queue a chunk; when the queue is full the oldest goes, counted. Never blocks, never raises."""
+        ...
+
+    def replay(self, said: Sequence[tuple[str, UplinkChunk]]) -> None:
+        """Queue what was said (speaker, chunk) before this stream was open, however much it is. Never blocks, never raises."""
         ...
 
     async def close(self, *, end: bool = False) -> None:

@@ -126,6 +126,7 @@ class CallMachine(Call):
         commands += translating.tell_session(self)
         commands += placing.reconcile(self)
         commands += routing.reconcile(self)
+        commands += translating.tell_direct(self)
         commands += self._progress()
         return commands
 

@@ -184,6 +184,8 @@ class CallView:
     legs: list[LegView] = field(default_factory=list)
     degraded: str = ""
     """Empty, or why the parties are not being translated at the moment."""
+    translation: str = ""
+    """`starting`, `up`, `reconnecting`, `new_session`, `down`, or `direct`: connected without translation. Empty: over, or not ours."""
 
     def as_json(self) -> dict[str, Any]:
         """The API's form; dates are ISO 8601 in UTC."""
@@ -233,6 +235,7 @@ class CallView:
             "end_reason": self.end_reason,
             "status": self.status,
             "degraded": self.degraded,
+            "translation": self.translation,
             "metadata": self.metadata,
             "dtmf": self.dtmf,
             "legs": legs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 
 import aiohttp
 
@@ -96,6 +97,12 @@ class Stream:
             self._metrics.stream_dropped.inc()
         self._queue.append((speaker, chunk))
         self._waiting.set()
+
+    def replay(self, said: Sequence[tuple[str, UplinkChunk]]) -> None:
+        """Queue what was said before this stream was open, ahead of everything else and however much it is."""
+        if not self._closing and not self._ended:
+            self._queue.extendleft(reversed(said))
+            self._waiting.set()
 
     async def close(self, *, end: bool = False) -> None:
         """Close; with `end` the session is told to end on the stream first. Takes at most about two seconds."""

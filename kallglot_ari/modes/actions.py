@@ -37,6 +37,8 @@ from kallglot_ari.modes.answers import Answers
 from kallglot_ari.modes.diagnosis import Diagnosis
 from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
+from kallglot_ari.modes.replay import Replay
+from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
 
@@ -95,6 +97,7 @@ class CallActions:
         self._muted: set[str] = set()
         self._interruptible: set[str] = set()
         self._answers = Answers()
+        self._replay = Replay()
         self._originals: dict[tuple[str, str], float] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
@@ -121,6 +124,9 @@ class CallActions:
                     flow.interruptible(partial(self._interrupted, command.leg) if command.on else None)
             case c.Repeat():
                 self._repeat(command.leg)
+            case c.Tone():
+                if flow := self._flows.get(command.leg):
+                    flow.play("tone", DIRECT_TONE)
             case c.Hear():
                 if command.gain_db is None:
                     self._originals.pop((command.leg, command.other), None)
@@ -149,6 +155,8 @@ class CallActions:
         self._plant.hub.publish(command.event, self._runner.id, command.data)
         if command.event == "call.active":
             self._plant.metrics.call_setup.observe(command.data["setup_seconds"])
+        if command.event == "ladder":
+            self._plant.metrics.ladder.labels(command.data["step"]).inc()
         if command.event in SAVED_AT:
             self._save_soon()
 
@@ -288,6 +296,10 @@ class CallActions:
             self._plant.metrics.stream_reconnects.inc()
             await self._streams.pop(link)[1].close()
         self._streams[link] = session_id, stream
+        if said := self._replay.take(link, self._plant.clock.now()):
+            stream.replay(said)
+            self._plant.metrics.replayed.inc(len(said))
+            self._log.info("stream_replayed", session_id=session_id, chunks=len(said))
 
     async def _dial(self, command: c.Dial) -> None:
         await self._plant.ari.channels.originate_with_id(
@@ -403,6 +415,7 @@ class CallActions:
 
     def _spoke(self, leg: str, chunk: UplinkChunk) -> None:
         for link, label in self._speaks.get(leg, ()):
+            self._replay.spoke(link, label, chunk)
             if link in self._streams:
                 self._streams[link][1].send(label, chunk)
                 self._latency.spoke(label, chunk.audio, self._plant.clock.now())
@@ -435,6 +448,7 @@ class CallActions:
             case StreamEnd():
                 if current:
                     del self._streams[link]
+                    self._replay.lost(link, self._plant.clock.now())
                     self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass
