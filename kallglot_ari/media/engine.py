@@ -331,6 +331,8 @@ class MediaEngine:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:
             metrics.downlink_latency.observe(seconds)
+        for seconds in report.lags:
+            metrics.translation_lag.observe(seconds)
         for row, generation in report.interrupted:
             flow = self._by_row.get(row)
             if flow is not None and flow.generation == generation and flow.on_interrupted is not None:

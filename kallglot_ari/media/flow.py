@@ -58,6 +58,7 @@ def leg_quality(figures: tuple[float, ...]) -> LegQuality:
         r_factor=r,
         mos=mos,
         backlog_ms=f["backlog"] * 1000,
+        lag_ms=f["lag"] * 1000,
     )
 
 

@@ -186,6 +186,8 @@ class MediaSettings(Section):
     """Most delay of the adaptive jitter buffer, in milliseconds; a packet later than that counts as lost."""
     backlog_max_ms: int = Field(30000, ge=1000, le=600000)
     """Translated speech waiting to be played, in milliseconds; beyond it the oldest is dropped."""
+    lag_max_ms: int = Field(2000, ge=200, le=600000)
+    """How far translated speech may fall behind its arrival, in milliseconds: from half of it on pauses are shortened, then speech is up to 1.15 times faster."""
 
     @model_validator(mode="after")
     def _bounds(self) -> MediaSettings:
