@@ -94,8 +94,8 @@ class Flow(Protocol):
         """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
         ...
 
-    def hear(self, other: str, gain_db: float | None) -> None:
-        """Let this leg hear flow `other`'s own voice at `gain_db`; None = not at all."""
+    def hear(self, other: str, gain_db: float | None, duck_db: float = 0.0) -> None:
+        """Let this leg hear flow `other`'s own voice at `gain_db`, lower by `duck_db` while speech is played to it; None = not at all."""
         ...
 
     def capture(self, file: CaptureFile | None) -> None:

@@ -239,6 +239,7 @@ class Plane:
 
     def do_interruptible(self, row: int, generation: int, on: bool) -> None:
         self._barge_in.watch(self.legs, row, on)
+        self._speak.speech[row].hurries = not on  # an answer is no translation: nobody waits for its end
 
     def _interrupt(self, row: int) -> None:
         """Drop what waits for a leg, if anything does."""
@@ -252,10 +253,10 @@ class Plane:
     def do_resume(self, row: int, generation: int) -> None:
         self._listen.resume(self.legs, row)
 
-    def do_hear(self, row: int, generation: int, other: int, gain: float) -> None:
-        """`other` is a row; `gain` a factor, 0 for no longer."""
+    def do_hear(self, row: int, generation: int, other: int, gain: float, duck: float = 1.0) -> None:
+        """`other` is a row; `gain` a factor, 0 for no longer, `duck` another while speech is played."""
         before = self._speak.speech[row].voices.get(other)
-        self._speak.hear(self.legs, row, other, gain)
+        self._speak.hear(self.legs, row, other, gain, duck)
         voice = self._speak.speech[row].voices.get(other)
         if voice is not None and voice is not before:
             self._listen.taps.setdefault(other, []).append(voice.put)

@@ -87,12 +87,12 @@ class Speak:
         speech.flush(source)
         legs.queued[row] = speech.queued_frames
 
-    def hear(self, legs: Legs, row: int, other: int, gain: float) -> None:
+    def hear(self, legs: Legs, row: int, other: int, gain: float, duck: float = 1.0) -> None:
         """Let `row` hear `other`'s own voice. The caller connects the voice to the other leg's sound."""
         self.settle(legs)
         speech = self.speech[row]
         self._unstage(legs, row, speech)
-        speech.hear(other, gain)
+        speech.hear(other, gain, duck)
         legs.talk[row] = legs.talk[row] or speech.active
 
     def _unstage(self, legs: Legs, row: int, speech: Speech) -> None:

@@ -15,7 +15,7 @@ from kallglot_ari.audio.catchup import CatchUp
 from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.codecs.base import Codec, Encoder
 from kallglot_ari.audio.conceal import Concealer
-from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence, to_pcm
+from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence
 from kallglot_ari.audio.mix import Mixer, ramp
 from kallglot_ari.audio.resample import Resampler
 from kallglot_ari.media.heard import HeardVoice
@@ -29,8 +29,8 @@ _FADE_MS = 10
 _SETTLE_FRAMES = 10
 """Frames an encoder with memory is fed silence after speech, before one fixed silent frame is sent for it."""
 
-_ANEW = 0.8
-"""A piece that comes sooner after the one before than this share of its length belongs to the same burst: it waits because it came early."""
+_ANEW, _ANEW_SECONDS = 0.8, 0.3
+"""A piece that comes sooner after the one before than this share of its length, and than that, is of the same burst: it waits because it is early."""
 
 _MAX_RATE = 192000
 
@@ -95,7 +95,7 @@ class Source:
         """`size` bytes that came `at` are about to be put in: from when on they are waited for."""
         came, lasts = self._last
         self._last = (at, size)
-        if not self.size or (at - came) * self._second >= _ANEW * lasts:
+        if not self.size or at - came >= min(_ANEW * lasts / self._second, _ANEW_SECONDS):
             self._anew = (at, self._put)
 
     def lag(self, now: float) -> float:
@@ -256,6 +256,8 @@ class Speech:
         self._most = self._unit * (backlog_max_ms // FRAME_MS)
         self._bound = lag_max_ms / 1000
         self._lags = lags
+        self.hurries = True
+        """Whether it catches up when it is behind."""
         self.lag = 0.0
         """Seconds by which what was taken last was behind."""
         self._encoder: Encoder = codec.encoder()
@@ -332,7 +334,7 @@ class Speech:
         for source in self._sources.values():
             if self._ready(source, now):
                 self.lag = source.lag(now)
-                return source.plain(frames) if catchup.speed(self.lag, self._bound) is None else b""
+                return source.plain(frames) if self._speed(self.lag) is None else b""
         return b""
 
     def recall(self, frames: list[bytes]) -> None:
@@ -351,7 +353,7 @@ class Speech:
                 continue
             lag = source.lag(now)
             behind = max(behind, lag)
-            data = source.next(catchup.speed(lag, self._bound))
+            data = source.next(self._speed(lag))
             if data is not None:
                 stored.append((source, data))
                 continue
@@ -360,7 +362,7 @@ class Speech:
                 del self._sources[name]
         self.lag = behind
         for row, voice in list(self.voices.items()):
-            pcm = voice.next()
+            pcm = voice.next(under=bool(stored))
             if pcm is not None:
                 sounds.append(pcm)
             if voice.gone:
@@ -375,6 +377,9 @@ class Speech:
             self._settling -= 1
             return self._encoder.encode(silence(self._codec.frame_samples))
         return None
+
+    def _speed(self, lag: float) -> float | None:
+        return catchup.speed(lag, self._bound) if self.hurries else None
 
     def _measure(self, source: Source, now: float) -> None:
         self._prebuffer.arrived(now - source.first_at - source.queued / self._second)
@@ -404,15 +409,15 @@ class Speech:
             if name is None or key == name:
                 source.fade_out(self._codec.sample_rate)
 
-    def hear(self, row: int, gain: float) -> HeardVoice | None:
-        """Play leg `row`'s own voice at a factor `gain`; 0 fades it out. The voice, if it is a new one."""
+    def hear(self, row: int, gain: float, duck: float) -> HeardVoice | None:
+        """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""
         voice = self.voices.get(row)
         if voice is not None:
-            voice.target_gain = gain
+            voice.target_gain, voice.duck = gain, duck
             return None
         if gain == 0.0:
             return None
-        voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain)
+        voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain, duck)
         return voice
 
 

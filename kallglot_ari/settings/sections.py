@@ -180,6 +180,8 @@ class MediaSettings(Section):
     """What Asterisk sends; `auto`: ulaw for a mu-law stream, slin16 for PCM. Over RTP, slin16 and opus are answered with G.722."""
     original_gain_db: GainDb = None
     """The speaker's own voice under the translation, in dB, 0 being as loud as spoken; `off`: only the translation is heard."""
+    original_duck_db: float = Field(6.0, ge=0, le=60)
+    """By how much that voice is lowered while the translation speaks, in dB; 0: it is not."""
     jitter_min_ms: int = Field(20, ge=20, le=200)
     """Least delay of the adaptive jitter buffer, in milliseconds; more of it loses fewer late packets on an unsteady network."""
     jitter_max_ms: int = Field(200, ge=40, le=1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import groupby
 
 import numpy as np
-import pytest
 
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.frame import Pcm, silence
@@ -56,6 +55,10 @@ class Listener:
             self.run(self.simulation.now + 0.5)
         return self.simulation.heard(0)
 
+    def sent(self) -> bytes:
+        """Everything that was heard, as it was sent."""
+        return b"".join(packet[12:] for packet in self.simulation.wire.sent[0])
+
 
 def tunes(seconds: float) -> tuple[Pcm, list[float]]:
     """One tone after the other, without a pause, and which."""
@@ -87,3 +90,62 @@ def test_a_tenth_too_fast_for_a_minute_stays_within_its_bound_and_is_understood(
     blocks = speech[: speech.size // 160 * 160].reshape(-1, 160).astype(float)
     loudness = np.sqrt((blocks**2).mean(axis=1))
     assert loudness.min() > 0.6 * np.median(loudness), "unbroken"
+
+
+def test_pauses_go_first_and_speech_stays_as_it_was() -> None:
+    """Words and pauses, a tenth too fast: leaving out of the pauses is enough."""
+    listener = Listener()
+    word = tone(601.0, 0.6, 8000)
+    listener.says(np.concatenate([word, silence(3200)] * 20), 1.1)
+    heard = listener.rest()
+    assert BOUND / 2 < max(listener.lags) < BOUND * 2 / 3 + 0.1
+    words = [len(list(run)) for loud, run in groupby(loudest(heard)) if loud]
+    assert len(words) == 20
+    assert all(29 <= frames <= 31 for frames in words), "no word is shorter"
+
+
+def test_what_is_not_behind_goes_out_byte_for_byte() -> None:
+    """A long answer that comes at once is not behind: nothing waits for its end."""
+    listener = Listener()
+    answer = speech_like(8000, 8.0)
+    listener.play(answer)
+    listener.rest()
+    assert ulaw(answer) in listener.sent()
+    assert max(listener.lags) < 0.1
+
+
+def test_sentences_that_come_at_once_are_caught_up_with_and_then_left_alone() -> None:
+    """Four sentences of 3 s that come within 2 s; then one a while later."""
+    listener = Listener()
+    for number in range(4):
+        listener.play(tone(TONES[number], 3.0, 8000))
+        listener.run(listener.simulation.now + 0.5)
+    heard = listener.rest()
+    frames = {hz: len(list(run)) for hz, run in groupby(loudest(heard)) if hz}
+    assert list(frames) == list(TONES[:4])
+    assert 12.0 / 1.16 < sum(frames.values()) * 0.02 < 12.0 / 1.10
+    calm = speech_like(8000, 3.0)
+    listener.says(calm, 1.0)
+    listener.rest()
+    assert ulaw(calm) in listener.sent()
+
+
+def test_each_speaker_is_caught_up_with_by_itself() -> None:
+    listener = Listener(format="slin16")
+    for pace in (1.0, 1.3):
+        listener.says(tone(601.0, 6.0, 8000), pace, source=f"at {pace}")
+    listener.run(listener.simulation.now + 0.1)
+    listener.simulation.command("flush", 0, None)
+    listener.run(listener.simulation.now + 0.1)
+    assert listener.simulation.quality(0).backlog_ms == listener.simulation.quality(0).lag_ms == 0
+
+
+def test_every_talkspurt_says_once_how_far_it_was_behind() -> None:
+    listener = Listener()
+    listener.play(tone(601.0, 1.0, 8000))
+    listener.run(listener.simulation.now + 1.2)
+    for _ in range(2):
+        listener.play(tone(601.0, 1.0, 8000))
+        listener.run(listener.simulation.now + 0.3)
+    listener.rest()
+    assert [round(lag, 1) for lag in listener.simulation.lags] == [0.0, 0.7]
