@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -50,9 +51,10 @@ class Subtitles:
                 if line.startswith(b"data: "):
                     self.seen.append((time.monotonic(), json.loads(line[6:])))
 
-    async def wait(self, kind: str) -> tuple[float, dict[str, Any]]:
-        await until(lambda: any(event["type"] == kind for _, event in self.seen), what=kind)
-        return next((at, event) for at, event in self.seen if event["type"] == kind)
+    async def wait(self, kind: str, number: int = 0) -> tuple[float, dict[str, Any]]:
+        """The `number`th event of a kind, from 0, and when it was seen."""
+        await until(lambda: sum(event["type"] == kind for _, event in self.seen) > number, what=kind)
+        return [(at, event) for at, event in self.seen if event["type"] == kind][number]
 
 
 @long_form
@@ -68,11 +70,16 @@ async def test_assistive_translation(stage: Stage) -> None:
         await hears(agent, {HZ["customer"]})
         await hears(customer, {HZ["agent"] + SHIFT["de"]})
     async with Subtitles(stage.service.web_url) as page:
-        sent = time.monotonic()
-        await session.transcribe("customer", "de", "Guten Tag", translation=("en", "Good afternoon"))
-        at, event = await page.wait("transcript.final")
-        assert event["data"]["translation"] == {"language": "en", "text": "Good afternoon"}
-        assert at - sent < 0.5, "0.1 s, and what a loaded machine adds"
+        took = []
+        for number in range(20):
+            sent = time.monotonic()
+            await session.transcribe("customer", "de", "Guten Tag", translation=("en", f"Good afternoon {number}"))
+            at, event = await page.wait("transcript.final", number)
+            assert event["data"]["translation"] == {"language": "en", "text": f"Good afternoon {number}"}
+            took.append(at - sent)
+        print(f"subtitles after {median(took) * 1000:.0f} ms (median), {max(took) * 1000:.0f} ms at most")
+        assert median(took) < 0.1
+        assert max(took) < 0.5, "0.1 s, and what a loaded machine adds"
     await stage.over(customer)
 
 
