@@ -350,6 +350,10 @@ class CallControl(Protocol):
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
 
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        """How loud one party hears the others' own voices under the translation; None: not at all."""
+        ...
+
     def capture(self, call_id: str, *, on: bool) -> Path:
         """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: none runs, or none can."""
         ...

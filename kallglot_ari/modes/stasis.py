@@ -413,6 +413,11 @@ class StasisMode:
         leg = self._party(runner, party)
         runner.post(e.DtmfAsked(leg.speaker, dialplan.digits("digits", digits)))
 
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        """Others' own voices under the translation, for one party. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        runner.post(e.OriginalAsked(self._party(runner, party).speaker, gain_db))
+
     def capture(self, call_id: str, *, on: bool) -> Path:
         """Begin or end a call's capture; its file. :raises LookupError: :raises UsageError:"""
         return self.calls.actions(call_id).capture(on=on)
