@@ -428,6 +428,9 @@ class Service:
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self._with_media(call_id, "dtmf").dtmf(call_id, party=party, digits=digits)
 
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        await self._with_media(call_id, "original_gain_db").original(call_id, party=party, gain_db=gain_db)
+
     def capture(self, call_id: str, *, on: bool) -> Path:
         return self._with_media(call_id, "pcap").capture(call_id, on=on)
 

@@ -69,6 +69,12 @@ class Metrics:
             buckets=(0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.6, 2, 2.5, 3, 4, 6, 10),
             registry=r,
         )
+        self.translation_lag = Histogram(
+            "kallglot_translation_lag_seconds",
+            "The most a leg's translated speech was behind its arrival, once for each talkspurt",
+            buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 20),
+            registry=r,
+        )
         self.stage_latency = Histogram(
             "kallglot_interpreter_stage_seconds",
             "Time in one stage of the embedded interpreter",

@@ -32,6 +32,7 @@ class CallPlan:
     speaker: str = CUSTOMER
     on_unavailable: str = "continue"
     original_gain_db: float | None = None
+    original_duck_db: float = 0.0
     max_parties: int = 5
     dial_customer: str = ""
     """Outbound: dial this endpoint first; the agents are dialled when it answers."""

@@ -197,11 +197,12 @@ class Tone(Command):
 
 @dataclass(frozen=True, slots=True)
 class Hear(Command):
-    """Let `leg` hear `other`'s own voice at `gain_db`, or (None) not."""
+    """Let `leg` hear `other`'s own voice at `gain_db`, lower by `duck_db` while translated speech is heard; or (None) not."""
 
     leg: str
     other: str
     gain_db: float | None
+    duck_db: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

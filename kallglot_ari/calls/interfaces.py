@@ -94,8 +94,8 @@ class Flow(Protocol):
         """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
         ...
 
-    def hear(self, other: str, gain_db: float | None) -> None:
-        """Let this leg hear flow `other`'s own voice at `gain_db`; None = not at all."""
+    def hear(self, other: str, gain_db: float | None, duck_db: float = 0.0) -> None:
+        """Let this leg hear flow `other`'s own voice at `gain_db`, lower by `duck_db` while speech is played to it; None = not at all."""
         ...
 
     def capture(self, file: CaptureFile | None) -> None:
@@ -353,6 +353,10 @@ class CallControl(Protocol):
     async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None: ...
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
+
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        """How loud one party hears the others' own voices under the translation; None: not at all."""
+        ...
 
     def capture(self, call_id: str, *, on: bool) -> Path:
         """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: none runs, or none can."""

@@ -54,6 +54,7 @@ class CallMachine(Call):
             e.DialplanAsked: lambda ev: transfers.to_dialplan(self, ev),
             e.PartyDropped: self._dropped,
             e.DtmfAsked: self._send_dtmf,
+            e.OriginalAsked: lambda ev: features.original(self, ev),
             e.SuperviseAsked: lambda ev: supervising.asked(self, ev),
             e.SuperviseChanged: lambda ev: supervising.changed(self, ev),
             e.PartyJoined: self._joined,

@@ -144,6 +144,8 @@ class LegQuality:
     mos: float = 4.41
     backlog_ms: float = 0.0
     """Translated speech that waits to be played."""
+    lag_ms: float = 0.0
+    """How far it is behind its arrival."""
 
 
 @dataclass(slots=True)
@@ -218,6 +220,7 @@ class CallView:
                     "r_factor": round(q.r_factor, 1),
                     "mos": round(q.mos, 2),
                     "backlog_ms": round(q.backlog_ms, 1),
+                    "lag_ms": round(q.lag_ms, 1),
                 }
             )
         return {

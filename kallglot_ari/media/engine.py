@@ -73,7 +73,7 @@ class MediaEngine:
         self._flows: dict[str, MediaFlow] = {}
         self._by_row: dict[int, MediaFlow] = {}
         self._addresses: dict[bytes, MediaFlow] = {}
-        self._wanted: dict[tuple[str, str], float] = {}
+        self._wanted: dict[tuple[str, str], tuple[float, float]] = {}
         self._free: list[int] = []
         self._scribe = Scribe(self._capture_lost)
         self._rows = 0
@@ -178,9 +178,9 @@ class MediaEngine:
             random.getrandbits(16) if sequence is None else sequence,
             random.getrandbits(32) if timestamp is None else timestamp,
         )  # fmt: skip
-        for (listener, other), gain in self._wanted.items():
+        for (listener, other), level in self._wanted.items():
             if other == flow_id and listener in self._flows:
-                self.hear(self._flows[listener], other, gain)
+                self.hear(self._flows[listener], other, *level)
         return flow
 
     def capture_file(self, path: Path) -> CaptureFile:
@@ -242,25 +242,25 @@ class MediaEngine:
             return (0.0,) * len(STATS)
         return tuple(stats[row].tolist())
 
-    def hear(self, flow: MediaFlow, other: str, gain: float) -> None:
+    def hear(self, flow: MediaFlow, other: str, gain: float, duck: float) -> None:
         """Now, or when `other` opens."""
         if gain:
-            self._wanted[flow.id, other] = gain
+            self._wanted[flow.id, other] = (gain, duck)
         else:
             self._wanted.pop((flow.id, other), None)
         heard = self._flows.get(other)
         if heard is not None:
-            self.command("hear", flow.row, flow.generation, heard.row, gain)
+            self.command("hear", flow.row, flow.generation, heard.row, gain, duck)
 
     def closed(self, flow: MediaFlow) -> None:
         """`flow` is closed: nothing of it is delivered any more."""
         del self._flows[flow.id]
         self._release_address(flow)
         for listener, other in [pair for pair in self._wanted if flow.id in pair]:
-            gain = self._wanted.pop((listener, other))
+            level = self._wanted.pop((listener, other))
             if other == flow.id and listener in self._flows:
                 self.command("hear", self._flows[listener].row, self._flows[listener].generation, flow.row, 0.0)
-                self._wanted[listener, other] = gain
+                self._wanted[listener, other] = level
 
     def _release_address(self, flow: MediaFlow) -> None:
         for name in [name for name, owner in self._addresses.items() if owner is flow]:
@@ -331,6 +331,8 @@ class MediaEngine:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:
             metrics.downlink_latency.observe(seconds)
+        for seconds in report.lags:
+            metrics.translation_lag.observe(seconds)
         for row, generation in report.interrupted:
             flow = self._by_row.get(row)
             if flow is not None and flow.generation == generation and flow.on_interrupted is not None:

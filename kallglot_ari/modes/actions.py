@@ -98,7 +98,7 @@ class CallActions:
         self._interruptible: set[str] = set()
         self._answers = Answers()
         self._replay = Replay()
-        self._originals: dict[tuple[str, str], float] = {}
+        self._originals: dict[tuple[str, str], tuple[float | None, float]] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
@@ -131,7 +131,7 @@ class CallActions:
                 if command.gain_db is None:
                     self._originals.pop((command.leg, command.other), None)
                 else:
-                    self._originals[command.leg, command.other] = command.gain_db
+                    self._originals[command.leg, command.other] = (command.gain_db, command.duck_db)
                 self._hear(command.leg, command.other)
             case c.Publish():
                 self._publish(command)
@@ -141,7 +141,7 @@ class CallActions:
     def _hear(self, leg: str, other: str) -> None:
         """Tell the flows, if both are there; when one comes later it is told then."""
         if leg in self._flows and other in self._flows:
-            self._flows[leg].hear(self._flows[other].id, self._originals.get((leg, other)))
+            self._flows[leg].hear(self._flows[other].id, *self._originals.get((leg, other), (None, 0.0)))
 
     def _route(self, command: c.Route) -> None:
         self._hears = command.hears

@@ -180,12 +180,16 @@ class MediaSettings(Section):
     """What Asterisk sends; `auto`: ulaw for a mu-law stream, slin16 for PCM. Over RTP, slin16 and opus are answered with G.722."""
     original_gain_db: GainDb = None
     """The speaker's own voice under the translation, in dB, 0 being as loud as spoken; `off`: only the translation is heard."""
+    original_duck_db: float = Field(6.0, ge=0, le=60)
+    """By how much that voice is lowered while the translation speaks, in dB; 0: it is not."""
     jitter_min_ms: int = Field(20, ge=20, le=200)
     """Least delay of the adaptive jitter buffer, in milliseconds; more of it loses fewer late packets on an unsteady network."""
     jitter_max_ms: int = Field(200, ge=40, le=1000)
     """Most delay of the adaptive jitter buffer, in milliseconds; a packet later than that counts as lost."""
     backlog_max_ms: int = Field(30000, ge=1000, le=600000)
     """Translated speech waiting to be played, in milliseconds; beyond it the oldest is dropped."""
+    lag_max_ms: int = Field(2000, ge=200, le=600000)
+    """How far translated speech may fall behind its arrival, in milliseconds: from half of it on pauses are shortened, then speech is up to 1.15 times faster."""
 
     @model_validator(mode="after")
     def _bounds(self) -> MediaSettings:

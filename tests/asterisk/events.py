@@ -36,6 +36,7 @@ class Events:
                 if line.startswith(b"data: "):
                     self.seen.append((time.monotonic(), json.loads(line[6:])))
 
-    async def wait(self, kind: str) -> tuple[float, dict[str, Any]]:
-        await until(lambda: any(event["type"] == kind for _, event in self.seen), what=kind)
-        return next((at, event) for at, event in self.seen if event["type"] == kind)
+    async def wait(self, kind: str, number: int = 0) -> tuple[float, dict[str, Any]]:
+        """The `number`th event of a kind, from 0, and when it was seen."""
+        await until(lambda: sum(event["type"] == kind for _, event in self.seen) > number, what=kind)
+        return [(at, event) for at, event in self.seen if event["type"] == kind][number]

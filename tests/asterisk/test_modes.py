@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -37,11 +38,16 @@ async def test_assistive_translation(stage: Stage) -> None:
         await hears(agent, {HZ["customer"]})
         await hears(customer, {HZ["agent"] + SHIFT["de"]})
     async with Events(stage.service.web_url) as page:
-        sent = time.monotonic()
-        await session.transcribe("customer", "de", "Guten Tag", translation=("en", "Good afternoon"))
-        at, event = await page.wait("transcript.final")
-        assert event["data"]["translation"] == {"language": "en", "text": "Good afternoon"}
-        assert at - sent < 0.5, "0.1 s, and what a loaded machine adds"
+        took = []
+        for number in range(20):
+            sent = time.monotonic()
+            await session.transcribe("customer", "de", "Guten Tag", translation=("en", f"Good afternoon {number}"))
+            at, event = await page.wait("transcript.final", number)
+            assert event["data"]["translation"] == {"language": "en", "text": f"Good afternoon {number}"}
+            took.append(at - sent)
+        print(f"subtitles after {median(took) * 1000:.0f} ms (median), {max(took) * 1000:.0f} ms at most")
+        assert median(took) < 0.1
+        assert max(took) < 0.5, "0.1 s, and what a loaded machine adds"
     await stage.over(customer)
 
 

@@ -156,6 +156,19 @@ class TestControl:
         assert wrong["param"] == "mode"
         assert (await error(site, "DELETE", "/api/v1/calls/c1/legs/nobody", 400))["param"] == "party"
 
+    async def test_how_loud_a_party_hears_the_others_own_voices(self, site: Site) -> None:
+        path = "/api/v1/calls/c1/legs"
+        for asked in (-18, "off"):
+            assert (await site.ask("POST", f"{path}/agent", json={"original_gain_db": asked}))[0] == 202
+        assert site.control.asked == [
+            ("original", {"call_id": "c1", "party": "agent", "gain_db": -18.0}),
+            ("original", {"call_id": "c1", "party": "agent", "gain_db": None}),
+        ]
+        assert (await error(site, "POST", f"{path}/nobody", 400, json={"original_gain_db": 0}))["param"] == "party"
+        for wrong in (7, -61, True, "loud", None):
+            problem = await error(site, "POST", f"{path}/agent", 400, json={"original_gain_db": wrong})
+            assert problem["param"] == "original_gain_db"
+
     async def test_supervision_has_a_permission_of_its_own(self, make_site: Make) -> None:
         path, body = "/api/v1/calls/c1/supervise", {"endpoint": "PJSIP/9", "mode": "listen"}
         closed = await make_site(token="correct-horse")
