@@ -150,6 +150,6 @@ def need_models(source: str, target: str, progress: Progress) -> None:
         problems = [str(error)]
     if problems:
         raise LabError(
-            f"speech cannot be translated on this machine: {'; '.join(problems)}\n"
-            "Without the models the call itself can be shown, untranslated: --engine echo (make demo ENGINE=echo)"
+            f"speech cannot be translated on this machine: {'; '.join(problems)}; "
+            "the call alone can be shown, untranslated: make demo ENGINE=echo (or --engine echo)"
         )
