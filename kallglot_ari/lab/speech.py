@@ -44,9 +44,14 @@ def have_espeak(progress: Progress) -> bool:
     return shutil.which("espeak-ng") is not None
 
 
+def have_pico() -> bool:
+    """Whether the extra `speak` is installed."""
+    return importlib.util.find_spec("py_nanotts") is not None
+
+
 def speak(text: str, language: str, path: Path) -> Path:
     """Write `text` as a WAV file of 16 kHz, mono. Blocks for some 200 ms. :raises LabError: the voice failed."""
-    if importlib.util.find_spec("py_nanotts"):
+    if have_pico():
         voice = ["-m", "py_nanotts", text, "-o", str(path), "-v", PICO[language], "--volume", "0.4"]
         command = [sys.executable, *voice]
     else:
@@ -65,7 +70,7 @@ def line(text: str, language: str, number: int, folder: Path, espeak: bool) -> P
     path = folder / f"line-{number + 1}-{language}.wav"
     if shipped(language, number).exists():
         return _padded(shipped(language, number), path)
-    if espeak or importlib.util.find_spec("py_nanotts"):
+    if espeak or have_pico():
         return speak(text, language, path)
     raise LabError(f"no voice for {language!r}: install espeak-ng (without it only German to English can be shown)")
 
