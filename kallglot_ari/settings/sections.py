@@ -406,8 +406,8 @@ class InterpreterSettings(Section):
     """Model name at that endpoint, or a GGUF file or OPUS-MT folder."""
     translator_api_key: SecretStr = SecretStr("")
     """Key of that endpoint; empty: none is sent."""
-    voice: Literal["auto", "espeak-ng", "piper"] = "auto"
-    """Speech synthesis; `auto`: Piper where there is a voice for the language, else eSpeak NG."""
+    voice: Literal["auto", "espeak-ng", "pico", "piper"] = "auto"
+    """Speech synthesis; `auto`: Piper where there is a voice for the language, else Pico, else eSpeak NG."""
     models_dir: str = ""
     """Folder of the models; empty: the user's cache folder."""
     workers: int = Field(1, ge=1, le=64)
