@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kallglot_ari.calls.model import (
     CallView,
@@ -153,8 +153,7 @@ class StreamReady:
     """The server is ready for audio."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSpeech:
+class StreamSpeech(NamedTuple):
     """Translated speech. It is played to every party but `speaker`, whose speech was translated."""
 
     speaker: str

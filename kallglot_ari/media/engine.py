@@ -79,7 +79,9 @@ class MediaEngine:
         self._rows = 0
         self._generation = 0
         self._pending: deque[Report] = deque()
-        self._pending_chunks = 0
+        self._called = False
+        """Whether `_deliver` is going to run: the tick need not wake the event loop again."""
+        self._packets = [metrics.rtp_packets.labels(direction=direction) for direction in ("in", "out")]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._strain = Strain()
         self._beat = 0.0
@@ -275,6 +277,9 @@ class MediaEngine:
         """Called on the tick's thread."""
         assert self._loop is not None
         self._pending.append(report)
+        if self._called:  # it looks for reports after it has taken this back
+            return
+        self._called = True
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # the loop is closed: the service is going down
@@ -282,35 +287,35 @@ class MediaEngine:
 
     def _deliver(self) -> None:
         """Bring what the tick reported to sinks and metrics, oldest first, a bounded share at a time."""
+        self._called = False
         done = 0
+        encoding, rate, by_row = self._encoding, self._sample_rate, self._by_row
         while self._pending and done < _AT_ONCE:
             report = self._pending[0]
             chunks = report.chunks[:_AT_ONCE]
             del report.chunks[:_AT_ONCE]
             done += len(chunks)
             for row, generation, timestamp_ms, received_at, payload in chunks:
-                flow = self._by_row.get(row)
+                flow = by_row.get(row)
                 if flow is None or flow.generation != generation or flow.is_closed:
                     continue
-                audio = StreamAudio(self._encoding, self._sample_rate, payload)  # type: ignore[arg-type]
-                self._hand_up(flow, UplinkChunk(audio, timestamp_ms, received_at))
+                audio = StreamAudio(encoding, rate, payload)  # type: ignore[arg-type]
+                try:
+                    flow.sink(UplinkChunk(audio, timestamp_ms, received_at))
+                except Exception:  # the boundary to whoever listens: one that fails must not silence the other legs
+                    log.exception("uplink_sink_failed", extra={"flow": flow.id})
+                    self._metrics.stream_dropped.inc()
             if not report.chunks:
                 self._pending.popleft()
                 self._observe(report)
         if self._pending and self._loop is not None:
             self._drop_old()
-            self._loop.call_soon(self._deliver)
-
-    def _hand_up(self, flow: MediaFlow, chunk: UplinkChunk) -> None:
-        """The boundary to whoever listens: a sink that fails must not silence the other legs."""
-        try:
-            flow.sink(chunk)
-        except Exception:
-            log.exception("uplink_sink_failed", extra={"flow": flow.id})
-            self._metrics.stream_dropped.inc()
+            if not self._called:
+                self._called = True
+                self._loop.call_soon(self._deliver)
 
     def _drop_old(self) -> None:
-        waiting = sum(len(report.chunks) for report in self._pending)
+        waiting = sum(len(report.chunks) for report in tuple(self._pending))  # the tick goes on adding to it
         while waiting > _PENDING_MAX and self._pending:
             oldest = self._pending.popleft()
             waiting -= len(oldest.chunks)
@@ -319,14 +324,13 @@ class MediaEngine:
 
     def _observe(self, report: Report) -> None:
         metrics = self._metrics
-        if report.packets_in:
-            metrics.rtp_packets.labels(direction="in").inc(report.packets_in)
-        if report.packets_out:
-            metrics.rtp_packets.labels(direction="out").inc(report.packets_out)
+        for counter, count in zip(self._packets, (report.packets_in, report.packets_out), strict=True):
+            if count:
+                counter.inc(count)
         for reason, count in report.discarded.items():
             metrics.rtp_discarded.labels(reason=reason).inc(count)
         self._beat = self._clock.now()
-        self._strain.seen(report.lateness, self._clock.now())
+        self._strain.seen(report.lateness, self._beat)
         for seconds in report.lateness:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:

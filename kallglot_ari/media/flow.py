@@ -109,7 +109,8 @@ class MediaFlow:
     def play(self, source: str, audio: StreamAudio, received_at: float | None = None) -> None:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
-        self._command("play", source, audio.encoding, audio.sample_rate, audio.payload, at)
+        if self._last is None:
+            self._owner.command("play", self.row, self.generation, source, *audio, at)
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)

@@ -289,9 +289,7 @@ class CallActions:
 
     async def _open_stream(self, command: c.OpenStream) -> None:
         link, session_id = command.link, command.session.id
-        stream = await self._plant.translator.open_stream(
-            command.session, lambda event: self._heard(link, session_id, event)
-        )
+        stream = await self._plant.translator.open_stream(command.session, partial(self._heard, link, session_id))
         if link in self._streams:
             self._plant.metrics.stream_reconnects.inc()
             await self._streams.pop(link)[1].close()
@@ -360,7 +358,7 @@ class CallActions:
         """A flow in the place of the leg's last one, with all that was asked for the leg before it was there."""
         if old := self._flows.pop(leg.id, None):
             old.close()
-        flow = self._plant.media.open(channel_id, lambda chunk: self._spoke(leg.id, chunk))
+        flow = self._plant.media.open(channel_id, partial(self._spoke, leg.id))
         self._flows[leg.id] = flow
         if leg.id in self._muted:
             flow.pause()
