@@ -214,8 +214,8 @@ def table(calls: list[dict[str, Any]], now: datetime) -> Table:
 
 def _lost(leg: dict[str, Any]) -> float:
     """Per cent; a packet that came too late is as lost to the ear as one that never came."""
-    missed: int = leg["packets_lost"] + leg["packets_late"]
-    return 100 * missed / (leg["packets_received"] + leg["packets_lost"])
+    missed, received = int(leg["packets_lost"]) + int(leg["packets_late"]), int(leg["packets_received"])
+    return 100 * missed / (received + int(leg["packets_lost"]))
 
 
 def _duration(call: dict[str, Any], now: datetime) -> str:
