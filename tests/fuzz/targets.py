@@ -143,7 +143,7 @@ def _order(data: bytes) -> None:
     checks: list[Callable[[str, Any], object]] = [
         fields.dial_string, fields.transfer_target, fields.sip_uri, fields.language, fields.mode, fields.speaker,
         fields.digits, fields.caller_id, fields.identifier, fields.address, fields.flag, fields.seconds(1, 300),
-        fields.json_object, fields.metadata,
+        fields.metadata, fields.gain, fields.transfer_mode, fields.supervision, fields.event_type,
     ]  # fmt: skip
     for value in body.values() if isinstance(body, dict) else [body]:
         for check in checks:
