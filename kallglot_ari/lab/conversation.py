@@ -52,32 +52,39 @@ class Turn:
 
 
 async def converse(
-    phones: dict[str, Phone], lines: list[tuple[Line, Path]], on_turn: Callable[[Turn], None]
+    phones: dict[str, Phone],
+    lines: list[tuple[Line, Path]],
+    on_turn: Callable[[Turn], None],
+    *,
+    patience: float | None = None,
 ) -> list[Turn]:
-    """Let the phones say the lines in turn, each after the translation of the one before was heard."""
+    """Let the phones say the lines in turn, each after the translation of the one before was heard.
+
+    :param patience: how many seconds a translation may take to begin; None: `ARRIVE_SECONDS`.
+    """
     turns = []
     for number, (line, path) in enumerate(lines):
-        turn = await _turn(number, line, path, phones)
+        turn = await _turn(number, line, path, phones, patience or ARRIVE_SECONDS)
         turns.append(turn)
         on_turn(turn)
     return turns
 
 
-async def _turn(number: int, line: Line, path: Path, phones: dict[str, Phone]) -> Turn:
+async def _turn(number: int, line: Line, path: Path, phones: dict[str, Phone], patience: float) -> Turn:
     speaker, listener = phones[line.speaker], phones[line.listener]
     began, ended = await speaker.wait_spoken(await speaker.play(path), timeout=60)
     samples = await asyncio.to_thread(at_rate, path, speaker.rate, speaker.rate)
     said = Recording(began, speaker.rate, samples)
     parts = speech(said)
     said_from, said_to = (parts[0][0], parts[-1][1]) if parts else (began, ended)
-    heard_from, heard_to = await _listen(listener, said_from, said_to)
+    heard_from, heard_to = await _listen(listener, said_from, said_to, patience)
     heard = listener.recording.since(said_from, (heard_to or time.monotonic()) + 0.4)
     return Turn(number, line, said_from, said_to, said, heard, heard_from, heard_to)
 
 
-async def _listen(listener: Phone, since: float, said_to: float) -> tuple[float | None, float | None]:
+async def _listen(listener: Phone, since: float, said_to: float, patience: float) -> tuple[float | None, float | None]:
     """Wait until the listener has heard something and then nothing for a while."""
-    deadline = said_to + ARRIVE_SECONDS
+    deadline = said_to + patience
     while True:
         await asyncio.sleep(POLL_SECONDS)
         now = time.monotonic()
@@ -86,5 +93,5 @@ async def _listen(listener: Phone, since: float, said_to: float) -> tuple[float 
             return parts[0][0], parts[-1][1]
         if now > deadline and not parts:
             return None, None
-        if now > deadline + ARRIVE_SECONDS:
+        if now > deadline + patience:
             return parts[0][0], parts[-1][1]
