@@ -229,7 +229,9 @@ class Speaker:
 
     async def _recognise(self, turn: Utterance, sound: Sound) -> Recognition | None:
         context, began = self._context, self._context.clock.now()
-        found = await context.recogniser.recognise(sound, context.language(self.name))
+        if (language := context.language(self.name)) != AUTO:
+            context.chain.need(language)
+        found = await context.recogniser.recognise(sound, language)
         _stage(turn, "recognise", began, context.clock.now())
         if found is not None:
             context.remember(self.name, found, sound.seconds)
