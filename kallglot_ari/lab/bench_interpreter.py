@@ -57,6 +57,7 @@ password = "{asterisk.ari_password}"
 url = "embedded"
 source_language = "{source}"
 target_language = "{target}"
+chunk_ms = 40
 [interpreter]
 engine = "offline"
 [media]

@@ -172,7 +172,7 @@ def settings_for(asterisk: LabAsterisk, engine: EngineName, scratch: Path, sourc
     """
     return Settings(
         ari=AriSettings(url=asterisk.ari_url, username=asterisk.ari_user, password=SecretStr(asterisk.ari_password)),
-        kallglot=KallglotSettings(url="embedded", source_language=source, target_language=target),
+        kallglot=KallglotSettings(url="embedded", source_language=source, target_language=target, chunk_ms=40),
         media=MediaSettings(bind="127.0.0.1"),
         web=WebSettings(port=0),
         agi=AgiSettings(port=0),
