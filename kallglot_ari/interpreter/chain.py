@@ -88,12 +88,19 @@ class Chain:
             return append_numbers(text, rejected)
         raise failure or InterpreterError(f"translation {source} to {target}: no answer could be trusted")
 
-    def _candidates(self, source: str, target: str) -> list[Translator]:
-        for code in (source, target):
+    def knows(self, code: str) -> bool:
+        return code in self._languages
+
+    def need(self, *codes: str) -> None:
+        """:raises InterpreterError: a language that is in no table."""
+        for code in codes:
             if code not in self._languages:
                 raise InterpreterError(
                     f"unknown language {code!r}: expected one of {', '.join(self._languages)}, or add it to languages.toml in the models folder"
                 )
+
+    def _candidates(self, source: str, target: str) -> list[Translator]:
+        self.need(source, target)
         found = self.candidates(source, target)
         if not found:
             raise InterpreterError(

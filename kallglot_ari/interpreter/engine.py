@@ -58,7 +58,8 @@ class OfflineSession:
         steps = []
         if AUTO not in (source, target) and source != target:
             steps += [context.chain.prepare(source, target), context.chain.prepare(target, source)]
-        steps += [context.voice.prepare(code) for code in dict.fromkeys((source, target)) if code != AUTO]
+        known = [code for code in dict.fromkeys((source, target)) if context.chain.knows(code)]
+        steps += [context.voice.prepare(code) for code in known]
         for result in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(result, InterpreterError):
                 context.problem("interpreter_unavailable", str(result))

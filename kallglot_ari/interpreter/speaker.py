@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
@@ -37,6 +39,7 @@ PIECE_MS = 400
 """Length of a message of translated speech."""
 LONG_SOUND = 2.0
 """Seconds from which a sound is resampled off the event loop."""
+T = TypeVar("T")
 _log = log.get(__name__)
 
 
@@ -46,8 +49,8 @@ class Utterance:
 
     id: str
     sound: Sound | None = None
-    recognition: asyncio.Task[Recognition | None] | None = None
-    ahead: asyncio.Task[Rendered] | None = None
+    recognition: asyncio.Task[Recognition | InterpreterError | None] | None = None
+    ahead: asyncio.Task[Rendered | InterpreterError] | None = None
     """The first sentence in the listener's language, begun before we knew that the turn had ended."""
     covers: int = -1
     ended_at: float = 0.0
@@ -168,7 +171,9 @@ class Speaker:
     def _begin_recognition(self, turn: Utterance, sound: Sound, last: int) -> None:
         self._forget_recognition(turn)
         turn.covers = last
-        turn.recognition = self._tasks.spawn(self._recognise(turn, sound), name=f"recognise-{turn.id}")
+        turn.recognition = self._tasks.spawn(
+            _outcome(partial(self._recognise, turn, sound)), name=f"recognise-{turn.id}"
+        )
 
     def _forget_recognition(self, turn: Utterance) -> None:
         if turn.recognition is not None:
@@ -224,14 +229,16 @@ class Speaker:
 
     async def _recognise(self, turn: Utterance, sound: Sound) -> Recognition | None:
         context, began = self._context, self._context.clock.now()
-        found = await context.recogniser.recognise(sound, context.language(self.name))
+        if (language := context.language(self.name)) != AUTO:
+            context.chain.need(language)
+        found = await context.recogniser.recognise(sound, language)
         _stage(turn, "recognise", began, context.clock.now())
         if found is not None:
             context.remember(self.name, found, sound.seconds)
             target = context.target(self.name)
             if found.text and target not in (AUTO, found.language):
-                first = self._render(turn, sentences(found.text)[0], found.language, target)
-                turn.ahead = self._tasks.spawn(first, name=f"translate-{turn.id}")
+                first = partial(self._render, turn, sentences(found.text)[0], found.language, target)
+                turn.ahead = self._tasks.spawn(_outcome(first), name=f"translate-{turn.id}")
             if self._ears is not None and self._current is turn:
                 self._ears.detector.hint(found.text.endswith((".", "!", "?")))
         return found
@@ -267,7 +274,7 @@ class Speaker:
     async def _turn(self, turn: Utterance) -> None:
         context = self._context
         assert turn.recognition is not None
-        found = await turn.recognition
+        found = _got(await turn.recognition)
         if found is None or not found.text:
             context.metrics.interpreter_dropped.labels("not_recognised").inc()
             return
@@ -281,7 +288,7 @@ class Speaker:
         said: list[str] = []
         for number, sentence in enumerate(sentences(found.text)):
             ahead = turn.ahead if number == 0 else None
-            rendered = await (ahead or self._render(turn, sentence, found.language, target))
+            rendered = _got(await ahead) if ahead else await self._render(turn, sentence, found.language, target)
             said.append(rendered.text)
             if rendered.sound is not None:
                 await self._say(rendered.sound)
@@ -362,6 +369,20 @@ class Speaker:
         if self._stalled is not None:
             self._stalled.cancel()
         await self._tasks.close()
+
+
+async def _outcome(work: Callable[[], Coroutine[Any, Any, T]]) -> T | InterpreterError:
+    """What a task ends with that is begun before anybody waits for it: its failure is told when somebody does."""
+    try:
+        return await work()
+    except InterpreterError as error:
+        return error
+
+
+def _got(outcome: T | InterpreterError) -> T:
+    if isinstance(outcome, InterpreterError):
+        raise outcome
+    return outcome
 
 
 def _stage(turn: Utterance, stage: str, began: float, now: float) -> None:

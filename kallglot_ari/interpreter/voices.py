@@ -21,6 +21,7 @@ from kallglot_ari.errors import InterpreterError
 from kallglot_ari.interpreter.languages import Language
 from kallglot_ari.interpreter.prompt import clean
 from kallglot_ari.interpreter.protocols import Sound, Voice
+from kallglot_ari.tasks import Tasks
 
 ESPEAK_WORDS_PER_MINUTE = 130
 ANSWER_SECONDS = 15.0
@@ -105,31 +106,44 @@ class _Piper:
     def __init__(self, model: Path) -> None:
         self._model = model
         self._process: asyncio.subprocess.Process | None = None
+        self._tasks = Tasks(f"interpreter.piper.{model.stem}")
         self._lock = asyncio.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     async def speak(self, text: str) -> Sound:
+        """Who stops waiting leaves a sentence that is still spoken to its end: to load the voice again would take longer."""
         async with self._lock:
-            process = self._process if self._process and self._process.returncode is None else None
-            patience = ANSWER_SECONDS if process else START_SECONDS
-            if process is None:
-                process = await self._start()
-            assert process.stdin is not None
-            try:
-                process.stdin.write(clean(text).encode() + b"\n")
-                file = await asyncio.wait_for(self._written(process), patience)
-            except (TimeoutError, ConnectionError):
-                await self.close()
-                raise InterpreterError(f"speech: Piper gave no answer for {self._model.name}") from None
-            except BaseException:
-                await self.close()  # the file it is writing would be taken for the next sentence's
-                raise
-            data = file.read_bytes()
-            file.unlink(missing_ok=True)
-            return read_wav(data)
+            await self._tasks.join(START_SECONDS)
+            spoken = self._tasks.spawn(self._speak(text), name="speak")
+            result = await asyncio.shield(spoken)
+        if isinstance(result, InterpreterError):
+            raise result
+        return result
+
+    async def _speak(self, text: str) -> Sound | InterpreterError:
+        try:
+            return await self._ask(text)
+        except (TimeoutError, ConnectionError):
+            await self._end()
+            return InterpreterError(f"speech: Piper gave no answer for {self._model.name}")
+        except InterpreterError as error:
+            await self._end()
+            return error
+
+    async def _ask(self, text: str) -> Sound:
+        process = self._process if self._process and self._process.returncode is None else None
+        patience = ANSWER_SECONDS if process else START_SECONDS
+        if process is None:
+            process = await self._start()
+        assert process.stdin is not None
+        process.stdin.write(clean(text).encode() + b"\n")
+        file = await asyncio.wait_for(self._written(process), patience)
+        data = file.read_bytes()
+        file.unlink(missing_ok=True)
+        return read_wav(data)
 
     async def _start(self) -> asyncio.subprocess.Process:
-        await self.close()
+        await self._end()
         self._folder = tempfile.TemporaryDirectory(prefix="kallglot-piper-")
         program = [sys.executable, "-m", "piper"] if importlib.util.find_spec("piper") else ["piper"]
         self._process = await asyncio.create_subprocess_exec(
@@ -149,6 +163,10 @@ class _Piper:
         raise InterpreterError(f"speech: Piper ended ({await process.wait()}): {last[:200]}")
 
     async def close(self) -> None:
+        await self._tasks.close()
+        await self._end()
+
+    async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             if process.returncode is None:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
-from kallglot_ari.lab import bench_agi, bench_calls
+from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter
 from kallglot_ari.lab.bench_serve import SERVERS
 
 _WARM_UP = 3.0
@@ -178,9 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="kallglot-ari bench", description=__doc__)
     parser.add_argument(
         "what",
-        choices=["media", "stream", "calls", "agi"],
+        choices=["media", "stream", "calls", "agi", "interpreter"],
         help="media: RTP in and out, all legs talking; stream: the same, over a WebSocket for each call; "
-        "calls: SIP calls through Asterisk; agi: trunk calls",
+        "calls: SIP calls through Asterisk; agi: trunk calls; interpreter: waits for translations by the offline engine",
     )
     parser.add_argument(
         "--legs", type=_numbers, default=[10, 100, 500, 1000, 2000], metavar="N,N", help="legs, two a call"
@@ -203,6 +203,8 @@ def run_bench(argv: list[str]) -> int:
         return bench_agi.run(argv[1:])
     if argv[:1] == ["calls"]:
         return bench_calls.run(argv[1:])
+    if argv[:1] == ["interpreter"]:
+        return bench_interpreter.run(argv[1:])
     args = _parser().parse_args(argv)
     if not 1 <= args.seconds <= 3600:
         raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")

@@ -69,11 +69,14 @@ class Result:
 
 
 def quantile(samples: Samples, metric: str, component: str, q: float) -> float:
-    """The `q`-quantile of a histogram in milliseconds, interpolated within its bucket; 0 when it is empty."""
+    """The `q`-quantile of a histogram in milliseconds, interpolated within its bucket; 0 when it is empty.
+
+    :param component: whose; empty for a histogram without that label.
+    """
     buckets = sorted(
         (float(dict(labels)["le"]), count)
         for (name, labels), count in samples.items()
-        if name == f"{metric}_bucket" and ("component", component) in labels
+        if name == f"{metric}_bucket" and (not component or ("component", component) in labels)
     )
     wanted = q * buckets[-1][1] if buckets else 0.0
     low = below = 0.0

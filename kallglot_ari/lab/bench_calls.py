@@ -66,8 +66,9 @@ level = "warning"
 """
 
 
-async def _ready(url: str, what: str, *, status: int = 200) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
+async def ready(url: str, what: str, *, status: int = 200, seconds: float = _READY_SECONDS) -> None:
+    """Wait until `url` answers so. :raises LabError: it does not."""
+    deadline = time.monotonic() + seconds
     said = "nothing"
     while time.monotonic() < deadline:
         try:
@@ -78,10 +79,10 @@ async def _ready(url: str, what: str, *, status: int = 200) -> None:
         except aiohttp.ClientError:
             pass
         await asyncio.sleep(0.1)
-    raise LabError(f"bench: {what} is not ready after {_READY_SECONDS:.0f} s: {said}")
+    raise LabError(f"bench: {what} is not ready after {seconds:.0f} s: {said}")
 
 
-def _spawn(stack: ExitStack, folder: Path, name: str, *arguments: str) -> int:
+def spawn(stack: ExitStack, folder: Path, name: str, *arguments: str) -> int:
     """A `kallglot-ari` command until the end; its process id."""
     output = stack.enter_context((folder / f"{name}.log").open("wb"))
     clean = {k: v for k, v in os.environ.items() if not k.startswith("KALLGLOT")}
@@ -121,11 +122,11 @@ async def measure(calls: int, seconds: float, transport: str, form: str, phones:
             file = folder / "kallglot-ari.toml"
             file.touch(0o600)
             file.write_text(_config(asterisk, folder, ports, {"transport": transport, "format": form}), "utf-8")
-            _spawn(stack, folder, "sandbox", "sandbox", "--engine", "echo", "--port", str(ports[0]), "--api-key", _KEY)
-            await _ready(f"http://127.0.0.1:{ports[0]}/v1/sessions/none", "the sandbox", status=401)
-            service = _spawn(stack, folder, "service", "serve", "--config", str(file))
+            spawn(stack, folder, "sandbox", "sandbox", "--engine", "echo", "--port", str(ports[0]), "--api-key", _KEY)
+            await ready(f"http://127.0.0.1:{ports[0]}/v1/sessions/none", "the sandbox", status=401)
+            service = spawn(stack, folder, "service", "serve", "--config", str(file))
             url = f"http://127.0.0.1:{ports[1]}"
-            await _ready(f"{url}/readyz", "the service")
+            await ready(f"{url}/readyz", "the service")
             if asterisk.pid is None:
                 raise LabError("bench: the Asterisk that is called is gone")
             idle = await taken((asterisk.pid, service), 3.0)

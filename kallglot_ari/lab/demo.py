@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -81,6 +82,12 @@ class Screen:
         self.transcript: list[dict[str, Any]] = []
         self.call: dict[str, Any] = {}
         self.ended = asyncio.Event()
+        self._finals: dict[str, float] = {}
+
+    def finished(self, speaker: str, since: float) -> float | None:
+        """When the last turn of `speaker` was translated, if that was after `since`; its last speech had been sent then."""
+        at = self._finals.get(speaker, 0.0)
+        return at if at > since else None
 
     def step(self, text: str) -> None:
         self.console.print(f"[dim]…[/dim] {escape(text)}")
@@ -91,6 +98,7 @@ class Screen:
             kind, data = event["type"], event["data"]
             if kind == "transcript.final":
                 self.transcript.append(data)
+                self._finals[data["speaker"]] = time.monotonic()
                 said = f"[bold]{data['speaker']:>8}[/bold] [{data.get('language', '')}] {escape(str(data.get('text', '')))}"
                 self.console.print(said)
                 if translated := report.translation_of(data):
@@ -164,7 +172,7 @@ def settings_for(asterisk: LabAsterisk, engine: EngineName, scratch: Path, sourc
     """
     return Settings(
         ari=AriSettings(url=asterisk.ari_url, username=asterisk.ari_user, password=SecretStr(asterisk.ari_password)),
-        kallglot=KallglotSettings(url="embedded", source_language=source, target_language=target),
+        kallglot=KallglotSettings(url="embedded", source_language=source, target_language=target, chunk_ms=40),
         media=MediaSettings(bind="127.0.0.1"),
         web=WebSettings(port=0),
         agi=AgiSettings(port=0),
@@ -255,7 +263,9 @@ async def _talk(
     await customer.wait_state("CONFIRMED", 15, dialled)
     screen.step("the agent has answered")
     await asyncio.sleep(0.5)
-    turns = await converse(phones, spoken, screen.turn)
+    source, target, engine = about
+    finished = screen.finished if engine == "offline" else None
+    turns = await converse(phones, spoken, screen.turn, finished=finished)
     stats = {name: await phone.stats() for name, phone in phones.items()}
     await customer.hangup()
     await agent.wait_state("DISCONNECTED", 15, answered)
@@ -263,7 +273,6 @@ async def _talk(
         await asyncio.wait_for(screen.ended.wait(), 10)
     begins = dialled.states["CONFIRMED"]
     heard = {name: phone.recording.since(begins) for name, phone in phones.items()}
-    source, target, engine = about
     return report.Result(
         source=source,
         target=target,

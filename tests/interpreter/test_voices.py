@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import InterpreterError
 from kallglot_ari.interpreter.engine import OfflineEngine
+from kallglot_ari.interpreter.lockfile import models_dir
 from kallglot_ari.interpreter.pico import PicoVoice
+from kallglot_ari.interpreter.voices import PiperVoice, piper_models
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings
 
@@ -34,6 +38,25 @@ async def test_pico_speaks_every_shipped_language_and_no_markup(engine: OfflineE
     assert 1 < plain.seconds < 6
     assert np.abs(plain.pcm.astype(int)).max() < 32767
     assert marked.seconds > plain.seconds  # it is read aloud, and obeyed by nobody
+
+
+@pytest.mark.models
+async def test_a_sentence_that_nobody_waits_for_any_more_does_not_end_piper() -> None:
+    models = piper_models(models_dir(InterpreterSettings()))
+    if reason := PiperVoice.missing() or ("" if "en" in models else "no English voice for Piper"):
+        pytest.skip(reason)
+    voice = PiperVoice({"en": models["en"]})
+    try:
+        whole = await voice.speak("The technician will come on Monday at nine.", "en")
+        processes = {child.pid for child in psutil.Process().children()}
+        for after in (0.0, 0.01, 0.03):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(voice.speak("This sentence is thrown away before it is spoken.", "en"), after)
+            again = await voice.speak("The technician will come on Monday at nine.", "en")
+            assert abs(again.seconds - whole.seconds) < 0.5
+            assert {child.pid for child in psutil.Process().children()} == processes
+    finally:
+        await voice.close()
 
 
 async def test_a_language_without_any_voice_is_one_clear_line(engine: OfflineEngine) -> None:

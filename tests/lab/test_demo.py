@@ -1,8 +1,9 @@
-"""The demo, whole: real Asterisks, real phones, the echo engine; and that its exit status cannot lie."""
+"""The demo, whole: real Asterisks, real phones, the echo engine and once the offline one; and that its exit status cannot lie."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import socket
 from pathlib import Path
@@ -12,12 +13,15 @@ from rich.console import Console
 
 from kallglot_ari.app import Service
 from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.interpreter.lockfile import locked, models_dir
 from kallglot_ari.lab import demo
+from kallglot_ari.lab.dialogue import DIALOGUE
 from kallglot_ari.lab.roots import Version
+from kallglot_ari.settings import InterpreterSettings
 from tests.asterisk.conftest import missing
 
 
-async def run(tmp_path: Path, version: Version) -> tuple[int, str]:
+async def run(tmp_path: Path, version: Version, engine: demo.EngineName = "echo") -> tuple[int, str]:
     """Two turns; the exit status and what was printed."""
     text = io.StringIO()
     console = Console(file=text, width=200)
@@ -28,7 +32,7 @@ async def run(tmp_path: Path, version: Version) -> tuple[int, str]:
                 taken.bind(("127.0.0.1", port))
         try:
             status = await demo.run_demo(
-                engine="echo", out=tmp_path, version=version, lines=2, make_service=Service, console=console
+                engine=engine, out=tmp_path, version=version, lines=2, make_service=Service, console=console
             )
         except LabError as error:
             missing(str(error))
@@ -56,6 +60,27 @@ async def test_without_audio_it_does_not_claim_success(tmp_path: Path, monkeypat
     status, printed = await run(tmp_path, "22")
     assert status == 1, printed
     assert "Speech did not arrive on both sides." in printed
+
+
+@pytest.mark.asterisk
+@pytest.mark.phones
+@pytest.mark.models
+@pytest.mark.slow
+async def test_a_translation_without_the_word_expected_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = InterpreterSettings()
+    if problems := [problem for model in locked().values() if (problem := model.problem(models_dir(settings)))]:
+        pytest.skip(f"NOT TESTED: {'; '.join(problems)}")
+    first, second = DIALOGUE[:2]
+    never = dataclasses.replace(second, words={**second.words, "en": (("phone", "telephone"), ("elephant",))})
+    monkeypatch.setattr("kallglot_ari.lab.demo.DIALOGUE", (first, never))
+    status, printed = await run(tmp_path, "22", "offline")
+    assert status == 1, printed
+    assert "✓ turn 1, agent → customer" in printed
+    assert "✗ turn 2, customer → agent" in printed
+    assert "expected phone/telephone and elephant" in printed
+    assert "Speech did not arrive translated on both sides." in printed
 
 
 async def test_an_unknown_language_is_refused_before_anything_is_started(tmp_path: Path) -> None:
