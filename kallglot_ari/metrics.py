@@ -118,6 +118,7 @@ class Metrics:
         self.events_dropped = Counter(
             "kallglot_events_dropped_total", "Published events that a slow reader missed", registry=r
         )
+        self.http_malformed = Counter("kallglot_http_malformed_total", "Requests that are no HTTP", registry=r)
         self.webhooks = Counter("kallglot_webhooks_total", "Webhooks received", ["reason"], registry=r)
         self.agi_requests = Counter("kallglot_agi_requests_total", "FastAGI requests", ["reason"], registry=r)
         self.agi_seconds = Histogram(

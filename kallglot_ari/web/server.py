@@ -22,6 +22,7 @@ from kallglot_ari.web.api import CallsApi
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import Access, Guard
 from kallglot_ari.web.limits import RateLimit
+from kallglot_ari.web.noise import ServerLog
 from kallglot_ari.web.pbx import PbxApi
 from kallglot_ari.web.ports import Health, PbxService, SessionEnded
 from kallglot_ari.web.problem import Problem, json_response, of_http_error, of_service_error
@@ -131,7 +132,10 @@ class WebServer:
     async def start(self) -> None:
         """:raises ListenError: the address cannot be bound. :raises ConfigError: the certificate cannot be used."""
         tls_context = tls.serving(self._settings)
-        runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=3)
+        runner = web.AppRunner(
+            self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=3,
+            logger=ServerLog(self._metrics.http_malformed),
+        )  # fmt: skip
         await runner.setup()
         bind, port = self._settings.bind, self._settings.port
         try:

@@ -14,7 +14,7 @@ CELLS = {
     "ARI: TCP reset, refused for 1 s": ("answered",),
     "stream: TCP reset, refused for 1 s": ("talking",),
     "API answers 429, 500 and nonsense for 2 s": ("ringing", "ending"),
-    "stream: malformed, unknown and repeated messages": ("talking",),
+    "stream: malformed, unknown, repeated and reordered messages": ("talking",),
 }
 ALL = os.environ.get("KALLGLOT_FAULTS") == "all"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -237,3 +238,17 @@ async def test_rate_limit_of_pbx_and_webhooks(make_site: Make) -> None:
     assert (await site.ask("GET", "/api/v1/calls"))[0] == 200, "the API has no such limit"
     site.clock.advance(2)
     assert [(await site.ask("POST", "/pbx/hangup", json={"callId": "x"}))[0] for _ in range(3)] == [200, 200, 429]
+
+
+async def test_what_is_no_http_is_counted_and_leaves_the_log_alone(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = int(site.server.url.rpartition(":")[2])
+    junk = (b"\x16\x03\x01 hello\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nA\x0cb: 1\r\n\r\n")
+    for data in junk:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert site.metrics.registry.get_sample_value("kallglot_http_malformed_total") == len(junk)
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
