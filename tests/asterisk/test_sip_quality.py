@@ -48,9 +48,7 @@ async def test_what_is_lost_between_asterisk_and_a_phone_is_told_from_which_way(
 
 
 def _told_apart(call: CallView) -> None:
-    shown = call.as_json()
-    assert all(leg["packets_lost"] == 0 for leg in shown["legs"]), "nothing is lost between Asterisk and us"
-    customer, agent = (leg["sip"] for leg in shown["legs"])
+    customer, agent = (leg["sip"] for leg in call.as_json()["legs"])
     share = customer["packets_lost"] / (customer["packets_lost"] + customer["packets_received"])
     assert 0.1 < share < 0.3
     assert customer["mos"] < 3.5 < 4.3 < agent["mos"], "what Asterisk hears of them"
