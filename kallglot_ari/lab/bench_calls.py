@@ -53,7 +53,7 @@ password = "{asterisk.ari_password}"
 [kallglot]
 url = "http://127.0.0.1:{sandbox}/v1"
 api_key = "{_KEY}"
-stream_encoding = "{"pcm_16" if wide else "mulaw"}"
+contract = "{"provider" if wide else "routing"}"
 [media]
 {lines}[web]
 port = {web}
