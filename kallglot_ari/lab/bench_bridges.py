@@ -47,12 +47,17 @@ async def measure_bare(bridge: str, calls: int, seconds: float, phones: str) -> 
         await _until_up(asterisk, 2 * calls)
         await asyncio.sleep(2.0)
         (cores,) = await taken((asterisk.pid,), seconds)
-        found = {str(one["technology"]) for one in asterisk.ari("GET", "/bridges")}
+        technology = technologies(asterisk)
         await farm.hang_up_all()
     return {
-        "bridge": bridge, "technology": "+".join(sorted(found)), "phones": phones, "calls": calls, "seconds": seconds,
+        "bridge": bridge, "technology": technology, "phones": phones, "calls": calls, "seconds": seconds,
         "asterisk": cores, "asterisk_percent_a_leg": 100 * (cores - idle) / (2 * calls),
     }  # fmt: skip
+
+
+def technologies(asterisk: LabAsterisk) -> str:
+    """What Asterisk calls the bridges that are up."""
+    return "+".join(sorted({str(one["technology"]) for one in asterisk.ari("GET", "/bridges")}))
 
 
 async def _dialplan(asterisk: LabAsterisk, farm: Farm, bridge: str) -> None:
