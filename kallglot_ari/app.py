@@ -37,6 +37,7 @@ from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.pbx import PbxService
+from kallglot_ari.modes.sip_quality import SipQualities
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.sandbox import echo
@@ -198,6 +199,7 @@ class Service:
             self.hub,
             self.metrics,
             self.clock,
+            SipQualities(self.ari, self.metrics, self.clock),
             s.debug,
         )
         self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal)
@@ -208,6 +210,7 @@ class Service:
         await journal.settle(rtp=rtp)
         journal.start()
         await self.ari.start(self.stasis.on_event)
+        self.stasis.start()
         self._on_stop("ARI", self.ari.close)
         self._on_stop("calls", self.stasis.close)
         self.trunk = TrunkMode(

@@ -45,6 +45,28 @@ class Metrics:
             "kallglot_mos", "Estimated MOS of a finished leg (ITU-T G.107)",
             buckets=(1.5, 2, 2.5, 3, 3.3, 3.6, 3.8, 4, 4.1, 4.2, 4.3, 4.4, 4.5), registry=r,
         )  # fmt: skip
+        self.sip_lost = Counter(
+            "kallglot_sip_lost_total",
+            "RTP packets lost between Asterisk and the phones, by Asterisk's count (in) and the phones' (out)",
+            ["direction"],
+            registry=r,
+        )
+        self.sip_jitter = Histogram(
+            "kallglot_sip_jitter_seconds",
+            "Jitter of what Asterisk receives from a phone, at each look at a leg",
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+            registry=r,
+        )
+        self.sip_round_trip = Histogram(
+            "kallglot_sip_round_trip_seconds",
+            "Round trip between Asterisk and a phone by RTCP, at each look at a leg",
+            buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1),
+            registry=r,
+        )
+        self.sip_mos = Histogram(
+            "kallglot_sip_mos", "Estimated MOS of what Asterisk receives from a phone, at each look at a leg",
+            buckets=(1.5, 2, 2.5, 3, 3.3, 3.6, 3.8, 4, 4.1, 4.2, 4.3, 4.4, 4.5), registry=r,
+        )  # fmt: skip
         self.tick_lateness = Histogram(
             "kallglot_media_tick_lateness_seconds",
             "How late the 20 ms media tick ran",
@@ -139,6 +161,7 @@ class Metrics:
             self.ladder.labels(step)
         for direction in ("in", "out"):
             self.rtp_packets.labels(direction)
+            self.sip_lost.labels(direction)
 
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""

@@ -146,6 +146,38 @@ class LegQuality:
     """How far it is behind its arrival."""
 
 
+@dataclass(frozen=True, slots=True)
+class SipQuality:
+    """What Asterisk counts between itself and a party's phone; times in milliseconds, counts since the channel's start."""
+
+    packets_received: int = 0
+    packets_sent: int = 0
+    packets_lost: int = 0
+    """Of what the phone sent."""
+    packets_lost_there: int = 0
+    """Of what the phone was sent, as it reports by RTCP."""
+    jitter_ms: float = 0.0
+    jitter_there_ms: float = 0.0
+    round_trip_ms: float | None = None
+    """By RTCP; None where the phone sends no reports."""
+    r_factor: float = 93.2
+    mos: float = 4.41
+
+    def as_json(self) -> dict[str, Any]:
+        """The API's form."""
+        return {
+            "packets_received": self.packets_received,
+            "packets_sent": self.packets_sent,
+            "packets_lost": self.packets_lost,
+            "packets_lost_there": self.packets_lost_there,
+            "jitter_ms": round(self.jitter_ms, 3),
+            "jitter_there_ms": round(self.jitter_there_ms, 3),
+            "round_trip_ms": None if self.round_trip_ms is None else round(self.round_trip_ms, 1),
+            "r_factor": round(self.r_factor, 1),
+            "mos": round(self.mos, 2),
+        }
+
+
 @dataclass(slots=True)
 class LegView:
     """A party as the API shows it."""
@@ -159,6 +191,8 @@ class LegView:
     quality: LegQuality = field(default_factory=LegQuality)
     role: str = "party"
     """`party`, or of a supervisor `listen` or `whisper`."""
+    sip: SipQuality | None = None
+    """The last that was asked of it; None: nothing yet, or no RTP channel."""
 
 
 @dataclass(slots=True)
@@ -219,6 +253,7 @@ class CallView:
                     "mos": round(q.mos, 2),
                     "backlog_ms": round(q.backlog_ms, 1),
                     "lag_ms": round(q.lag_ms, 1),
+                    "sip": leg.sip.as_json() if leg.sip else None,
                 }
             )
         return {

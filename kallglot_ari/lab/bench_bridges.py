@@ -12,8 +12,8 @@ from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.farm import Farm
 
 NUMBER = "900"
-BARE = ("native", "simple", "local", "softmix", "holding")
-"""Dial and nothing else; with features, so that Asterisk keeps the media; through a Local channel; a conference of two; each waiting alone."""
+BARE = ("native", "simple", "local", "softmix")
+"""Dial and nothing else; with features, so that Asterisk looks at the media; through a Local channel; a conference of two."""
 _UP_SECONDS = 60.0
 _APART = 0.1
 """Seconds between two calls."""
@@ -41,18 +41,23 @@ async def measure_bare(bridge: str, calls: int, seconds: float, phones: str) -> 
             raise LabError("bench: the Asterisk that is called is gone")
         (idle,) = await taken((asterisk.pid,), 3.0)
         for call in range(calls):
-            for _ in range(2 if bridge in ("softmix", "holding") else 1):
+            for _ in range(2 if bridge == "softmix" else 1):
                 await farm.call(asterisk, f"{NUMBER}{call:03}")
                 await asyncio.sleep(_APART)
         await _until_up(asterisk, 2 * calls)
         await asyncio.sleep(2.0)
         (cores,) = await taken((asterisk.pid,), seconds)
-        found = {str(one["technology"]) for one in asterisk.ari("GET", "/bridges")}
+        technology = technologies(asterisk)
         await farm.hang_up_all()
     return {
-        "bridge": bridge, "technology": "+".join(sorted(found)), "phones": phones, "calls": calls, "seconds": seconds,
+        "bridge": bridge, "technology": technology, "phones": phones, "calls": calls, "seconds": seconds,
         "asterisk": cores, "asterisk_percent_a_leg": 100 * (cores - idle) / (2 * calls),
     }  # fmt: skip
+
+
+def technologies(asterisk: LabAsterisk) -> str:
+    """What Asterisk calls the bridges that are up."""
+    return "+".join(sorted({str(one["technology"]) for one in asterisk.ari("GET", "/bridges")}))
 
 
 async def _dialplan(asterisk: LabAsterisk, farm: Farm, bridge: str) -> None:
@@ -62,10 +67,10 @@ async def _dialplan(asterisk: LabAsterisk, farm: Farm, bridge: str) -> None:
         "simple": f"Dial({agent},,tT)",  # a feature needs the digits, and with them all the sound
         "local": "Dial(Local/agent@bench/n)",
         "softmix": "ConfBridge(${EXTEN})",
-        "holding": "BridgeWait(,,e(s))",
     }
     await asterisk.extension(f"_{NUMBER}XXX", "Answer()", steps[bridge], "Hangup()")
     if bridge == "softmix":
+        (asterisk.folder / "etc/confbridge.conf").write_text("[general]\n", encoding="utf-8")
         await asterisk.cli("module load app_confbridge.so")
     if bridge == "local":
         await asterisk.extension("agent", f"Dial({agent})", context="bench")

@@ -28,7 +28,7 @@ from kallglot_ari import log
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
-from kallglot_ari.lab.bench_bridges import BARE, NUMBER, measure_bare, taken
+from kallglot_ari.lab.bench_bridges import BARE, NUMBER, measure_bare, taken, technologies
 from kallglot_ari.lab.farm import Farm
 
 _READY_SECONDS = 60.0
@@ -53,7 +53,7 @@ password = "{asterisk.ari_password}"
 [kallglot]
 url = "http://127.0.0.1:{sandbox}/v1"
 api_key = "{_KEY}"
-stream_encoding = "{"pcm_16" if wide else "mulaw"}"
+contract = "{"provider" if wide else "routing"}"
 [media]
 {lines}[web]
 port = {web}
@@ -134,9 +134,10 @@ async def measure(calls: int, seconds: float, transport: str, form: str, phones:
             await asyncio.sleep(2.0)
             by_asterisk, by_us = await taken((asterisk.pid, service), seconds)
             legs = [leg for call in await _calls(url) for leg in call["legs"]]
+            technology = technologies(asterisk)
             await farm.hang_up_all()
     return {
-        "bridge": "kallglot", "technology": "simple_bridge", "phones": phones, "transport": transport, "format": form, "calls": calls, "seconds": seconds,
+        "bridge": "kallglot", "technology": technology, "phones": phones, "transport": transport, "format": form, "calls": calls, "seconds": seconds,
         "asterisk": by_asterisk, "service": by_us, "ratio": by_us / by_asterisk if by_asterisk else 0.0,
         "asterisk_percent_a_leg": 100 * (by_asterisk - idle[0]) / (2 * calls),
         "service_percent_a_leg": 100 * (by_us - idle[1]) / (2 * calls),

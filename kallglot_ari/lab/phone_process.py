@@ -227,6 +227,8 @@ class PhoneProcess:
         config.medConfig.noVad = True
         config.medConfig.ecTailLen = 0
         config.medConfig.quality = 8
+        config.medConfig.txDropPct = int(str(options["lose_sent"]))
+        config.medConfig.rxDropPct = int(str(options["lose_received"]))
         self.endpoint.libCreate()
         self.endpoint.libInit(config)
         kind = {"udp": pj.PJSIP_TRANSPORT_UDP, "tcp": pj.PJSIP_TRANSPORT_TCP, "tls": pj.PJSIP_TRANSPORT_TLS}

@@ -94,6 +94,8 @@ class Phone:
         srtp: Literal["off", "optional", "mandatory"] = "off",
         rate: int = 16000,
         plc: bool = True,
+        lose_sent: int = 0,
+        lose_received: int = 0,
         register: bool = True,
         log_level: int = 4,
     ) -> Phone:
@@ -102,6 +104,7 @@ class Phone:
         :param registrar: `host:port`. :param on_call: what it does when it is called.
         :param codecs: what it offers, the best first; `PCMU`, `PCMA`, `G722`, `GSM`, `speex`, `iLBC`.
         :param rate: of everything it says and hears, in Hz. :param plc: whether it conceals lost packets.
+        :param lose_sent: per cent of its packets that it does not send; `lose_received`: that it throws away.
         :raises LabError: no pjsua2, or it could not register.
         """
         python = await asyncio.to_thread(python_with_pjsua2)
@@ -117,6 +120,8 @@ class Phone:
             "srtp": srtp,
             "rate": rate,
             "plc": plc,
+            "lose_sent": lose_sent,
+            "lose_received": lose_received,
             "register": register,
             "log": str(folder / "phone.log"),
             "log_level": log_level,

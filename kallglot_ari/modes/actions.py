@@ -38,6 +38,7 @@ from kallglot_ari.modes.diagnosis import Diagnosis
 from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.replay import Replay
+from kallglot_ari.modes.sip_quality import SipQualities
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
@@ -77,6 +78,7 @@ class Plant:
     hub: Hub
     metrics: Metrics
     clock: Clock
+    sip: SipQualities
     debug: DebugSettings = field(default_factory=DebugSettings)
 
 
@@ -185,6 +187,7 @@ class CallActions:
         for leg, shown in zip(self._runner.machine.legs.values(), view.legs, strict=True):
             flow = self._flows.get(leg.id)
             shown.quality = flow.quality() if flow else self._quality.get(leg.id, LegQuality())
+            shown.sip = self._plant.sip.of(leg.channel_id)
         return view
 
     # --- what takes time ---------------------------------------------------------------------------------------------

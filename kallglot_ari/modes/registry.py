@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from itertools import chain
 
 from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.commands import Finish
+from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.calls.runner import CallRunner
@@ -33,6 +36,10 @@ class Registry:
 
     def runners(self) -> list[CallRunner]:
         return list(self._runners.values())
+
+    def legs(self) -> Iterator[Leg]:
+        """Of all calls."""
+        return chain.from_iterable(runner.machine.legs.values() for runner in self._runners.values())
 
     def get(self, call_id: str) -> CallRunner:
         """:raises LookupError: for a call that is not, or no longer, up."""

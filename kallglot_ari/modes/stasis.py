@@ -64,6 +64,10 @@ class StasisMode:
 
     # --- life --------------------------------------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Begin to ask how the parties' own channels fare."""
+        self._tasks.spawn(self._plant.sip.follow(self.calls.legs), name="sip-quality")
+
     def refuse_new(self) -> None:
         """From now on every caller goes back to the dialplan."""
         self._draining = True

@@ -13,9 +13,9 @@ import orjson
 from sqlalchemy.engine import RowMapping
 
 from kallglot_ari.calls.interfaces import PendingSession
-from kallglot_ari.calls.model import CallView, LegQuality, LegView, TranscriptTurn
+from kallglot_ari.calls.model import CallView, LegQuality, LegView, SipQuality, TranscriptTurn
 
-T = TypeVar("T", LegQuality, LegView, CallView)
+T = TypeVar("T", LegQuality, SipQuality, LegView, CallView)
 
 _DATES = ("started_at", "answered_at", "ended_at")
 
@@ -70,6 +70,7 @@ def call_of(view: str) -> CallView:
     legs = []
     for leg in data.get("legs") or ():
         leg["quality"] = _build(LegQuality, leg.get("quality") or {})
+        leg["sip"] = _build(SipQuality, leg["sip"]) if leg.get("sip") else None
         legs.append(_build(LegView, leg))
     data["legs"] = legs
     return _build(CallView, data)

@@ -24,14 +24,9 @@ from tests.asterisk.conftest import missing
 _PACKET_HOST = 0
 _ALL_IP = 0x0800
 _SO_TIMESTAMPNS = 35
+_SO_ATTACH_FILTER = 26
 _SOL_PACKET = 263
 _PACKET_STATISTICS = 6
-_SO_ATTACH_FILTER = 26
-_ONLY_UDP = b"".join(
-    struct.pack("HBBI", *step)
-    for step in ((0x30, 0, 0, 9), (0x15, 0, 1, socket.IPPROTO_UDP), (0x06, 0, 0, 1 << 18), (0x06, 0, 0, 0))
-)
-"""In the kernel, so that TCP in plenty does not push RTP out of our buffer: load octet 9, compare, take, do not (bpf(4))."""
 _CODECS = {0: "ulaw", 9: "g722"}
 
 
@@ -120,13 +115,13 @@ class Sniffer:
 
 
 @contextlib.contextmanager
-def sniffing(port: int = 0) -> Iterator[Sniffer]:
-    """See RTP to and from UDP `port`, or all on loopback. Needs root."""
+def sniffing(port: int = 0, span: tuple[int, int] | None = None) -> Iterator[Sniffer]:
+    """See RTP to and from UDP `port`, the ports of `span`, or all on loopback. Needs root. Waits for its process: not on an event loop with calls up."""
     if os.geteuid():
         missing("seeing RTP on the wire needs root")
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(port, theirs), daemon=True)
+    process = context.Process(target=_run, args=(span or (port, port or 65535), theirs), daemon=True)
     process.start()
     assert ours.recv() == "ready"
     try:
@@ -136,16 +131,26 @@ def sniffing(port: int = 0) -> Iterator[Sniffer]:
         process.join()
 
 
-def _run(port: int, pipe: Connection) -> None:
+def _filter(low: int, high: int) -> bytes:
+    """For the kernel: UDP from or to these ports, in IP packets without options (classic BPF: code, jump if true, if false, value)."""
+    steps = [
+        (0x30, 0, 0, 9), (0x15, 0, 6, socket.IPPROTO_UDP),  # protocol
+        (0x28, 0, 0, 20), (0x35, 0, 1, low), (0x25, 0, 4, high),  # source
+        (0x28, 0, 0, 22), (0x35, 0, 1, low), (0x25, 0, 1, high),  # destination
+        (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFF),
+    ]  # fmt: skip
+    return b"".join(struct.pack("HBBI", *step) for step in steps)
+
+
+def _run(span: tuple[int, int], pipe: Connection) -> None:
     seen = []
     offset = time.time() - time.monotonic()
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_IP)) as sniffer:
         sniffer.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        steps = ctypes.create_string_buffer(_ONLY_UDP)
-        sniffer.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_ONLY_UDP) // 8, ctypes.addressof(steps))
-        )
+        program = ctypes.create_string_buffer(_filter(*span))
+        steps = struct.pack("HP", len(program.raw) // 8, ctypes.addressof(program))
+        sniffer.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, steps)
         sniffer.bind(("lo", _ALL_IP))
         sniffer.settimeout(0.1)
         pipe.send("ready")
@@ -156,7 +161,7 @@ def _run(port: int, pipe: Connection) -> None:
                 if address[2] != _PACKET_HOST or packet[9] != socket.IPPROTO_UDP or len(packet) < header + 20:
                     continue
                 source, destination = struct.unpack_from("!HH", packet, header)
-                if port in (0, source, destination) and packet[header + 8] >> 6 == 2:
+                if packet[header + 8] >> 6 == 2:
                     seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
                     at = seconds + nanoseconds / 1e9 - offset
                     seen.append((at, source, destination, packet[header + 8 :]))

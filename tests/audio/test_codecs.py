@@ -158,6 +158,33 @@ def test_opus_round_trip_concealment_and_errors() -> None:
     assert codec.ticks(55) == 960
 
 
+def test_opus_fills_a_loss_from_the_next_packet_better_than_from_what_came_before() -> None:
+    """In-band FEC (RFC 6716 §2.1.7): a voice whose pitch moves is where repetition fails."""
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    rate, frame = opus.SAMPLE_RATE, opus.SAMPLE_RATE // 50
+    at = np.arange(4 * rate) / rate
+    pitch = 2 * np.pi * np.cumsum(140 + 60 * np.sin(2 * np.pi * 1.7 * at)) / rate
+    voice = sum(np.sin(n * pitch) / n for n in range(1, 15)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * at)) * 5000
+    pcm = voice.astype(np.int16)
+    encoder = registry.get("opus").encoder()
+    packets = [encoder.encode(pcm[i : i + frame]) for i in range(0, pcm.size, frame)]
+    whole, concealed, recovered = (registry.get("opus").decoder() for _ in range(3))
+    errors: dict[str, float] = {"concealed": 0.0, "recovered": 0.0}
+    for number, packet in enumerate(packets):
+        expected = whole.decode(packet).astype(float)
+        if number % 10 == 9 and number + 1 < len(packets):
+            for name, found in (
+                ("concealed", concealed.lost(frame)), ("recovered", recovered.lost(frame, packets[number + 1])),
+            ):  # fmt: skip
+                assert found is not None
+                errors[name] += float(np.sum((found - expected) ** 2))
+        else:
+            concealed.decode(packet)
+            recovered.decode(packet)
+    assert errors["recovered"] < errors["concealed"] / 2, errors
+
+
 def test_opus_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     import builtins
 

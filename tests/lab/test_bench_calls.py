@@ -1,0 +1,38 @@
+"""`kallglot-ari bench calls`: what it may be asked, and one short run against real Asterisks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.lab import bench_calls
+from tests.asterisk.conftest import missing
+
+
+def test_what_it_cannot_do_is_said_in_one_line() -> None:
+    with pytest.raises(UsageError, match="expected 1 to 400 calls"):
+        bench_calls.run(["--calls", "0"])
+    with pytest.raises(UsageError, match="expected some of kallglot, native, simple, local, softmix, found 'holding'"):
+        bench_calls.run(["--bridges", "native,holding"])
+
+
+@pytest.mark.asterisk
+@pytest.mark.slow
+def test_asterisk_alone_and_with_the_service(tmp_path: Path) -> None:
+    file = tmp_path / "calls.json"
+    try:
+        ended = bench_calls.run(
+            ["--calls", "3", "--seconds", "2", "--bridges", "softmix,kallglot", "--json", str(file)]
+        )
+    except LabError as error:
+        missing(str(error))
+    alone, both = json.loads(file.read_text(encoding="utf-8"))
+    assert (alone["technology"], both["technology"]) == ("softmix", "simple_bridge")
+    assert 0 < alone["asterisk"] < 2
+    assert 0 < both["service"] < 2
+    assert "service" not in alone
+    assert (both["lost"] == 0) == (ended == 0)
+    assert both["mos_least"] > 4
