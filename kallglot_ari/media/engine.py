@@ -293,21 +293,17 @@ class MediaEngine:
                 if flow is None or flow.generation != generation or flow.is_closed:
                     continue
                 audio = StreamAudio(self._encoding, self._sample_rate, payload)  # type: ignore[arg-type]
-                self._hand_up(flow, UplinkChunk(audio, timestamp_ms, received_at))
+                try:  # whoever listens: a sink that fails must not silence the other legs
+                    flow.sink(UplinkChunk(audio, timestamp_ms, received_at))
+                except Exception:
+                    log.exception("uplink_sink_failed", extra={"flow": flow.id})
+                    self._metrics.stream_dropped.inc()
             if not report.chunks:
                 self._pending.popleft()
                 self._observe(report)
         if self._pending and self._loop is not None:
             self._drop_old()
             self._loop.call_soon(self._deliver)
-
-    def _hand_up(self, flow: MediaFlow, chunk: UplinkChunk) -> None:
-        """The boundary to whoever listens: a sink that fails must not silence the other legs."""
-        try:
-            flow.sink(chunk)
-        except Exception:
-            log.exception("uplink_sink_failed", extra={"flow": flow.id})
-            self._metrics.stream_dropped.inc()
 
     def _drop_old(self) -> None:
         waiting = sum(len(report.chunks) for report in self._pending)

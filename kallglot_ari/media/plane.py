@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -100,6 +101,9 @@ class Plane:
         self._beat = 0
         self._now = 0.0
         self._dropped = 0
+        self._commands: dict[str, Callable[..., None]] = {
+            name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
+        }
         self.report = Report()
         self.stats: NDArray[np.float64] = np.zeros((self.legs.capacity, len(STATS)))
         """Figures of every row, columns as in `legs.STATS`; replaced when more rows are needed."""
@@ -182,12 +186,9 @@ class Plane:
     def execute(self, name: str, args: tuple[object, ...], now: float) -> None:
         """Run a command; one that makes no sense any more (its leg is gone) is dropped."""
         self._now = now
-        if name != "open" and not self._is_current(args):
+        if name != "open" and self._current.get(args[0]) != args[1]:  # type: ignore[call-overload]
             return
-        getattr(self, f"do_{name}")(*args)
-
-    def _is_current(self, args: tuple[object, ...]) -> bool:
-        return self._current.get(args[0]) == args[1]  # type: ignore[call-overload, no-any-return]
+        self._commands[name](*args)
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
