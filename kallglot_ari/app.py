@@ -376,17 +376,17 @@ class Service:
             reasons.append("draining: no new calls are taken")
         return reasons
 
-    def _session_ended(self, session_id: str) -> None:
+    def _session_ended(self, session_id: str, reason: str) -> None:
         """Kallglot's webhook: a session is over, so what is still up of it is hung up."""
         runner = self.stasis.calls.of_session(session_id)
         if runner is not None:
             runner.post(HangupAsked("kallglot"))
         else:
-            self._tasks.spawn(self._hang_up_elsewhere(session_id), name="session-ended")
+            self._tasks.spawn(self._hang_up_elsewhere(session_id, reason), name="session-ended")
 
-    async def _hang_up_elsewhere(self, session_id: str) -> None:
-        if not await self.trunk.session_ended(session_id, {}):
-            await self.pbx.session_ended(session_id)
+    async def _hang_up_elsewhere(self, session_id: str, reason: str) -> None:
+        if not await self.trunk.session_ended(session_id, {"reason": reason}):
+            await self.pbx.session_ended(session_id, {"reason": reason})
 
     # --- CallControl -------------------------------------------------------------------------------------------------
 
@@ -427,6 +427,9 @@ class Service:
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         await self._with_media(call_id, "dtmf").dtmf(call_id, party=party, digits=digits)
+
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        await self._with_media(call_id, "original_gain_db").original(call_id, party=party, gain_db=gain_db)
 
     def capture(self, call_id: str, *, on: bool) -> Path:
         return self._with_media(call_id, "pcap").capture(call_id, on=on)

@@ -41,3 +41,10 @@ def port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a port of 0 to 65535, found {text!r}")
     return int(text)
+
+
+def ring_seconds(text: str) -> float:
+    """How long a party may take to answer, in seconds."""
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or not 1 <= float(text) <= 300:
+        raise argparse.ArgumentTypeError(f"expected seconds between 1 and 300, found {text!r}")
+    return float(text)

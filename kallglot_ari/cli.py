@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kallglot_ari import __version__, log, settings
-from kallglot_ari.arguments import Parser, port
+from kallglot_ari.arguments import Parser, port, ring_seconds
 from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
 
 USAGE_ERROR = 2
@@ -172,7 +172,7 @@ def build_parser() -> argparse.ArgumentParser:
     call.add_argument("--source", default="", help="the customer's language")
     call.add_argument("--target", default="", help="the agent's language")
     call.add_argument("--caller-id", default="", help="what both see as the caller")
-    call.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="for each to answer (30)")
+    call.add_argument("--timeout", type=ring_seconds, default=30.0, metavar="SECONDS", help="for each to answer (30)")
     call.add_argument("--only-humans", action="store_true", help="let go of an answering machine")
     for name, run, about in (
         ("bench", _bench, "load benchmarks"),

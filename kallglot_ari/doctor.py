@@ -408,4 +408,7 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
                 found.append(f"\n→ {finding.advice}", "yellow")
             table.add_row(mark, finding.check, found)
         Console().print(table)
+        failed = sum(finding.ok is False for finding in findings)
+        verdict = ("Nothing stands in the way of a call.", f"{failed} check{'s' * (failed > 1)} failed.")[failed > 0]
+        Console().print(verdict, style="bold red" if failed else "bold green")
     return 1 if any(finding.ok is False for finding in findings) else 0

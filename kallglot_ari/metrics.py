@@ -69,6 +69,12 @@ class Metrics:
             buckets=(0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.6, 2, 2.5, 3, 4, 6, 10),
             registry=r,
         )
+        self.translation_lag = Histogram(
+            "kallglot_translation_lag_seconds",
+            "The most a leg's translated speech was behind its arrival, once for each talkspurt",
+            buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 20),
+            registry=r,
+        )
         self.stage_latency = Histogram(
             "kallglot_interpreter_stage_seconds",
             "Time in one stage of the embedded interpreter",
@@ -78,6 +84,15 @@ class Metrics:
         )
         self.stream_reconnects = Counter(
             "kallglot_stream_reconnects_total", "Streams opened again in mid-call", registry=r
+        )
+        self.ladder = Counter(
+            "kallglot_ladder_steps_total",
+            "What was done when Kallglot failed in mid-call: reconnect, new_session, direct, restored",
+            ["reason"],
+            registry=r,
+        )
+        self.replayed = Counter(
+            "kallglot_stream_replayed_chunks_total", "Uplink chunks sent again after a stream was lost", registry=r
         )
         self.stream_dropped = Counter(
             "kallglot_stream_dropped_chunks_total", "Uplink chunks dropped, the oldest first", registry=r
@@ -119,6 +134,8 @@ class Metrics:
         # There from the start, so that a rate over the first of them is one and not nothing.
         for reason in ("completed", "customer_hangup", "agent_hangup", "error", "timeout"):
             self.calls.labels(reason)
+        for step in ("reconnect", "new_session", "direct", "restored"):
+            self.ladder.labels(step)
         for direction in ("in", "out"):
             self.rtp_packets.labels(direction)
 

@@ -68,6 +68,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("bench media --legs 3", "--legs: expected even numbers of 2 to 16000, found '3'"),
         ("bench media --seconds x", "--seconds: expected a number, found 'x'"),
         ("bench media --seconds 0", "--seconds: expected 1 to 3600, found 0"),
+        ("call PJSIP/1 PJSIP/2 --timeout nan", "--timeout: expected seconds between 1 and 300, found 'nan'"),
+        ("call PJSIP/1 PJSIP/2 --timeout 301", "--timeout: expected seconds between 1 and 300, found '301'"),
         ("models", "command: expected a value, found none"),
         ("models burn", "command: expected one of list, fetch, found 'burn'"),
     ],

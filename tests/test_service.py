@@ -16,6 +16,8 @@ from kallglot_ari.errors import ApiUnavailable, KallglotAriError
 from kallglot_ari.modes import outbox
 from kallglot_ari.settings import Settings
 
+pytestmark = pytest.mark.real_time
+
 
 def settings(folder: Path, **sections: dict[str, object]) -> Settings:
     base: dict[str, dict[str, object]] = {

@@ -17,11 +17,7 @@ def dbfs(pcm: Pcm) -> float:
     if pcm.size == 0:
         return FLOOR_DBFS
     x = pcm.astype(np.float32)
-    return power_dbfs(float(np.dot(x, x)) / pcm.size)
-
-
-def power_dbfs(power: float) -> float:
-    """The level of a mean square in units of one 16-bit step."""
+    power = float(np.dot(x, x)) / pcm.size
     return max(FLOOR_DBFS, 10.0 * log10(power / 32768.0**2)) if power > 0.0 else FLOOR_DBFS
 
 

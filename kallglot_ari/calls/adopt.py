@@ -173,6 +173,7 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
     machine.serial = max([written.serial, *_numbers(written.plan.call_id, r"(?:d|f|\w+\.b)", seen)])
     machine.failures, machine.dtmf = written.failures, written.dtmf
     machine.direct, machine.problem = written.direct, written.problem
+    machine.direct_told = written.direct
     machine.consulting, machine.unwanted = written.consulting, set(written.unwanted)
     machine.ringing_told, machine.session_told = written.ringing_told, set(written.session_told)
     machine.last_session = written.last_session

@@ -10,6 +10,9 @@ from kallglot_ari.calls.legs import Candidate, Leg, Role
 from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.model import CUSTOMER, CallState, CallView, DialplanStatus, EndReason, LegView, SessionRequest
 
+RUNGS = ("down", "new_session", "reconnecting", "starting", "up")
+"""Of a link to Kallglot, the worst first."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
@@ -29,6 +32,7 @@ class CallPlan:
     speaker: str = CUSTOMER
     on_unavailable: str = "continue"
     original_gain_db: float | None = None
+    original_duck_db: float = 0.0
     max_parties: int = 5
     dial_customer: str = ""
     """Outbound: dial this endpoint first; the agents are dialled when it answers."""
@@ -57,6 +61,8 @@ class Call:
         self.status: DialplanStatus | None = None
         self.direct = False
         """The parties are connected without translation."""
+        self.direct_told = False
+        """They have heard the tone that says so."""
         self.dtmf: list[dict[str, str]] = []
         self.problem = ""
         self.route = c.Route((), ())
@@ -157,6 +163,16 @@ class Call:
         """A new id of this call's, for a channel or bridge."""
         return f"{self.plan.call_id}.{self.next_name(prefix)}"
 
+    @property
+    def translation(self) -> str:
+        """Where the ladder to Kallglot stands; of several links the worst. Empty once the call is over."""
+        if not self.active:
+            return ""
+        if self.direct:
+            return "direct"
+        rungs = {link.rung for link in self.links if link.state not in (LinkState.CLOSED, LinkState.IDLE)}
+        return next((rung for rung in RUNGS if rung in rungs), "")
+
     def drop_candidates(self, leg: str | None = None) -> list[c.Command]:
         """Hang up who is still being dialled (for one leg)."""
         gone = [cand for cand in self.candidates.values() if leg is None or cand.leg == leg]
@@ -193,6 +209,7 @@ class Call:
             metadata=dict(plan.request.metadata),
             dtmf=list(self.dtmf),
             degraded=self.problem if self.direct and self.active else "",
+            translation=self.translation,
             legs=[
                 LegView(g.speaker, g.channel_id, g.channel_name, g.state.value, g.language, g.held, role=_role(g))
                 for g in self.legs.values()

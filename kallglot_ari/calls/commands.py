@@ -189,12 +189,20 @@ class Repeat(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Tone(Command):
+    """Play the short tone of a direct connection into the bridge of a leg."""
+
+    leg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hear(Command):
-    """Let `leg` hear `other`'s own voice at `gain_db`, or (None) not."""
+    """Let `leg` hear `other`'s own voice at `gain_db`, lower by `duck_db` while translated speech is heard; or (None) not."""
 
     leg: str
     other: str
     gain_db: float | None
+    duck_db: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

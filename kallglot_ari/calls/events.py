@@ -236,6 +236,14 @@ class SuperviseChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OriginalAsked(Event):
+    """How loud a party hears the others' own voices under the translation, in dB; None: not at all."""
+
+    speaker: str
+    gain_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class DtmfAsked(Event):
     """Send digits to a party."""
 

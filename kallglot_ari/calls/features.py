@@ -68,6 +68,14 @@ def _do(call: Call, leg: Leg, feature: str) -> list[c.Command]:
     return [told, *_ask_for_human(call, leg)]
 
 
+def original(call: Call, event: e.OriginalAsked) -> list[c.Command]:
+    """Others' own voices for one party, as loud as asked for; what follows from it is `routing`'s."""
+    leg = call.leg_named(event.speaker)
+    if leg is not None:
+        leg.original_db = OFF if event.gain_db is None else event.gain_db
+    return []
+
+
 OFF = float("-inf")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kallglot_ari.calls.model import (
     CallView,
@@ -94,8 +94,8 @@ class Flow(Protocol):
         """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
         ...
 
-    def hear(self, other: str, gain_db: float | None) -> None:
-        """Let this leg hear flow `other`'s own voice at `gain_db`; None = not at all."""
+    def hear(self, other: str, gain_db: float | None, duck_db: float = 0.0) -> None:
+        """Let this leg hear flow `other`'s own voice at `gain_db`, lower by `duck_db` while speech is played to it; None = not at all."""
         ...
 
     def capture(self, file: CaptureFile | None) -> None:
@@ -153,8 +153,7 @@ class StreamReady:
     """The server is ready for audio."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSpeech:
+class StreamSpeech(NamedTuple):
     """Translated speech. It is played to every party but `speaker`, whose speech was translated."""
 
     speaker: str
@@ -196,6 +195,10 @@ class Stream(Protocol):
 
     def send(self, speaker: str, chunk: UplinkChunk) -> None:
         """Queue a chunk; when the queue is full the oldest goes, counted. Never blocks, never raises."""
+        ...
+
+    def replay(self, said: Sequence[tuple[str, UplinkChunk]]) -> None:
+        """Queue what was said (speaker, chunk) before this stream was open, however much it is. Never blocks, never raises."""
         ...
 
     async def close(self, *, end: bool = False) -> None:
@@ -349,6 +352,10 @@ class CallControl(Protocol):
     async def change_supervision(self, call_id: str, speaker: str, order: Supervision) -> None: ...
 
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None: ...
+
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        """How loud one party hears the others' own voices under the translation; None: not at all."""
+        ...
 
     def capture(self, call_id: str, *, on: bool) -> Path:
         """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: none runs, or none can."""

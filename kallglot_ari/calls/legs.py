@@ -75,7 +75,7 @@ class Leg:
     original_db: float | None = None
     """How loud it hears others' own voices; None: as the call was set up, -inf: not at all."""
     music_on: bool = False
-    originals: dict[str, float] = field(default_factory=dict)
+    originals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def takes(self, channel_id: str, name: str, language: str = "") -> None:
         """This channel, which we hang up in the end, is the party from now on."""

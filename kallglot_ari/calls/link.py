@@ -70,6 +70,17 @@ class Link:
     _end_reason: EndReason = EndReason.COMPLETED
 
     @property
+    def rung(self) -> str:
+        """Where the ladder stands, as the API shows it."""
+        if self.state is LinkState.OPEN:
+            return "up"
+        if self.state is LinkState.DOWN:
+            return "down"
+        if not self.ever_open:
+            return "starting"
+        return "new_session" if self._session_tries else "reconnecting"
+
+    @property
     def settled(self) -> bool:
         """Nothing is under way and no session is left."""
         return self._creating is None and not self._keys and not self._ending
@@ -180,11 +191,15 @@ class Link:
             delay = retries[self._stream_tries]
             self._stream_tries += 1
             self.state = LinkState.WAITING
+            told.append(
+                Publish("ladder", {"step": "reconnect", "session_id": session_id, "attempt": self._stream_tries})
+            )
             return [*told, SetTimer(self.retry_timer, delay)]
         self._stream_tries = 0
         told += self._end(session_id, EndReason.ERROR)
         if self.ever_open and self._session_tries < SESSION_RETRIES:
             self._session_tries += 1
+            told.append(Publish("ladder", {"step": "new_session", "session_id": session_id, "reason": reason}))
             return told + self._create()
         return told + self._down(f"no stream: {reason}")
 

@@ -54,6 +54,7 @@ class CallMachine(Call):
             e.DialplanAsked: lambda ev: transfers.to_dialplan(self, ev),
             e.PartyDropped: self._dropped,
             e.DtmfAsked: self._send_dtmf,
+            e.OriginalAsked: lambda ev: features.original(self, ev),
             e.SuperviseAsked: lambda ev: supervising.asked(self, ev),
             e.SuperviseChanged: lambda ev: supervising.changed(self, ev),
             e.PartyJoined: self._joined,
@@ -126,6 +127,7 @@ class CallMachine(Call):
         commands += translating.tell_session(self)
         commands += placing.reconcile(self)
         commands += routing.reconcile(self)
+        commands += translating.tell_direct(self)
         commands += self._progress()
         return commands
 

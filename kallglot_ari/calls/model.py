@@ -91,7 +91,7 @@ class Session:
 
 
 class StreamAudio(NamedTuple):
-    """A piece of audio as the stream carries it, mono. A tuple, as tens of thousands are made in a second.
+    """A piece of audio as the stream carries it, mono.
 
     `payload` is mu-law bytes, A-law bytes or little-endian signed 16-bit PCM (`pcm_8`: unsigned 8-bit).
     """
@@ -142,6 +142,8 @@ class LegQuality:
     mos: float = 4.41
     backlog_ms: float = 0.0
     """Translated speech that waits to be played."""
+    lag_ms: float = 0.0
+    """How far it is behind its arrival."""
 
 
 @dataclass(slots=True)
@@ -182,6 +184,8 @@ class CallView:
     legs: list[LegView] = field(default_factory=list)
     degraded: str = ""
     """Empty, or why the parties are not being translated at the moment."""
+    translation: str = ""
+    """`starting`, `up`, `reconnecting`, `new_session`, `down`, or `direct`: connected without translation. Empty: over, or not ours."""
 
     def as_json(self) -> dict[str, Any]:
         """The API's form; dates are ISO 8601 in UTC."""
@@ -214,6 +218,7 @@ class CallView:
                     "r_factor": round(q.r_factor, 1),
                     "mos": round(q.mos, 2),
                     "backlog_ms": round(q.backlog_ms, 1),
+                    "lag_ms": round(q.lag_ms, 1),
                 }
             )
         return {
@@ -231,6 +236,7 @@ class CallView:
             "end_reason": self.end_reason,
             "status": self.status,
             "degraded": self.degraded,
+            "translation": self.translation,
             "metadata": self.metadata,
             "dtmf": self.dtmf,
             "legs": legs,

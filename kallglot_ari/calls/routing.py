@@ -9,8 +9,8 @@ from kallglot_ari.calls.features import OFF
 from kallglot_ari.calls.legs import Leg, Thing
 from kallglot_ari.calls.translating import ALONE, agree, link_for, of_source
 
-ORIGINAL_DB = 0.0
-"""A voice that is not translated is heard as it is."""
+AS_IT_IS = (0.0, 0.0)
+"""Gain and ducking, in dB, of a voice that is not translated."""
 
 
 def reconcile(call: Call) -> list[c.Command]:
@@ -87,16 +87,17 @@ def _hears(call: Call, leg: Leg, up: list[Leg]) -> list[tuple[str, str, tuple[st
 
 def _originals(call: Call, leg: Leg, talking: list[Leg]) -> list[c.Command]:
     """Others' own voices: as they are where no translation is heard, else quietly under it if that is wished for."""
-    wanted: dict[str, float] = {}
+    wanted: dict[str, tuple[float, float]] = {}
     if not call.direct and leg in talking:
         for other in talking:
             if other is leg:
                 continue
             wished = call.plan.original_gain_db if leg.original_db is None else leg.original_db
-            gain = ORIGINAL_DB if reads(call, leg) or agree(call, leg, other) else wished
-            if gain is not None and gain > OFF:
-                wanted[other.id] = gain
-    wanted |= {one.id: ORIGINAL_DB for one in supervising.whisper_to(call, leg)}
+            if reads(call, leg) or agree(call, leg, other):
+                wanted[other.id] = AS_IT_IS
+            elif wished is not None and wished > OFF:
+                wanted[other.id] = (wished, call.plan.original_duck_db)
+    wanted |= {one.id: AS_IT_IS for one in supervising.whisper_to(call, leg)}
     return _hear(leg, wanted)
 
 
@@ -107,12 +108,12 @@ def _supervises(call: Call, leg: Leg) -> list[c.Command]:
         leg.uplink_on = False
         commands.append(c.Uplink(leg.id, False))
     heard = call.parties[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
-    return commands + _hear(leg, {other.id: ORIGINAL_DB for other in heard})
+    return commands + _hear(leg, {other.id: AS_IT_IS for other in heard})
 
 
-def _hear(leg: Leg, wanted: dict[str, float]) -> list[c.Command]:
+def _hear(leg: Leg, wanted: dict[str, tuple[float, float]]) -> list[c.Command]:
     """The difference between what a leg hears of others' own voices and what it should."""
     commands: list[c.Command] = [c.Hear(leg.id, other, None) for other in leg.originals if other not in wanted]
-    commands += [c.Hear(leg.id, other, gain) for other, gain in wanted.items() if leg.originals.get(other) != gain]
+    commands += [c.Hear(leg.id, other, *level) for other, level in wanted.items() if leg.originals.get(other) != level]
     leg.originals = wanted
     return commands

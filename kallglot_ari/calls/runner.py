@@ -15,7 +15,7 @@ from kallglot_ari.errors import AriConflict, AriNotFound, KallglotAriError
 from kallglot_ari.log import get
 from kallglot_ari.tasks import Tasks
 
-INSTANT = (c.Publish, c.Uplink, c.Interruptible, c.Repeat, c.Hear, c.Route, c.SetTimer, c.CancelTimer, c.Finish)
+INSTANT = (c.Publish, c.Uplink, c.Interruptible, c.Repeat, c.Tone, c.Hear, c.Route, c.SetTimer, c.CancelTimer, c.Finish)
 
 
 class Actions(Protocol):

@@ -103,9 +103,9 @@ def judge(call: Call) -> list[c.Command]:
     lost_media = any(leg.media is Thing.GONE and leg.media_tries >= MEDIA_TRIES for leg in call.parties)
     if is_open(links) and not lost_media:
         if call.direct:
-            call.direct = False
+            call.direct = call.direct_told = False
             call.problem = ""
-            return [c.Publish("call.restored", {})]
+            return [c.Publish("call.restored", {}), c.Publish("ladder", {"step": "restored"})]
         return []
     if call.direct or not (down or lost_media):
         return []
@@ -114,8 +114,7 @@ def judge(call: Call) -> list[c.Command]:
         return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE, hang_up=True)
     together = len(call.parties) + call.waits_for_transfer >= 2
     if together or (call.plan.on_unavailable == "passthrough" and call.waits_for_agent):
-        call.direct = True
-        return [c.Publish("call.degraded", {"reason": call.problem})]
+        return connect_directly(call, call.problem)
     return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE)
 
 
@@ -128,9 +127,26 @@ def not_ready(call: Call) -> list[c.Command]:
     """Kallglot takes too long: connect the parties now; translation comes in when it is there."""
     if call.state is CallState.ACTIVE or is_open(serving(call)) or call.direct or len(call.parties) < 2:
         return []
+    return connect_directly(call, "translation is not ready yet")
+
+
+def connect_directly(call: Call, problem: str) -> list[c.Command]:
+    """The parties hear each other from now on; `tell_direct` says so when they are together."""
     call.direct = True
-    call.problem = "translation is not ready yet"
-    return [c.Publish("call.degraded", {"reason": call.problem})]
+    call.problem = problem
+    return [
+        c.Publish("call.degraded", {"reason": problem}),
+        c.Publish("ladder", {"step": "direct", "reason": problem}),
+    ]
+
+
+def tell_direct(call: Call) -> list[c.Command]:
+    """A short tone, once all parties are in one bridge: what they hear now is not translated."""
+    up = call.parties
+    if not call.direct or call.direct_told or len(up) < 2 or any(leg.in_bridge_done != up[0].bridge_id for leg in up):
+        return []
+    call.direct_told = True
+    return [c.Tone(up[0].id)]
 
 
 def tell_session(call: Call) -> list[c.Command]:

@@ -24,6 +24,7 @@ from kallglot_ari.interpreter.languages import AUTO, Language
 from kallglot_ari.interpreter.lockfile import locked, models_dir
 from kallglot_ari.interpreter.opus import OpusTranslator
 from kallglot_ari.interpreter.opus import folders as opus_folders
+from kallglot_ari.interpreter.pico import PicoVoice
 from kallglot_ari.interpreter.pool import WorkerPool
 from kallglot_ari.interpreter.protocols import Translator, Voice
 from kallglot_ari.interpreter.speaker import Speaker
@@ -100,6 +101,7 @@ class OfflineEngine:
         self._opus = self._pool("opus-mt", {"engine": "opus-mt", "threads": threads}, 1, 1)
         self._apertium = ApertiumTranslator(self.languages)
         self._endpoint = self._make_endpoint()
+        self._pico = self._pool("pico", {"engine": "pico"}, 1, 1)
         self._piper = PiperVoice(piper_models(self._folder))
         self.recogniser = WhisperRecogniser(self._whisper)
         self.chain = Chain(self._translators(), self.languages, metrics)
@@ -134,11 +136,7 @@ class OfflineEngine:
     @property
     def pids(self) -> list[int]:
         """The worker processes that run."""
-        return [*self._whisper.pids, *self._gguf.pids, *self._opus.pids]
-
-    def piper_speaks(self, language: str) -> bool:
-        """Piper has a voice for it."""
-        return self._settings.voice != "espeak-ng" and self._piper.supports(language)
+        return [*self._whisper.pids, *self._gguf.pids, *self._opus.pids, *self._pico.pids]
 
     async def warm(self, *directions: tuple[str, str]) -> None:
         """Load what is used by every call, and these directions. :raises InterpreterError: for what cannot be had."""
@@ -150,8 +148,8 @@ class OfflineEngine:
     async def close(self) -> None:
         """Stop every process."""
         await asyncio.gather(
-            self._whisper.close(), self._gguf.close(), self._opus.close(), self._apertium.close(), self._piper.close(),
-            *([self._endpoint.close()] if self._endpoint else []),
+            self._whisper.close(), self._gguf.close(), self._opus.close(), self._pico.close(), self._apertium.close(),
+            self._piper.close(), *([self._endpoint.close()] if self._endpoint else []),
         )  # fmt: skip
 
     def check(self, *directions: tuple[str, str]) -> list[str]:
@@ -247,10 +245,8 @@ class OfflineEngine:
         return [translator for name in wanted if (translator := every[name]) is not None]
 
     def _voices(self) -> list[Voice]:
-        espeak = EspeakVoice(self.languages)
-        if self._settings.voice == "espeak-ng":
-            return [espeak]
-        return [self._piper] if self._settings.voice == "piper" else [self._piper, espeak]
+        every: list[Voice] = [self._piper, PicoVoice(self._pico, self.languages), EspeakVoice(self.languages)]
+        return [voice for voice in every if self._settings.voice in ("auto", voice.name)]
 
 
 def create_engine_factory(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -> OfflineEngine:

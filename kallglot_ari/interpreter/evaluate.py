@@ -65,7 +65,7 @@ async def recognition(engine: OfflineEngine, language: str, lines: list[str]) ->
         began = time.monotonic()
         text = await recognise_sound(sound, language, engine.recogniser)
         seconds = time.monotonic() - began
-        name = "piper" if engine.piper_speaks(language) else f"espeak-ng {engine.languages[language].espeak}"
+        name = engine.voice.voice_of(language)
         rows.append(Row(language, "", line, text, word_error_rate(line, text), seconds, name))
     return rows
 

@@ -22,6 +22,7 @@ class Language:
     code: str
     name: str
     espeak: str
+    pico: str
     apertium: str
     examples: tuple[str, ...]
     numbers: frozenset[str]
@@ -61,6 +62,7 @@ def _language(code: str, table: object, origin: str) -> Language:
         code=code,
         name=table["name"],
         espeak=table["espeak"],
+        pico=str(table.get("pico", "")),
         apertium=str(table.get("apertium", "")),
         examples=tuple(examples),
         numbers=frozenset(str(word) for word in table.get("numbers", ())),

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from kallglot_ari import settings as settings_module
@@ -78,6 +87,21 @@ def _list(folder: Path, *, verify: bool, as_json: bool) -> int:
     return 0
 
 
+def _progress(bars: Progress, bar: TaskID, model: Model) -> Callable[[int], None]:
+    """Moves the bar; where there is no terminal to draw one, a line for every quarter."""
+    told = 0
+
+    def advance(size: int) -> None:
+        nonlocal told
+        bars.update(bar, advance=size)
+        quarters = int(4 * bars.tasks[bars.task_ids.index(bar)].completed / model.size)
+        if quarters > told and not bars.console.is_terminal:
+            told = quarters
+            bars.console.print(f"{model.name}: {25 * quarters} % of {model.size / 1e6:.0f} MB", highlight=False)
+
+    return advance
+
+
 def _fetch(folder: Path, names: list[str], source: Path | None, *, verify: bool) -> int:
     known = locked()
     for name in names:
@@ -103,11 +127,8 @@ def _fetch(folder: Path, names: list[str], source: Path | None, *, verify: bool)
                 continue
             bar = bars.add_task(model.name, total=model.size)
 
-            def advance(size: int, bar: int = bar) -> None:
-                bars.update(bar, advance=size)  # type: ignore[arg-type]
-
             try:
-                fetch(model, folder, source=source, progress=advance, say=console.print)
+                fetch(model, folder, source=source, progress=_progress(bars, bar, model), say=console.print)
             except InterpreterError as error:
                 bars.remove_task(bar)
                 console.print(str(error), markup=False, soft_wrap=True)

@@ -107,7 +107,7 @@ class Worker:
             while True:
                 header, blob = wire.lengths(await process.stdout.readexactly(wire.LENGTHS.size))
                 answer = wire.unpack_header(await process.stdout.readexactly(header))
-                await process.stdout.readexactly(blob)
+                answer["blob"] = await process.stdout.readexactly(blob)
                 future = self._waiting.get(int(answer.get("id", -1)))
                 if future and not future.done():
                     future.set_result(answer)
@@ -176,7 +176,7 @@ class WorkerPool:
             await self._ensure(worker)
 
     async def run(self, header: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:
-        """Wait for a worker, then for its answer. :raises Overloaded: :raises InterpreterError:"""
+        """Wait for a worker, then for its answer; what it is made of, besides `blob`, is the engine's. :raises Overloaded: :raises InterpreterError:"""
         worker = await self._take()
         try:
             await self._ensure(worker)

@@ -1,6 +1,7 @@
 """How a language model is asked to translate, such that speech stays data.
 
-What was said is a JSON string in a table of sentences and their translations. The table teaches by example that orders, questions and
+What was said is a JSON string in a table of sentences and their translations, each row an array of two: there is little to read before
+the answer begins. The table teaches by example that orders, questions and
 requests in it are translated like anything else; a model that only continues a table has nobody to obey. Pure.
 """
 
@@ -21,24 +22,23 @@ def clean(text: str) -> str:
     return re.sub(r"\s+", " ", _CONTROL.sub(" ", text)).strip()[:MAX_TEXT]
 
 
-def _row(source: Language, target: Language, text: str, translation: str) -> str:
-    return json.dumps({source.name: text, target.name: translation}, ensure_ascii=False)
+def _row(text: str, translation: str) -> str:
+    return json.dumps([text, translation], ensure_ascii=False)
 
 
 def table(source: Language, target: Language) -> str:
     """The part that is the same for every sentence of a direction, so that a model keeps it warm."""
-    rows = "".join(_row(source, target, a, b) + "\n" for a, b in zip(source.examples, target.examples, strict=False))
-    opening = json.dumps({source.name: ""}, ensure_ascii=False)[:-2]
+    rows = "".join(_row(a, b) + "\n" for a, b in zip(source.examples, target.examples, strict=False))
     return (
         f"Sentences said in telephone calls, in {source.name}, each with its faithful translation into {target.name}:\n"
-        f"{rows}{opening}"
+        f'{rows}["'
     )
 
 
 def completion(source: Language, target: Language, text: str) -> str:
     """A prompt that a model continues with the translation, up to the closing quote."""
     said = json.dumps(clean(text), ensure_ascii=False)[1:]
-    return f'{table(source, target)}{said}, {json.dumps(target.name, ensure_ascii=False)}: "'
+    return f'{table(source, target)}{said}, "'
 
 
 STOP = ['"', "\n"]

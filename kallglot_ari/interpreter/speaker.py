@@ -1,7 +1,7 @@
 """One speaker in one session: what is heard becomes turns, and each turn a transcript, a translation and translated speech.
 
-Recognition begins at the first sign of a pause, while the hangover still runs, and is thrown away if the speaker goes on. Turns of one
-speaker are worked off in order, those of different speakers side by side. Whatever fails, the others hear the speaker's own voice.
+Recognition, and then translation and speech of the first sentence, begin at the first sign of a pause, while the hangover still runs; they are
+thrown away if the speaker goes on. Turns of one speaker are worked off in order, those of different speakers side by side. Whatever fails, the others hear the speaker's own voice.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Utterance:
     id: str
     sound: Sound | None = None
     recognition: asyncio.Task[Recognition | None] | None = None
+    ahead: asyncio.Task[Rendered] | None = None
+    """The first sentence in the listener's language, begun before we knew that the turn had ended."""
     covers: int = -1
     ended_at: float = 0.0
     """Monotonic seconds at which the speech ended."""
@@ -55,7 +57,31 @@ class Utterance:
     partial_at: int = 0
     partial_text: str = ""
     closed: bool = False
-    stages: dict[str, float] = field(default_factory=dict)
+    live: bool = False
+    """The others heard it as it was said, in the speaker's own voice."""
+    done: dict[str, float] = field(default_factory=dict)
+    """When each stage on the way to the first sound was done."""
+    work: dict[str, float] = field(default_factory=dict)
+    """Seconds that it took, whether or not anybody waited for it."""
+
+    def stages(self) -> dict[str, float]:
+        """How long the listener waited for each stage, which add up to `total`; `…_work` also counts what ran inside the hangover."""
+        found, before = {"hangover": self.decided_at - self.ended_at}, self.decided_at
+        for stage, at in self.done.items():
+            found[stage] = max(0.0, at - before)
+            before = max(before, at)
+        if "speak" in self.done:
+            found["total"] = before - self.ended_at
+        return found | {f"{stage}_work": seconds for stage, seconds in self.work.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A sentence for the listener."""
+
+    text: str
+    sound: Sound | None
+    """None where nobody listens."""
 
 
 class Speaker:
@@ -118,7 +144,7 @@ class Speaker:
 
     def _on(self, heard: Heard) -> None:
         if heard.kind is Kind.STARTED:
-            self._current = Utterance(self._next_id())
+            self._current = Utterance(self._next_id(), live=self.own_voice)
             return
         turn = self._current
         if turn is None:
@@ -148,6 +174,11 @@ class Speaker:
         if turn.recognition is not None:
             turn.recognition.cancel()
             turn.recognition, turn.covers = None, -1
+        if turn.ahead is not None:
+            turn.ahead.cancel()
+            turn.ahead = None
+        turn.done.clear()
+        turn.work.clear()
 
     def _queue(self, turn: Utterance) -> None:
         if len(self._waiting) >= BACKLOG_TURNS:
@@ -194,9 +225,13 @@ class Speaker:
     async def _recognise(self, turn: Utterance, sound: Sound) -> Recognition | None:
         context, began = self._context, self._context.clock.now()
         found = await context.recogniser.recognise(sound, context.language(self.name))
-        turn.stages["recognise_work"] = context.clock.now() - began
+        _stage(turn, "recognise", began, context.clock.now())
         if found is not None:
             context.remember(self.name, found, sound.seconds)
+            target = context.target(self.name)
+            if found.text and target not in (AUTO, found.language):
+                first = self._render(turn, sentences(found.text)[0], found.language, target)
+                turn.ahead = self._tasks.spawn(first, name=f"translate-{turn.id}")
             if self._ears is not None and self._current is turn:
                 self._ears.detector.hint(found.text.endswith((".", "!", "?")))
         return found
@@ -230,11 +265,9 @@ class Speaker:
                 turn.closed = True
 
     async def _turn(self, turn: Utterance) -> None:
-        context, clock = self._context, self._context.clock
+        context = self._context
         assert turn.recognition is not None
         found = await turn.recognition
-        turn.stages["hangover"] = turn.decided_at - turn.ended_at
-        turn.stages["recognise"] = max(0.0, clock.now() - turn.decided_at)
         if found is None or not found.text:
             context.metrics.interpreter_dropped.labels("not_recognised").inc()
             return
@@ -242,30 +275,38 @@ class Speaker:
         target = context.target(self.name)
         if target in (AUTO, found.language):
             self._transcript(turn, found.language, found.text)
-            if not self.own_voice and turn.sound is not None:
+            if not turn.live and turn.sound is not None:
                 self._pieces(turn.sound, context.own_voice)
             return
         said: list[str] = []
-        for sentence in sentences(found.text):
-            began = clock.now()
-            said.append(await context.chain.sentence(sentence, found.language, target))
-            turn.stages["translate"] = turn.stages.get("translate", 0.0) + clock.now() - began
-            if context.spoken(self.name):
-                began = clock.now()
-                await self._say(await context.voice.speak(said[-1], target))
-                if "total" not in turn.stages:
-                    turn.stages["speak"] = clock.now() - began
-                    turn.stages["total"] = clock.now() - turn.ended_at
+        for number, sentence in enumerate(sentences(found.text)):
+            ahead = turn.ahead if number == 0 else None
+            rendered = await (ahead or self._render(turn, sentence, found.language, target))
+            said.append(rendered.text)
+            if rendered.sound is not None:
+                await self._say(rendered.sound)
         self._transcript(turn, found.language, found.text, translation_language=target, translation=" ".join(said))
         self.own_voice = False
         self._report(turn)
+
+    async def _render(self, turn: Utterance, sentence: str, source: str, target: str) -> Rendered:
+        context, clock = self._context, self._context.clock
+        began = clock.now()
+        text = await context.chain.sentence(sentence, source, target)
+        translated = clock.now()
+        _stage(turn, "translate", began, translated)
+        if not context.spoken(self.name):
+            return Rendered(text, None)
+        sound = await context.voice.speak(text, target)
+        _stage(turn, "speak", translated, clock.now())
+        return Rendered(text, sound)
 
     def _failed(self, turn: Utterance, text: str, reason: str) -> None:
         """The others hear the speaker's own voice: this turn's now, and from here on at once, until a turn succeeds again."""
         self._context.metrics.interpreter_dropped.labels("failed").inc()
         _log.warning("turn_failed", session=self._context.session_id, speaker=self.name, reason=reason)
-        if not self.own_voice and turn.sound is not None:
-            self.own_voice = True
+        self.own_voice = True
+        if not turn.live and turn.sound is not None:
             self._pieces(turn.sound, self._context.own_voice)
         turn.closed = True
         self._note(turn.id, reason, text)
@@ -278,9 +319,10 @@ class Speaker:
         )
 
     def _report(self, turn: Utterance) -> None:
-        for component, seconds in turn.stages.items():
+        found = turn.stages()
+        for component, seconds in found.items():
             self._context.metrics.stage_latency.labels(component).observe(seconds)
-        stages = {f"{component}_ms": round(seconds * 1000) for component, seconds in turn.stages.items()}
+        stages = {f"{component}_ms": round(seconds * 1000) for component, seconds in found.items()}
         self._context.timings.append({"turn": turn.id, **stages})
         _log.info(
             "turn_translated", session=self._context.session_id, turn=turn.id,
@@ -320,6 +362,12 @@ class Speaker:
         if self._stalled is not None:
             self._stalled.cancel()
         await self._tasks.close()
+
+
+def _stage(turn: Utterance, stage: str, began: float, now: float) -> None:
+    """The first sentence's; those after it keep nobody waiting for a first sound."""
+    if stage not in turn.done:
+        turn.done[stage], turn.work[stage] = now, now - began
 
 
 def _resample(sound: Sound, rate: int) -> Sound:

@@ -16,7 +16,7 @@ SILENCE = 0.35
 """...and below which it is not; in between it is what the one before was."""
 START_MS = 64
 """Speech this long begins a turn: a click does not."""
-PAUSE_MS = 190
+PAUSE_MS = 128
 """Silence after which what was said so far is worth recognising."""
 HANGOVER_MIN_MS = 300
 HANGOVER_MAX_MS = 600

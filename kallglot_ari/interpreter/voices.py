@@ -222,6 +222,10 @@ class Voices:
     def supports(self, language: str) -> bool:
         return any(voice.supports(language) for voice in self._voices)
 
+    def voice_of(self, language: str) -> str:
+        """The name of the voice that speaks it. :raises InterpreterError: nobody does."""
+        return self._first(language)[0].name
+
     async def prepare(self, language: str) -> None:
         await self._first(language)[0].prepare(language)
 
@@ -240,6 +244,6 @@ class Voices:
         found = [voice for voice in self._voices if voice.supports(language)]
         if not found:
             raise InterpreterError(
-                f"speech: no voice for {language!r}; on Debian: apt install espeak-ng, or kallglot-ari models fetch"
+                f"speech: no voice for {language!r}; pip install 'kallglot-ari[speak]', or on Debian: apt install espeak-ng"
             )
         return found

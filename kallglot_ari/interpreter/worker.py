@@ -27,7 +27,7 @@ class Host(Protocol):
     """Requests it takes at once."""
 
     def handle(self, header: dict[str, Any], blob: bytes, cancelled: Callable[[], bool]) -> dict[str, Any]:
-        """Answer a request. :raises InterpreterError:"""
+        """Answer a request; bytes go in `blob`. :raises InterpreterError:"""
         ...
 
 
@@ -46,7 +46,11 @@ def load(config: dict[str, Any]) -> Host:
         from kallglot_ari.interpreter.opus import OpusHost
 
         return OpusHost(config)
-    raise InterpreterError(f"worker: expected engine whisper, gguf or opus-mt, found {engine!r}")
+    if engine == "pico":
+        from kallglot_ari.interpreter.pico import PicoHost
+
+        return PicoHost(config)
+    raise InterpreterError(f"worker: expected engine whisper, gguf, opus-mt or pico, found {engine!r}")
 
 
 class Server:
@@ -91,7 +95,9 @@ class Server:
     def write(self, header: dict[str, Any], *, locked: bool = False) -> None:
         """One whole message at a time."""
         with contextlib.nullcontext() if locked else self._lock:
-            self._out.write(wire.pack(header))
+            self._out.write(
+                wire.pack({key: value for key, value in header.items() if key != "blob"}, header.get("blob", b""))
+            )
             self._out.flush()
 
 

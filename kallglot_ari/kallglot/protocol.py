@@ -18,7 +18,7 @@ __all__ = ["Decoded", "Decoder", "Encoder", "Pong", "Unused", "decoder", "encode
 class Encoder(Protocol):
     """Client → server."""
 
-    def audio(self, speaker: str, chunk: UplinkChunk) -> list[str]:
+    def audio(self, speaker: str, chunk: UplinkChunk) -> list[bytes]:
         """The messages that carry `chunk`; none when it has to wait for the other channel, or has no place in the contract."""
         ...
 

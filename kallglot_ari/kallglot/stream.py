@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 
 import aiohttp
 
-from kallglot_ari.calls.interfaces import StreamEnd, StreamEvent, StreamProblem, StreamReady, StreamSink
+from kallglot_ari.calls.interfaces import StreamEnd, StreamEvent, StreamProblem, StreamReady, StreamSink, StreamSpeech
 from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import StreamClosed, StreamRefused
@@ -24,6 +25,8 @@ _BACKLOG_MS = 500
 """Audio that may lie in the transport: what is there can no longer be dropped when it is stale."""
 _FAIR = 16
 """Messages handled in a row before everybody else has a turn."""
+
+_AUDIO_OR_TEXT = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
 
 _log = get("kallglot_ari.kallglot.stream")
 
@@ -57,6 +60,7 @@ class Stream:
         self._unobserved: deque[float] = deque(maxlen=64)
         self._tasks = Tasks(f"kallglot.stream.{session.id}")
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_ready = False
         self._over = asyncio.Event()
         self._ended = False
         self._closing = False
@@ -97,6 +101,12 @@ class Stream:
         self._queue.append((speaker, chunk))
         self._waiting.set()
 
+    def replay(self, said: Sequence[tuple[str, UplinkChunk]]) -> None:
+        """Queue what was said before this stream was open, ahead of everything else and however much it is."""
+        if not self._closing and not self._ended:
+            self._queue.extendleft(reversed(said))
+            self._waiting.set()
+
     async def close(self, *, end: bool = False) -> None:
         """Close; with `end` the session is told to end on the stream first. Takes at most about two seconds."""
         if not self._closing:
@@ -120,7 +130,7 @@ class Stream:
             while not self._ended:
                 message = await self._socket.receive()
                 now = self._heard_at = self._clock.now()
-                if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                if message.type not in _AUDIO_OR_TEXT:
                     end = self._closed(message)
                     break
                 for event in self._decoder.decode(message.data, received_at=now):
@@ -136,7 +146,9 @@ class Stream:
             await self._hang_up()
 
     def _handle(self, event: Decoded) -> None:
-        if isinstance(event, Unused):
+        if isinstance(event, StreamSpeech):
+            self._tell(event)
+        elif isinstance(event, Unused):
             self._metrics.stream_messages.labels(event.reason).inc()
             self._log.debug("stream_message_unused", reason=event.reason, detail=redact(event.detail))
         elif isinstance(event, Pong):
@@ -151,7 +163,7 @@ class Stream:
             self._tell(event)
 
     def _tell(self, event: StreamEvent) -> None:
-        if self._ended or not self._ready.done() or self._ready.exception() is not None:
+        if self._ended or not self._is_ready:
             self._metrics.stream_messages.labels("untimely").inc()
             return
         self._call_sink(event)
@@ -166,6 +178,7 @@ class Stream:
     def _became_ready(self) -> None:
         if not self._ready.done() and not self._ended:
             self._ready.set_result(None)
+            self._is_ready = True
             self._call_sink(StreamReady())
 
     def _refuse(self, why: str) -> None:
@@ -212,16 +225,22 @@ class Stream:
                     self._waiting.clear()
                     await self._waiting.wait()
                     continue
-                await self._drained()
+                if self._is_behind:
+                    await self._drained()
                 if self._queue:
                     await self._transmit(*self._queue.popleft())
         except (ConnectionError, aiohttp.ClientError, RuntimeError) as error:
             self._finish(StreamEnd(False, f"lost: {type(error).__name__}"))
             await self._hang_up()
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the transport holds more than it should."""
+        return isinstance(self._socket, Socket) and self._socket.backlog > self._backlog
+
     async def _drained(self) -> None:
-        """Wait while the transport holds more than it should; meanwhile `send` keeps the queue fresh."""
-        while isinstance(self._socket, Socket) and self._socket.backlog > self._backlog and not self._ended:  # noqa: ASYNC110 - aiohttp keeps the signal to itself
+        """Wait while the transport is behind; meanwhile `send` keeps the queue fresh."""
+        while self._is_behind and not self._ended:  # noqa: ASYNC110 - aiohttp keeps the signal to itself
             await asyncio.sleep(0.02)
 
     async def _transmit(self, speaker: str, chunk: UplinkChunk) -> None:
@@ -233,7 +252,7 @@ class Stream:
             return
         self._unobserved.append(chunk.received_at)
         for text in messages:
-            await self._socket.send_str(text)
+            await self._socket.send_frame(text, aiohttp.WSMsgType.TEXT)
         if messages:
             now = self._clock.now()
             while self._unobserved:

@@ -13,7 +13,7 @@ from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.recording import Recording, at_rate
 from kallglot_ari.lab.verify import Verdict, speech
 
-ARRIVE_SECONDS = 30.0
+ARRIVE_SECONDS = 60.0
 """How long a translation may take to begin."""
 QUIET_SECONDS = 1.2
 """Silence after which a translation is over."""

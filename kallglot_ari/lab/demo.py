@@ -308,7 +308,4 @@ def _conclude(result: report.Result, out: Path, screen: Screen) -> None:
         )
     screen.console.print(report.latency_text(result))
     screen.console.print(f"Report: {out / 'report.html'}")
-    if result.passed:
-        screen.console.print("[bold green]Speech arrived translated on both sides.[/bold green]")
-    else:
-        screen.console.print("[bold red]Speech did not arrive translated on both sides.[/bold red]")
+    screen.console.print(result.verdict, style="bold green" if result.passed else "bold red")

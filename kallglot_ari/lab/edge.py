@@ -13,9 +13,13 @@ exten = _sess.,1,Set(GLOBAL(CODEC)=${CHANNEL(audionativeformat)})
  same = n,Echo()
 """
 """Dialplan of an edge that says back what it hears."""
-MEDIA_MODE = (
-    "[edge]\nexten = _sess.,1,Stasis(kallglot,source=de,target=en,mode=ai_agent,metadata.trunk_session=${EXTEN})\n"
-)
+MEDIA_MODE = """
+[edge]
+exten = _sess.,1,Set(GLOBAL(CODEC)=${CHANNEL(audionativeformat)})
+ same = n,Set(GLOBAL(SIGNALLING)=${CHANNEL(pjsip,secure)})
+ same = n,Stasis(kallglot,source=de,target=en,mode=ai_agent,metadata.trunk_session=${EXTEN})
+exten = h,1,Set(GLOBAL(MEDIA)=${CHANNEL(rtp,secure)})
+"""
 """Dialplan of an edge whose calls run through our own media mode."""
 
 

@@ -89,10 +89,12 @@ class Farm:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def call(self, called: LabAsterisk, number: str) -> str:
-        """Call `number` there; returns the caller's channel id here."""
+    async def call(self, called: LabAsterisk, number: str, caller: str = "") -> str:
+        """Call `number` there, as `caller` if it is given; returns the caller's channel id here."""
         uri = f"sip:{number}@127.0.0.1:{called.sip_port}"
         request = {"endpoint": f"PJSIP/called/{uri}", "context": "farm", "extension": "customer", "priority": 1}
+        if caller:
+            request["callerId"] = f'"{caller}" <{caller}>'
         channel = await asyncio.to_thread(self.asterisk.ari, "POST", "/channels", body=request)
         return str(channel["id"])
 

@@ -30,12 +30,17 @@ def python_with_pjsua2() -> str:
     if found.exists():
         return str(found)
     for name in ("python3.12", "python3.11"):
-        if older := shutil.which(name):
+        if (older := shutil.which(name)) and _runs(older):
             return _make_python(older, found)
     raise LabError(
         "phones need pjsua2, which has wheels for Python 3.11 and 3.12 only: install python3.12, "
         "or set KALLGLOT_LAB_PHONE_PYTHON to a Python that has pjsua2-python"
     )
+
+
+def _runs(python: str) -> bool:
+    """Version managers leave a `python3.12` in PATH that only says which versions there are."""
+    return subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0
 
 
 def _make_python(older: str, found: Path) -> str:
@@ -47,5 +52,6 @@ def _make_python(older: str, found: Path) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             shutil.rmtree(folder, ignore_errors=True)
-            raise LabError(f"phones need pjsua2: {' '.join(command[1:4])} failed: {done.stderr.strip()[-300:]}")
+            said = " ".join(done.stderr.split())[-300:]
+            raise LabError(f"phones need pjsua2: {' '.join(command[1:4])} failed: {said}")
     return str(found)

@@ -47,6 +47,15 @@ class Result:
         return sides == {"customer", "agent"} and all(turn.verdict and turn.verdict.arrived for turn in self.turns)
 
     @property
+    def verdict(self) -> str:
+        """What the demo showed, in a sentence."""
+        if not self.passed:
+            return f"Speech did not arrive{'' if self.engine == 'echo' else ' translated'} on both sides."
+        if self.engine == "echo":
+            return "Speech arrived on both sides. The echo engine translates nothing; the engine offline does."
+        return "Speech arrived translated on both sides."
+
+    @property
     def latencies(self) -> list[float]:
         return [turn.latency for turn in self.turns if turn.latency is not None]
 
@@ -81,7 +90,7 @@ def picture(result: Result, path: Path) -> Path:
         recording = (result.said if what == "said" else result.heard)[party]
         times, low, high = _envelope(recording, start)
         axis.fill_between(times, low, high, color=COLOURS[party], alpha=1.0 if what == "said" else 0.6, linewidth=0)
-        axis.set_ylim(-1, 1)
+        axis.set_ylim(-1, 1.4 if what == "heard" else 1)  # above what is heard, room for the wait
         axis.set_yticks([])
         axis.set_ylabel(f"{party}\n{what} ({result.language(party)})", rotation=0, ha="right", va="center")
         for turn in result.turns:
@@ -92,7 +101,7 @@ def picture(result: Result, path: Path) -> Path:
                     axis.axvspan(
                         turn.said_to - start, turn.heard_from - start, color="#888888", alpha=0.25, linewidth=0
                     )
-                axis.text(turn.heard_from - start, 0.82, turn.wait, fontsize=8, va="center")
+                axis.text(turn.heard_from - start, 1.2, turn.wait, fontsize=8, va="center")
     axes[-1].set_xlabel("seconds of the call; dotted: end of speech, grey: the wait for its translation")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -116,17 +125,11 @@ def write_html(result: Result, image: Path, path: Path) -> Path:
         for what, all_ in (("said", result.said), ("heard", result.heard))
         for party, recording in all_.items()
     )
-    verdict = (
-        "Speech arrived translated on both sides."
-        if result.passed
-        else "Speech did NOT arrive translated as it should."
-    )
-    kind = "echo (nothing is translated: each hears what the other said)" if result.engine == "echo" else result.engine
     path.write_text(
-        f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Kallglot demo</title><style>{_STYLE}</style>
+        f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Kallglot demo</title><style>{_STYLE}</style>
 <h1>One call through Asterisk, {html.escape(result.source)} ↔ {html.escape(result.target)}</h1>
-<p class="{"good" if result.passed else "bad"}">{verdict}</p>
-<p>Asterisk {html.escape(result.asterisk)}; engine: {html.escape(kind)}. {latency_text(result)}</p>
+<p class="{"good" if result.passed else "bad"}">{result.verdict}</p>
+<p>Asterisk {html.escape(result.asterisk)}, engine {html.escape(result.engine)}, both connected {result.setup_seconds:.2f} s after the agent's answer. {latency_text(result)}</p>
 <h2>What was said and heard</h2><img alt="Waveforms of both sides over time" src="data:image/png;base64,{picture_data}">
 <table>{sounds}</table><h2>Turns</h2>{_turns_table(result)}<h2>Transcript</h2>{_transcript_table(result)}
 <h2>The call</h2>{_call_table(result)}</html>
@@ -141,6 +144,12 @@ def latency_text(result: Result) -> str:
     found = result.latencies
     if not found:
         return "No translation was heard."
+    if result.engine == "echo":
+        delays = [turn.heard_from - turn.said_from for turn in result.turns if turn.heard_from is not None]
+        return (
+            f"From the first sound said to the first sound heard: median {statistics.median(delays):.2f} s, "
+            f"longest {max(delays):.2f} s over {len(delays)} turns, measured at the phones."
+        )
     parts = ", ".join(f"{name} {result.stages[name]:.2f} s" for name in STAGES if name in result.stages)
     inside = f" In the interpreter, on average: {parts}." if parts else ""
     return (
@@ -202,8 +211,9 @@ def _audio(recording: Recording) -> str:
 
 
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
-img{width:100%}table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
-td,th{border-bottom:1px solid #d8dee4;padding:.4rem .6rem;text-align:left;vertical-align:middle}
-audio{height:2.2rem;max-width:18rem}.good{color:#116329;font-weight:600}.bad{color:#a40e26;font-weight:600}
+:root{color-scheme:light dark}
+body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+img{width:100%;border-radius:.5rem}table{display:block;overflow-x:auto;border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
+td,th{border-bottom:1px solid #8885;padding:.4rem .6rem;text-align:left;vertical-align:middle}
+audio{height:2.2rem;max-width:18rem}.good{color:#1a7f37;font-weight:600}.bad{color:#d1242f;font-weight:600}
 """

@@ -73,13 +73,15 @@ class MediaEngine:
         self._flows: dict[str, MediaFlow] = {}
         self._by_row: dict[int, MediaFlow] = {}
         self._addresses: dict[bytes, MediaFlow] = {}
-        self._wanted: dict[tuple[str, str], float] = {}
+        self._wanted: dict[tuple[str, str], tuple[float, float]] = {}
         self._free: list[int] = []
         self._scribe = Scribe(self._capture_lost)
         self._rows = 0
         self._generation = 0
         self._pending: deque[Report] = deque()
-        self._pending_chunks = 0
+        self._called = False
+        """Whether `_deliver` is going to run: the tick need not wake the event loop again."""
+        self._packets = [metrics.rtp_packets.labels(direction=direction) for direction in ("in", "out")]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._strain = Strain()
         self._beat = 0.0
@@ -178,9 +180,9 @@ class MediaEngine:
             random.getrandbits(16) if sequence is None else sequence,
             random.getrandbits(32) if timestamp is None else timestamp,
         )  # fmt: skip
-        for (listener, other), gain in self._wanted.items():
+        for (listener, other), level in self._wanted.items():
             if other == flow_id and listener in self._flows:
-                self.hear(self._flows[listener], other, gain)
+                self.hear(self._flows[listener], other, *level)
         return flow
 
     def capture_file(self, path: Path) -> CaptureFile:
@@ -242,25 +244,25 @@ class MediaEngine:
             return (0.0,) * len(STATS)
         return tuple(stats[row].tolist())
 
-    def hear(self, flow: MediaFlow, other: str, gain: float) -> None:
+    def hear(self, flow: MediaFlow, other: str, gain: float, duck: float) -> None:
         """Now, or when `other` opens."""
         if gain:
-            self._wanted[flow.id, other] = gain
+            self._wanted[flow.id, other] = (gain, duck)
         else:
             self._wanted.pop((flow.id, other), None)
         heard = self._flows.get(other)
         if heard is not None:
-            self.command("hear", flow.row, flow.generation, heard.row, gain)
+            self.command("hear", flow.row, flow.generation, heard.row, gain, duck)
 
     def closed(self, flow: MediaFlow) -> None:
         """`flow` is closed: nothing of it is delivered any more."""
         del self._flows[flow.id]
         self._release_address(flow)
         for listener, other in [pair for pair in self._wanted if flow.id in pair]:
-            gain = self._wanted.pop((listener, other))
+            level = self._wanted.pop((listener, other))
             if other == flow.id and listener in self._flows:
                 self.command("hear", self._flows[listener].row, self._flows[listener].generation, flow.row, 0.0)
-                self._wanted[listener, other] = gain
+                self._wanted[listener, other] = level
 
     def _release_address(self, flow: MediaFlow) -> None:
         for name in [name for name, owner in self._addresses.items() if owner is flow]:
@@ -275,6 +277,9 @@ class MediaEngine:
         """Called on the tick's thread."""
         assert self._loop is not None
         self._pending.append(report)
+        if self._called:  # it looks for reports after it has taken this back
+            return
+        self._called = True
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # the loop is closed: the service is going down
@@ -282,20 +287,22 @@ class MediaEngine:
 
     def _deliver(self) -> None:
         """Bring what the tick reported to sinks and metrics, oldest first, a bounded share at a time."""
+        self._called = False
         done = 0
+        encoding, rate, by_row = self._encoding, self._sample_rate, self._by_row
         while self._pending and done < _AT_ONCE:
             report = self._pending[0]
             chunks = report.chunks[:_AT_ONCE]
             del report.chunks[:_AT_ONCE]
             done += len(chunks)
             for row, generation, timestamp_ms, received_at, payload in chunks:
-                flow = self._by_row.get(row)
+                flow = by_row.get(row)
                 if flow is None or flow.generation != generation or flow.is_closed:
                     continue
-                audio = StreamAudio(self._encoding, self._sample_rate, payload)  # type: ignore[arg-type]
-                try:  # whoever listens: a sink that fails must not silence the other legs
+                audio = StreamAudio(encoding, rate, payload)  # type: ignore[arg-type]
+                try:
                     flow.sink(UplinkChunk(audio, timestamp_ms, received_at))
-                except Exception:
+                except Exception:  # the boundary to whoever listens: one that fails must not silence the other legs
                     log.exception("uplink_sink_failed", extra={"flow": flow.id})
                     self._metrics.stream_dropped.inc()
             if not report.chunks:
@@ -303,10 +310,12 @@ class MediaEngine:
                 self._observe(report)
         if self._pending and self._loop is not None:
             self._drop_old()
-            self._loop.call_soon(self._deliver)
+            if not self._called:
+                self._called = True
+                self._loop.call_soon(self._deliver)
 
     def _drop_old(self) -> None:
-        waiting = sum(len(report.chunks) for report in self._pending)
+        waiting = sum(len(report.chunks) for report in tuple(self._pending))  # the tick goes on adding to it
         while waiting > _PENDING_MAX and self._pending:
             oldest = self._pending.popleft()
             waiting -= len(oldest.chunks)
@@ -315,18 +324,19 @@ class MediaEngine:
 
     def _observe(self, report: Report) -> None:
         metrics = self._metrics
-        if report.packets_in:
-            metrics.rtp_packets.labels(direction="in").inc(report.packets_in)
-        if report.packets_out:
-            metrics.rtp_packets.labels(direction="out").inc(report.packets_out)
+        for counter, count in zip(self._packets, (report.packets_in, report.packets_out), strict=True):
+            if count:
+                counter.inc(count)
         for reason, count in report.discarded.items():
             metrics.rtp_discarded.labels(reason=reason).inc(count)
         self._beat = self._clock.now()
-        self._strain.seen(report.lateness, self._clock.now())
+        self._strain.seen(report.lateness, self._beat)
         for seconds in report.lateness:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:
             metrics.downlink_latency.observe(seconds)
+        for seconds in report.lags:
+            metrics.translation_lag.observe(seconds)
         for row, generation in report.interrupted:
             flow = self._by_row.get(row)
             if flow is not None and flow.generation == generation and flow.on_interrupted is not None:

@@ -34,7 +34,7 @@ class Owner(Protocol):
     def figures(self, row: int) -> tuple[float, ...]: ...
     def track(self, path: Path, form: Form) -> Track: ...
     def end_track(self, track: Track) -> None: ...
-    def hear(self, flow: MediaFlow, other: str, gain: float) -> None: ...
+    def hear(self, flow: MediaFlow, other: str, gain: float, duck: float) -> None: ...
     def closed(self, flow: MediaFlow) -> None: ...
 
 
@@ -58,6 +58,7 @@ def leg_quality(figures: tuple[float, ...]) -> LegQuality:
         r_factor=r,
         mos=mos,
         backlog_ms=f["backlog"] * 1000,
+        lag_ms=f["lag"] * 1000,
     )
 
 
@@ -108,7 +109,8 @@ class MediaFlow:
     def play(self, source: str, audio: StreamAudio, received_at: float | None = None) -> None:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
-        self._command("play", source, audio.encoding, audio.sample_rate, audio.payload, at)
+        if self._last is None:
+            self._owner.command("play", self.row, self.generation, source, *audio, at)
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)
@@ -126,14 +128,14 @@ class MediaFlow:
         self.on_interrupted = then
         self._command("interruptible", then is not None)
 
-    def hear(self, other: str, gain_db: float | None) -> None:
-        """Hear flow `other`, now or as soon as it is there. :raises MediaError: for a gain past 12 dB, or for oneself."""
+    def hear(self, other: str, gain_db: float | None, duck_db: float = 0.0) -> None:
+        """Hear flow `other`, now or as soon as it is there; lower by `duck_db` while speech is played. :raises MediaError: for a gain past 12 dB, or for oneself."""
         if other == self._id:
             raise MediaError(f"hear: expected another flow, found the leg's own {other!r}")
         if gain_db is not None and not (math.isfinite(gain_db) and gain_db <= _GAIN_LIMIT_DB):
             raise MediaError(f"hear: expected a gain of at most {_GAIN_LIMIT_DB} dB, found {gain_db}")
         if self._last is None:
-            self._owner.hear(self, other, 0.0 if gain_db is None else factor(gain_db))
+            self._owner.hear(self, other, 0.0 if gain_db is None else factor(gain_db), factor(-duck_db))
 
     def capture(self, file: interfaces.CaptureFile | None) -> None:
         if file is not None and not isinstance(file, CaptureFile):

@@ -13,7 +13,7 @@ RTP_HEADER = 12
 STAGED = 16
 """Frames of speech that lie ready to send, per leg, at most."""
 STATS = (
-    "received", "sent", "lost", "late", "reordered", "jitter", "buffer", "concealed", "drift", "level", "backlog",
+    "received", "sent", "lost", "late", "reordered", "jitter", "buffer", "concealed", "drift", "level", "backlog", "lag",
 )  # fmt: skip
 """Columns of the published figures: counts, seconds, parts per million, dBFS."""
 
@@ -60,6 +60,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     # --- to Asterisk
     "phase": (np.int64, 0),
     "queued": (np.float64, 0.0),
+    "lag": (np.float64, 0.0),
 }
 _FRESH: dict[str, float] = {"ssrc": -1, "transit": np.nan, "window_min": np.inf}
 """Fields of the records that do not begin at 0."""
@@ -112,6 +113,7 @@ class Legs:
     count: NDArray[np.int64]
     plain: NDArray[np.bool_]
     queued: NDArray[np.float64]
+    lag: NDArray[np.float64]
 
     def __init__(self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int) -> None:
         self._uplink_bytes = uplink_bytes

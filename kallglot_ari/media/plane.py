@@ -54,6 +54,8 @@ class Report:
     packets_out: int = 0
     downlink: list[float] = field(default_factory=list)
     """Latencies of talkspurts that began, in seconds."""
+    lags: list[float] = field(default_factory=list)
+    """The most that talkspurts which ended were behind, in seconds."""
     lateness: list[float] = field(default_factory=list)
     """How late the ticks were, in seconds."""
     closed: list[tuple[int, int, tuple[float, ...]]] = field(default_factory=list)
@@ -84,7 +86,7 @@ class Plane:
             receive, encoding, sample_rate, chunk_ms,
             jitter_min_ms=settings.jitter_min_ms, jitter_max_ms=settings.jitter_max_ms,
         )  # fmt: skip
-        self._speak = Speak(send, settings.backlog_max_ms)
+        self._speak = Speak(send, settings.backlog_max_ms, settings.lag_max_ms)
         self._capture = capture
         self.legs = Legs(
             uplink_bytes=self._listen.uplink_bytes,
@@ -132,6 +134,9 @@ class Plane:
             took = time.perf_counter() - begun
             self.report.downlink += [latency + took for latency in self._speak.latencies]
             self._speak.latencies.clear()
+        if self._speak.lags:
+            self.report.lags += self._speak.lags
+            self._speak.lags.clear()
         if self._capture.on:
             self._capture.sent(due, self.legs.outbox, now)
             self._capture.chunks(self._listen.chunks)
@@ -235,6 +240,7 @@ class Plane:
 
     def do_interruptible(self, row: int, generation: int, on: bool) -> None:
         self._barge_in.watch(self.legs, row, on)
+        self._speak.speech[row].hurries = not on  # an answer is no translation: nobody waits for its end
 
     def _interrupt(self, row: int) -> None:
         """Drop what waits for a leg, if anything does."""
@@ -248,10 +254,10 @@ class Plane:
     def do_resume(self, row: int, generation: int) -> None:
         self._listen.resume(self.legs, row)
 
-    def do_hear(self, row: int, generation: int, other: int, gain: float) -> None:
-        """`other` is a row; `gain` a factor, 0 for no longer."""
+    def do_hear(self, row: int, generation: int, other: int, gain: float, duck: float = 1.0) -> None:
+        """`other` is a row; `gain` a factor, 0 for no longer, `duck` another while speech is played."""
         before = self._speak.speech[row].voices.get(other)
-        self._speak.hear(self.legs, row, other, gain)
+        self._speak.hear(self.legs, row, other, gain, duck)
         voice = self._speak.speech[row].voices.get(other)
         if voice is not None and voice is not before:
             self._listen.taps.setdefault(other, []).append(voice.put)
@@ -300,6 +306,7 @@ class Plane:
             "concealed": legs.concealed[rows],
             "drift": legs.drift[rows],
             "backlog": (legs.queued[rows] + legs.count[rows]) * (TICK * PHASES),
+            "lag": legs.lag[rows],
         }
         for name, values in columns.items():
             stats[rows, STATS.index(name)] = values

@@ -18,13 +18,13 @@ _RECALLED = 3
 class Speak:
     """The downlink of all legs."""
 
-    def __init__(self, codec: Codec, backlog_max_ms: int) -> None:
+    def __init__(self, codec: Codec, backlog_max_ms: int, lag_max_ms: int) -> None:
         self._codec = codec
         self._step = codec.timestamp_step
         assert codec.send_type is not None
         self._first = (0x8000 | codec.send_type) - 0x10000 << 48
         """The first 8 bytes of a packet as one signed number, all but what `_number` puts in."""
-        self._backlog_max_ms = backlog_max_ms
+        self._backlog_max_ms, self._lag_max_ms = backlog_max_ms, lag_max_ms
         self.silence = silent_payload(codec)
         self._silence = np.frombuffer(self.silence, dtype=np.uint8)
         self._prebuffer = Prebuffer()
@@ -35,10 +35,12 @@ class Speak:
         self.speech: dict[int, Speech] = {}
         self.latencies: list[float] = []
         """Seconds from a talkspurt's arrival to its first packet, since the caller last took them."""
+        self.lags: list[float] = []
+        """The most that each talkspurt was behind, of those that ended since the caller last took them."""
         self.underruns = 0
 
     def open(self, row: int) -> None:
-        self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms)
+        self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags)
 
     def close(self, row: int) -> None:
         self.speech.pop(row, None)
@@ -92,12 +94,12 @@ class Speak:
         speech.flush(source)
         legs.queued[row] = speech.queued_frames
 
-    def hear(self, legs: Legs, row: int, other: int, gain: float) -> None:
+    def hear(self, legs: Legs, row: int, other: int, gain: float, duck: float = 1.0) -> None:
         """Let `row` hear `other`'s own voice. The caller connects the voice to the other leg's sound."""
         self.settle(legs)
         speech = self.speech[row]
         self._unstage(legs, row, speech)
-        speech.hear(other, gain)
+        speech.hear(other, gain, duck)
         legs.talk[row] = legs.talk[row] or speech.active
 
     def _unstage(self, legs: Legs, row: int, speech: Speech) -> None:
@@ -172,13 +174,14 @@ class Speak:
             frame = speech.next(now)
             if frame is None:
                 legs.talk[row] = speech.active
-                legs.queued[row] = 0.0
+                legs.queued[row] = legs.lag[row] = 0.0
                 return
             ready = frame
         frames = np.frombuffer(ready, dtype=np.uint8).reshape(-1, self._unit)
         legs.staged[row, (head + np.arange(len(frames))) % STAGED] = frames
         legs.count[row] = len(frames)
         legs.queued[row] = speech.queued_frames
+        legs.lag[row] = speech.lag
         if speech.started_at:
             self.latencies.extend(now - at for at in speech.started_at)
             speech.started_at.clear()

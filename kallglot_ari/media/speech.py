@@ -1,7 +1,7 @@
 """What one leg is to hear: translated speech that comes in bursts, and other parties' own voices, as frames of 20 ms.
 
 Speech waits here, deep and bounded; what goes out is one frame at a time. A talkspurt begins after a short wait (see `rtp.playout`), is carried over
-a gap by repeating its last pitch periods, and ends when nothing has come for two frames.
+a gap by repeating its last pitch periods, and ends when nothing has come for two frames. Speech that waits too long is caught up with (`audio.catchup`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections import deque
 
 import numpy as np
 
+from kallglot_ari.audio import catchup
+from kallglot_ari.audio.catchup import CatchUp
 from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.codecs.base import Codec, Encoder
 from kallglot_ari.audio.conceal import Concealer
-from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence, to_pcm
+from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence
 from kallglot_ari.audio.mix import Mixer, ramp
 from kallglot_ari.audio.resample import Resampler
+from kallglot_ari.media.heard import HeardVoice
 from kallglot_ari.rtp.playout import Prebuffer
 
 _BURST_MS = 200
@@ -25,8 +28,9 @@ _CARRY_FRAMES = 2
 _FADE_MS = 10
 _SETTLE_FRAMES = 10
 """Frames an encoder with memory is fed silence after speech, before one fixed silent frame is sent for it."""
-_HEARD_TARGET, _HEARD_MOST = 2, 5
-"""Frames of another leg's own voice: how many to wait for, and how many at most."""
+
+_ANEW, _ANEW_SECONDS = 0.8, 0.3
+"""A piece that comes sooner after the one before than this share of its length, and than that, is of the same burst: it waits because it is early."""
 
 _MAX_RATE = 192000
 
@@ -38,6 +42,7 @@ class Source:
         self._codec = codec
         self._law = unit == codec.frame_bytes and codec.name in ("ulaw", "alaw")
         self._unit = unit
+        self._second = unit * 1000 // FRAME_MS
         self._parts: deque[bytes] = deque()
         self._offset = 0
         self.size = 0
@@ -53,6 +58,15 @@ class Source:
         self._resampler: Resampler | None = None
         self._ending = False
         """Flushed: what is left is the last of this talkspurt."""
+        self._catch_up: CatchUp | None = None
+        self._put = 0
+        """Bytes that were ever put in."""
+        self._anew = (0.0, 0)
+        """The last piece that was no further part of a burst: when it came, and how many bytes had been put in before it."""
+        self._last = (0.0, 0)
+        """When the last piece came, and its bytes."""
+        self.worst_lag = 0.0
+        """The most this talkspurt has been behind, in seconds."""
 
     def convert(self, encoding: str, rate: int, payload: bytes) -> bytes:
         """Stream bytes as stored bytes. :raises MediaError: when they are none. :raises ValueError: for an impossible rate."""
@@ -77,10 +91,30 @@ class Source:
         """Stored bytes as samples."""
         return self._codec.decoder().decode(data) if self._law else np.frombuffer(data, dtype=np.int16)
 
+    def arrived(self, size: int, at: float) -> None:
+        """`size` bytes that came `at` are about to be put in: from when on they are waited for."""
+        came, lasts = self._last
+        self._last = (at, size)
+        if not self.size or at - came >= min(_ANEW * lasts / self._second, _ANEW_SECONDS):
+            self._anew = (at, self._put)
+
+    def lag(self, now: float) -> float:
+        """Seconds by which what waits is behind the time it would be heard at if it had been played as it came.
+
+        Counted for the last piece that came by itself: the rest of its burst is behind by as much, and what waits before it delays it.
+        """
+        if not self.size:
+            return 0.0
+        came, before = self._anew
+        lag = max(0.0, now - came - (self._put - self.size - before) / self._second)
+        self.worst_lag = max(self.worst_lag, lag)
+        return lag
+
     def put(self, data: bytes) -> None:
         if data:
             self._parts.append(data)
             self.size += len(data)
+            self._put += len(data)
             self.queued += len(data)
             self._ending = False
 
@@ -135,9 +169,9 @@ class Source:
             self._carried = 0
         return self.take(whole * self._unit)
 
-    def next(self) -> bytes | None:
-        """One frame of stored bytes, with gaps carried over; None when the talkspurt is over."""
-        data = self.take(self._unit)
+    def next(self, speed: float | None = None) -> bytes | None:
+        """One frame of stored bytes, with gaps carried over; None when the talkspurt is over. With a `speed`, some of it is left out."""
+        data = self.take(self._unit) if speed is None else self._caught_up(speed)
         if len(data) == self._unit and self._concealer is None:
             self._carried = 0
             self._recent.append(data)
@@ -165,8 +199,23 @@ class Source:
         self._recent.append(stored)
         return stored
 
+    def _caught_up(self, speed: float) -> bytes:
+        """The next frame, or what there is of one, while something is to be left out."""
+        if self._catch_up is None:
+            self._catch_up = CatchUp(self._codec.sample_rate)
+        width = self._unit // self._codec.frame_samples
+        data = self.take(max(self._unit, self._catch_up.ahead * width))
+        frame, used = data[: self._unit], self._unit
+        if len(data) > self._unit:
+            pcm, samples = self._catch_up.next(self.pcm(data), speed)
+            if samples != self._codec.frame_samples:
+                frame, used = self.store(pcm), samples * width
+        self.put_back(data[used:])
+        return frame
+
     def stop(self) -> None:
         """The talkspurt is over."""
+        self._catch_up = None
         self.started = False
         self.queued = 0
         self._carried = 0
@@ -190,53 +239,13 @@ class Source:
         self._ending = True
 
 
-class HeardVoice:
-    """Another leg's own voice, played at a gain. Clocks that differ are made good by overlapping or repeating a frame, never by a cut."""
-
-    def __init__(self, sample_rate: int, gain: float) -> None:
-        self._frame = sample_rate * FRAME_MS // 1000
-        self._frames: deque[Pcm] = deque()
-        self._rest: Pcm = silence(0)
-        self._gain = 0.0
-        self._concealer = Concealer(sample_rate)
-        self._primed = False
-        self.target_gain = gain
-
-    @property
-    def gone(self) -> bool:
-        """Faded out for good."""
-        return self.target_gain == 0.0 and self._gain == 0.0
-
-    def put(self, pcm: Pcm) -> None:
-        """Samples as they came in, of any length."""
-        self._rest = np.concatenate([self._rest, pcm]) if self._rest.size else pcm
-        while self._rest.size >= self._frame:
-            self._frames.append(self._rest[: self._frame])
-            self._rest = self._rest[self._frame :]
-        while len(self._frames) > _HEARD_MOST:
-            first, second = self._frames.popleft(), self._frames.popleft()
-            weight = np.linspace(0.0, 1.0, self._frame, dtype=np.float32)
-            self._frames.appendleft(to_pcm(first * (1.0 - weight) + second * weight))
-
-    def next(self) -> Pcm | None:
-        """The next frame at its gain; None when there is nothing to hear."""
-        if not self._primed:
-            if len(self._frames) < _HEARD_TARGET:
-                return None
-            self._primed = True
-        if self._frames:
-            pcm = self._concealer.heard(self._frames.popleft())
-        else:
-            pcm = self._concealer.lost(self._frame)
-            self._primed = bool(pcm.any())
-        start, self._gain = self._gain, self.target_gain
-        return ramp(pcm, start, self._gain)
-
-
 class Speech:
     """All that one leg hears."""
 
-    def __init__(self, codec: Codec, prebuffer: Prebuffer, backlog_max_ms: int) -> None:
+    def __init__(
+        self, codec: Codec, prebuffer: Prebuffer, backlog_max_ms: int, lag_max_ms: int, lags: list[float]
+    ) -> None:
+        """`lags` is given the most that each talkspurt was behind, in seconds, when it is over."""
         self._codec = codec
         self._law = codec.name in ("ulaw", "alaw")
         self._unit = codec.frame_bytes if self._law else codec.frame_samples * 2
@@ -245,6 +254,12 @@ class Speech:
         """What the stream calls the same bytes."""
         self._prebuffer = prebuffer
         self._most = self._unit * (backlog_max_ms // FRAME_MS)
+        self._bound = lag_max_ms / 1000
+        self._lags = lags
+        self.hurries = True
+        """Whether it catches up when it is behind."""
+        self.lag = 0.0
+        """Seconds by which what was taken last was behind."""
         self._encoder: Encoder = codec.encoder()
         self._mixer = Mixer(codec.sample_rate)
         self._sources: dict[str, Source] = {}
@@ -283,9 +298,10 @@ class Speech:
         if not data:
             return 0
         if not source.size and not source.started:
-            source.first_at, source.received_at, source.queued = now, received_at, 0
+            source.first_at, source.received_at, source.queued, source.worst_lag = now, received_at, 0, 0.0
         elif source.queued:
             self._measure(source, now)
+        source.arrived(len(data), received_at)
         source.put(data)
         excess = source.size - self._most
         if excess <= 0:
@@ -317,7 +333,8 @@ class Speech:
             return b""
         for source in self._sources.values():
             if self._ready(source, now):
-                return source.plain(frames)
+                self.lag = source.lag(now)
+                return source.plain(frames) if self._speed(self.lag) is None else b""
         return b""
 
     def recall(self, frames: list[bytes]) -> None:
@@ -330,16 +347,22 @@ class Speech:
         """One payload, or None for silence."""
         stored = []
         sounds: list[Pcm] = []
+        behind = 0.0
         for name, source in list(self._sources.items()):
             if not self._ready(source, now):
                 continue
-            data = source.next()
+            lag = source.lag(now)
+            behind = max(behind, lag)
+            data = source.next(self._speed(lag))
             if data is not None:
                 stored.append((source, data))
-            elif len(self._sources) > 16:
+                continue
+            self._lags.append(source.worst_lag)
+            if len(self._sources) > 16:
                 del self._sources[name]
+        self.lag = behind
         for row, voice in list(self.voices.items()):
-            pcm = voice.next()
+            pcm = voice.next(under=bool(stored))
             if pcm is not None:
                 sounds.append(pcm)
             if voice.gone:
@@ -354,6 +377,9 @@ class Speech:
             self._settling -= 1
             return self._encoder.encode(silence(self._codec.frame_samples))
         return None
+
+    def _speed(self, lag: float) -> float | None:
+        return catchup.speed(lag, self._bound) if self.hurries else None
 
     def _measure(self, source: Source, now: float) -> None:
         self._prebuffer.arrived(now - source.first_at - source.queued / self._second)
@@ -383,15 +409,15 @@ class Speech:
             if name is None or key == name:
                 source.fade_out(self._codec.sample_rate)
 
-    def hear(self, row: int, gain: float) -> HeardVoice | None:
-        """Play leg `row`'s own voice at a factor `gain`; 0 fades it out. The voice, if it is a new one."""
+    def hear(self, row: int, gain: float, duck: float) -> HeardVoice | None:
+        """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""
         voice = self.voices.get(row)
         if voice is not None:
-            voice.target_gain = gain
+            voice.target_gain, voice.duck = gain, duck
             return None
         if gain == 0.0:
             return None
-        voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain)
+        voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain, duck)
         return voice
 
 

@@ -37,6 +37,8 @@ from kallglot_ari.modes.answers import Answers
 from kallglot_ari.modes.diagnosis import Diagnosis
 from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
+from kallglot_ari.modes.replay import Replay
+from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
 
@@ -95,7 +97,8 @@ class CallActions:
         self._muted: set[str] = set()
         self._interruptible: set[str] = set()
         self._answers = Answers()
-        self._originals: dict[tuple[str, str], float] = {}
+        self._replay = Replay()
+        self._originals: dict[tuple[str, str], tuple[float | None, float]] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
@@ -121,11 +124,14 @@ class CallActions:
                     flow.interruptible(partial(self._interrupted, command.leg) if command.on else None)
             case c.Repeat():
                 self._repeat(command.leg)
+            case c.Tone():
+                if flow := self._flows.get(command.leg):
+                    flow.play("tone", DIRECT_TONE)
             case c.Hear():
                 if command.gain_db is None:
                     self._originals.pop((command.leg, command.other), None)
                 else:
-                    self._originals[command.leg, command.other] = command.gain_db
+                    self._originals[command.leg, command.other] = (command.gain_db, command.duck_db)
                 self._hear(command.leg, command.other)
             case c.Publish():
                 self._publish(command)
@@ -135,7 +141,7 @@ class CallActions:
     def _hear(self, leg: str, other: str) -> None:
         """Tell the flows, if both are there; when one comes later it is told then."""
         if leg in self._flows and other in self._flows:
-            self._flows[leg].hear(self._flows[other].id, self._originals.get((leg, other)))
+            self._flows[leg].hear(self._flows[other].id, *self._originals.get((leg, other), (None, 0.0)))
 
     def _route(self, command: c.Route) -> None:
         self._hears = command.hears
@@ -149,6 +155,8 @@ class CallActions:
         self._plant.hub.publish(command.event, self._runner.id, command.data)
         if command.event == "call.active":
             self._plant.metrics.call_setup.observe(command.data["setup_seconds"])
+        if command.event == "ladder":
+            self._plant.metrics.ladder.labels(command.data["step"]).inc()
         if command.event in SAVED_AT:
             self._save_soon()
 
@@ -161,7 +169,8 @@ class CallActions:
     async def _save_later(self) -> None:
         await asyncio.sleep(SAVE_AFTER)
         self._saving = False
-        await self.save()
+        if not self._runner.machine.finished:  # then its last save is done, and the store may be closed
+            await self.save()
 
     async def save(self) -> None:
         """Write the call as it is now; a store that fails does not hurt the call."""
@@ -280,13 +289,15 @@ class CallActions:
 
     async def _open_stream(self, command: c.OpenStream) -> None:
         link, session_id = command.link, command.session.id
-        stream = await self._plant.translator.open_stream(
-            command.session, lambda event: self._heard(link, session_id, event)
-        )
+        stream = await self._plant.translator.open_stream(command.session, partial(self._heard, link, session_id))
         if link in self._streams:
             self._plant.metrics.stream_reconnects.inc()
             await self._streams.pop(link)[1].close()
         self._streams[link] = session_id, stream
+        if said := self._replay.take(link, self._plant.clock.now()):
+            stream.replay(said)
+            self._plant.metrics.replayed.inc(len(said))
+            self._log.info("stream_replayed", session_id=session_id, chunks=len(said))
 
     async def _dial(self, command: c.Dial) -> None:
         await self._plant.ari.channels.originate_with_id(
@@ -347,7 +358,7 @@ class CallActions:
         """A flow in the place of the leg's last one, with all that was asked for the leg before it was there."""
         if old := self._flows.pop(leg.id, None):
             old.close()
-        flow = self._plant.media.open(channel_id, lambda chunk: self._spoke(leg.id, chunk))
+        flow = self._plant.media.open(channel_id, partial(self._spoke, leg.id))
         self._flows[leg.id] = flow
         if leg.id in self._muted:
             flow.pause()
@@ -402,6 +413,7 @@ class CallActions:
 
     def _spoke(self, leg: str, chunk: UplinkChunk) -> None:
         for link, label in self._speaks.get(leg, ()):
+            self._replay.spoke(link, label, chunk)
             if link in self._streams:
                 self._streams[link][1].send(label, chunk)
                 self._latency.spoke(label, chunk.audio, self._plant.clock.now())
@@ -434,6 +446,7 @@ class CallActions:
             case StreamEnd():
                 if current:
                     del self._streams[link]
+                    self._replay.lost(link, self._plant.clock.now())
                     self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass

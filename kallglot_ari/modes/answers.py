@@ -12,24 +12,33 @@ ANSWER_GAP = 0.3
 """Seconds without speech after which what comes from Kallglot is a new answer."""
 
 
+class _Kept:
+    """What one leg was told last."""
+
+    def __init__(self) -> None:
+        self.pieces: deque[StreamSpeech] = deque()
+        self.bytes = 0
+
+
 class Answers:
     """Of all legs of a call. Times are the clock's seconds."""
 
     def __init__(self) -> None:
-        self._last: dict[str, deque[StreamSpeech]] = {}
+        self._last: dict[str, _Kept] = {}
         self._cut_off: dict[str, float] = {}
         """Leg → when it was last sent speech of an answer that it interrupted."""
 
     def keep(self, leg: str, speech: StreamSpeech) -> None:
-        last = self._last.setdefault(leg, deque())
-        if last and speech.received_at - last[-1].received_at > ANSWER_GAP:
-            last.clear()
-        last.append(speech)
-        while sum(len(piece.audio.payload) for piece in last) > REPEAT_MAX:
-            last.popleft()
+        kept = self._last.get(leg)
+        if kept is None or speech.received_at - kept.pieces[-1].received_at > ANSWER_GAP:
+            kept = self._last[leg] = _Kept()
+        kept.pieces.append(speech)
+        kept.bytes += len(speech.audio.payload)
+        while kept.bytes > REPEAT_MAX and len(kept.pieces) > 1:
+            kept.bytes -= len(kept.pieces.popleft().audio.payload)
 
     def last(self, leg: str) -> tuple[StreamSpeech, ...]:
-        return tuple(self._last.get(leg, ()))
+        return tuple(self._last[leg].pieces) if leg in self._last else ()
 
     def interrupted(self, leg: str, now: float) -> None:
         """The party spoke into its answer: what follows at once is the rest of that."""

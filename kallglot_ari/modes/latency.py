@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kallglot_ari.audio.codecs.registry import stream_dbfs
+from kallglot_ari.audio.codecs.registry import loud_share
 from kallglot_ari.calls.model import StreamAudio
 
-VOICE_DBFS = -45.0
-"""A chunk louder than this is speech, for this figure's purposes."""
+VOICE_SHARE = 0.125
+"""A chunk with so many loud samples is speech, for this figure's purposes: noise of -45 dBFS has them."""
 TURN_GAP = 0.5
 """Translated audio after a pause of this many seconds begins a new turn."""
 LONGEST = 30.0
@@ -30,7 +30,7 @@ class TurnLatency:
 
     def spoke(self, speaker: str, audio: StreamAudio, now: float) -> None:
         """A chunk of `speaker` went up."""
-        if stream_dbfs(audio.encoding, audio.payload) > VOICE_DBFS:
+        if loud_share(audio.encoding, audio.payload) >= VOICE_SHARE:
             self._voice[speaker] = now
 
     def translated(self, speaker: str, now: float) -> None:

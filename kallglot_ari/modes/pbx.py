@@ -13,11 +13,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from kallglot_ari import log
-from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
+from kallglot_ari.calls.interfaces import CallStore, Hub
 from kallglot_ari.calls.model import CallView, EndReason, Session, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.pbx_lost import Api, LostCalls
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
 from kallglot_ari.modes.trunk_sessions import Sessions
@@ -43,7 +44,7 @@ class PbxService:
 
     def __init__(
         self,
-        translator: Translator,
+        translator: Api,
         store: CallStore,
         hub: Hub,
         *,
@@ -56,6 +57,7 @@ class PbxService:
         trunk_mode: TrunkMode | None = None,
     ) -> None:
         self._sessions = Sessions(translator, store, clock)
+        self._lost = LostCalls(translator)
         self._store, self._hub, self._metrics, self._clock = store, hub, metrics, clock
         self._kallglot, self._trunk, self._web = kallglot, trunk, web
         self._instance = instance or "local"
@@ -217,7 +219,8 @@ class PbxService:
         return None
 
     async def sweep(self) -> int:
-        """End prepared sessions that nobody used, and forget calls that ended long ago; how many were ended."""
+        """End prepared sessions that nobody used and calls whose end nobody told, forget calls that ended long ago; how many
+        were ended."""
         ended = 0
         for session_id, value in (await self._store.expired_mappings(PREPARED, self._now())).items():
             if await self._store.delete_mapping(PREPARED, session_id):
@@ -227,6 +230,13 @@ class PbxService:
         for kind in (CALLS, REFERRED):
             for key in await self._store.expired_mappings(kind, self._now()):
                 await self._store.delete_mapping(kind, key)
+        started = {call_id: view.started_at.timestamp() for call_id, view in self._views.items()}
+        for call_id in self._lost.due(started, self._now()):
+            record = await self._store.get_mapping(CALLS, call_id)
+            if record is not None and record["state"] == "open":
+                session = record["sessions"][-1]
+                if await self._lost.over(session["id"], session["base_url"]):
+                    ended += await self.hangup(call_id, EndReason.TIMEOUT)
         return ended
 
     async def _sweep_now_and_then(self) -> None:
@@ -282,6 +292,15 @@ class PbxService:
         call_id = form.get("Unique-ID") or form.get("variable_uuid") or form.get("Channel-Call-UUID", "")
         if form.get("section") != "dialplan" or not call_id:
             return freeswitch.NOT_FOUND
+        if form.get(f"variable_{freeswitch.STATUS}"):  # no endpoint took it: it goes on untranslated, and nobody pays
+            try:
+                await self.hangup(call_id, EndReason.ERROR)
+            except StoreError as error:
+                _log.error("freeswitch_session_not_ended", call=call_id, error=str(error))
+            return freeswitch.NOT_FOUND
+        context = form.get("Hunt-Context") or form.get("Caller-Context") or "default"
+        if self._trunk.freeswitch_contexts and context not in self._trunk.freeswitch_contexts:
+            return freeswitch.NOT_FOUND
         to = form.get("Hunt-Destination-Number") or form.get("Caller-Destination-Number", "")
         extra = {
             name: form[f"variable_kallglot_{name}"]
@@ -295,7 +314,6 @@ class PbxService:
             return freeswitch.NOT_FOUND
         if answer["action"] != "route":
             return freeswitch.NOT_FOUND
-        context = form.get("Hunt-Context") or form.get("Caller-Context") or "default"
         hook = freeswitch.hangup_hook(self._web, call_id)
         return freeswitch.dialplan_answer(answer["session_id"], self._trunk, context=context, hangup_hook=hook)
 

@@ -82,7 +82,8 @@ class PhoneTransfers:
         if other is runner:
             self._refuse(source, "both calls are the same")
         elif other is not None:
-            self._merge(runner, source.id, other, own.id)
+            if not self._merge(runner, source.id, other, own.id):
+                self._refuse(source, "one of the two calls is over")
         elif refer_to.connected_channel is not None:
             found = refer_to.connected_channel
             self._calls.adopt(found.id, runner)
@@ -90,17 +91,18 @@ class PhoneTransfers:
         else:
             self._refuse(source, "nobody is at the other end")
 
-    def _merge(self, one: CallRunner, one_channel: str, two: CallRunner, two_channel: str) -> None:
-        """The phone is in two of our calls: who it consulted with comes into the older one in its place."""
+    def _merge(self, one: CallRunner, one_channel: str, two: CallRunner, two_channel: str) -> bool:
+        """The phone is in two of our calls: who it consulted with comes into the older one in its place. Whether that can be."""
         if one.machine.start_wall > two.machine.start_wall:
             one, one_channel, two, two_channel = two, two_channel, one, one_channel
         consulted = next((leg for leg in two.machine.parties if leg.channel_id != two_channel), None)
         if consulted is None or one.machine.leg_of(one_channel) is None:
-            return
+            return False
         self._calls.adopt(consulted.channel_id, one)
         channel, name, language = consulted.channel_id, consulted.channel_name, consulted.language
         two.post(e.PartyGiven(channel))
         one.post(e.PartyReplaced(one_channel, channel, name, language, referrer=True))
+        return True
 
     def _refuse(self, source: m.Channel, reason: str) -> None:
         _log.warning("transfer_refused", channel=source.name, reason=reason)

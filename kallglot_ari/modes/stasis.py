@@ -180,6 +180,7 @@ class StasisMode:
                 speaker=asked.speaker or CUSTOMER,
                 on_unavailable=self._service.on_unavailable,
                 original_gain_db=self._media.original_gain_db,
+                original_duck_db=self._media.original_duck_db,
                 max_parties=self._conference.max_participants,
                 features=self._features.codes,
                 human=self._features.human_endpoint,
@@ -309,6 +310,7 @@ class StasisMode:
             timeout=order.timeout,
             on_unavailable=self._service.on_unavailable,
             original_gain_db=self._media.original_gain_db,
+            original_duck_db=self._media.original_duck_db,
             max_parties=self._conference.max_participants,
             features=self._features.codes,
             human=self._features.human_endpoint,
@@ -410,6 +412,11 @@ class StasisMode:
         runner = self.calls.get(call_id)
         leg = self._party(runner, party)
         runner.post(e.DtmfAsked(leg.speaker, dialplan.digits("digits", digits)))
+
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        """Others' own voices under the translation, for one party. :raises LookupError: :raises UsageError:"""
+        runner = self.calls.get(call_id)
+        runner.post(e.OriginalAsked(self._party(runner, party).speaker, gain_db))
 
     def capture(self, call_id: str, *, on: bool) -> Path:
         """Begin or end a call's capture; its file. :raises LookupError: :raises UsageError:"""

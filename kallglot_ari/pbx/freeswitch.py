@@ -14,6 +14,8 @@ from kallglot_ari.pbx.files import RenderedFile
 from kallglot_ari.settings import Settings, TrunkSettings, WebSettings, reached_at
 
 CODECS = {"opus": "OPUS", "G722": "G722", "PCMU": "PCMU", "PCMA": "PCMA"}
+STATUS = "KALLGLOT_STATUS"
+"""Channel variable of a call that Kallglot's endpoints did not take; in a request of mod_xml_curl it is ``variable_…``."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.@-]{1,128}")
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NOT_FOUND = (
@@ -58,30 +60,32 @@ def gateways(trunk: TrunkSettings) -> str:
 
 
 def bridge_string(session_id: str, trunk: TrunkSettings) -> str:
-    """What `bridge` takes: the gateways in failover order, joined with ``|``."""
+    """What `bridge` takes: the gateways in failover order, joined with ``|``, each for the timeout in whole seconds.
+
+    Codecs and SRTP are asked of the leg to Kallglot alone: the caller's own, or one of a later bridge, may have neither.
+    """
+    leg = {
+        "originate_timeout": str(-(-trunk.failover_timeout_ms // 1000)),
+        "absolute_codec_string": ",".join(CODECS[codec] for codec in trunk.codecs),
+    }
+    if trunk.srtp:
+        leg["rtp_secure_media_outbound"] = ":".join(["mandatory", *trunk.srtp_suites])
+    variables = ",".join(f"{name}='{value}'" for name, value in leg.items())
     parameter = "" if trunk.transport == "udp" else f";transport={trunk.transport}"
-    return "|".join(
-        f"sofia/gateway/{section_name(index)}/{session_id}{parameter}" for index in range(len(trunk.endpoints))
-    )
-
-
-def _settings(trunk: TrunkSettings) -> list[tuple[str, str]]:
-    srtp = ":".join(trunk.srtp_suites)
-    return [
-        ("hangup_after_bridge", "true"),
-        ("continue_on_fail", "true"),
-        ("call_timeout", str(-(-trunk.failover_timeout_ms // 1000))),
-        ("absolute_codec_string", ",".join(CODECS[codec] for codec in trunk.codecs)),
-        *([("rtp_secure_media", f"mandatory:{srtp}")] if trunk.srtp else []),
-    ]
+    gateways = (f"sofia/gateway/{section_name(index)}/{session_id}{parameter}" for index in range(len(trunk.endpoints)))
+    return f"{{{variables}}}{'|'.join(gateways)}"
 
 
 def _actions(trunk: TrunkSettings, session_id: str, more: list[tuple[str, str]]) -> list[str]:
-    lines = [f'<action application="set" data={quoteattr(f"{k}={v}")}/>' for k, v in [*more, *_settings(trunk)]]
-    # export: call_timeout and SRTP are asked of the outgoing leg
-    lines = [line.replace('"set"', '"export"') if "rtp_secure_media" in line else line for line in lines]
-    lines.append(f'<action application="bridge" data={quoteattr(bridge_string(session_id, trunk))}/>')
-    return lines
+    """What is done with a call. Only one that no endpoint took gets behind the bridge: it goes through the dialplan once
+    more, untranslated; `STATUS` and the empty SESSION_ID say that it shall not come here again."""
+    steps = [
+        *more, ("set", "hangup_after_bridge=true"), ("set", "continue_on_fail=true"),
+        ("bridge", bridge_string(session_id, trunk)),
+        ("unset", "hangup_after_bridge"), ("unset", "continue_on_fail"), ("set", "SESSION_ID="),
+        ("set", f"{STATUS}=UNAVAILABLE"), ("transfer", "${destination_number} XML ${context}"),
+    ]  # fmt: skip
+    return [f'<action application="{application}" data={quoteattr(data)}/>' for application, data in steps]
 
 
 def static_dialplan(trunk: TrunkSettings) -> str:
@@ -95,18 +99,11 @@ def static_dialplan(trunk: TrunkSettings) -> str:
     )
 
 
-def dialplan_answer(
-    session_id: str,
-    trunk: TrunkSettings,
-    *,
-    context: str,
-    hangup_hook: str = "",
-    metadata: dict[str, str] | None = None,
-) -> str:
+def dialplan_answer(session_id: str, trunk: TrunkSettings, *, context: str, hangup_hook: str = "") -> str:
     """The document for one call: bridge it to its session. `hangup_hook` is what `api_hangup_hook` shall run."""
-    more = [("SESSION_ID", session_id), *sorted((metadata or {}).items())]
+    more = [("set", f"SESSION_ID={session_id}")]
     if hangup_hook:
-        more.append(("api_hangup_hook", hangup_hook))
+        more.append(("set", f"api_hangup_hook={hangup_hook}"))
     actions = "\n".join("          " + line for line in _actions(trunk, session_id, more))
     return (
         f'{_HEAD}<document type="freeswitch/xml">\n  <section name="dialplan" description="Kallglot">\n'
@@ -148,6 +145,11 @@ README = """\
 sip_profiles-external-kallglot.xml   into sip_profiles/external/kallglot.xml     gateways (holds the password)
 xml_curl.conf.xml                    into autoload_configs/xml_curl.conf.xml     dialplan from kallglot-ari (holds the token)
 dialplan-kallglot.xml                into dialplan/default/kallglot.xml          only without mod_xml_curl
-Then: fs_cli -x "load mod_xml_curl", -x reloadxml, -x "sofia profile external rescan".
+Owned by the user that FreeSWITCH runs as; the two that hold secrets readable for that user only.
+
 The profile "external" needs tls=true and, to check the certificate, tls-verify-policy=out and tls-version=tlsv1.2.
+Load mod_xml_curl and, for the report that a call is over, mod_curl: in autoload_configs/modules.conf.xml, or now:
+  fs_cli -x "load mod_curl", -x "load mod_xml_curl", -x reloadxml, -x "sofia profile external rescan"
+With mod_xml_curl every call is translated, unless trunk.freeswitch_contexts of kallglot-ari names the contexts that shall be.
+A call that no endpoint takes goes through its dialplan once more, untranslated, with KALLGLOT_STATUS=UNAVAILABLE.
 """

@@ -98,6 +98,10 @@ def _env_target(name: str) -> tuple[str, str]:
     known = SECTIONS[section].model_fields
     if key.removesuffix("_file") in known and key not in known and is_secret(known[key.removesuffix("_file")]):
         return section, key
+    if not key:
+        raise ConfigError(
+            f"environment variable {name}: expected {ENV_PREFIX}{section.upper()}__KEY; [{section}] has {', '.join(known)}"
+        )
     if key not in known:
         raise ConfigError(f"environment variable {name}: unknown key {key!r}; [{section}] has {', '.join(known)}")
     return section, key
@@ -166,5 +170,7 @@ def _read_secret_files(data: dict[str, Any]) -> None:
                 raise ConfigError(f"{section}.{key}: set both here and by {key}_file; expected one of them")
             try:
                 values[key] = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error}") from None
+            except UnicodeDecodeError:
+                raise ConfigError(f"{section}.{key}_file: {file}: expected text in UTF-8") from None
+            except OSError as error:
+                raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error.strerror}") from None

@@ -180,12 +180,16 @@ class MediaSettings(Section):
     """What Asterisk sends; `auto`: ulaw for a mu-law stream, slin16 for PCM. Over RTP, slin16 and opus are answered with G.722."""
     original_gain_db: GainDb = None
     """The speaker's own voice under the translation, in dB, 0 being as loud as spoken; `off`: only the translation is heard."""
+    original_duck_db: float = Field(6.0, ge=0, le=60)
+    """By how much that voice is lowered while the translation speaks, in dB; 0: it is not."""
     jitter_min_ms: int = Field(20, ge=20, le=200)
     """Least delay of the adaptive jitter buffer, in milliseconds; more of it loses fewer late packets on an unsteady network."""
     jitter_max_ms: int = Field(200, ge=40, le=1000)
     """Most delay of the adaptive jitter buffer, in milliseconds; a packet later than that counts as lost."""
     backlog_max_ms: int = Field(30000, ge=1000, le=600000)
     """Translated speech waiting to be played, in milliseconds; beyond it the oldest is dropped."""
+    lag_max_ms: int = Field(2000, ge=200, le=600000)
+    """How far translated speech may fall behind its arrival, in milliseconds: from half of it on pauses are shortened, then speech is up to 1.15 times faster."""
 
     @model_validator(mode="after")
     def _bounds(self) -> MediaSettings:
@@ -247,6 +251,8 @@ class TrunkSettings(Section):
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()
     """Networks on the inside of that NAT, as 10.0.0.0/8."""
+    freeswitch_contexts: tuple[str, ...] = ()
+    """Dialplan contexts whose calls mod_xml_curl gets a session for; of others FreeSWITCH uses its own files. Empty: every call."""
 
     @field_validator("local_networks")
     @classmethod
@@ -400,8 +406,8 @@ class InterpreterSettings(Section):
     """Model name at that endpoint, or a GGUF file or OPUS-MT folder."""
     translator_api_key: SecretStr = SecretStr("")
     """Key of that endpoint; empty: none is sent."""
-    voice: Literal["auto", "espeak-ng", "piper"] = "auto"
-    """Speech synthesis; `auto`: Piper where there is a voice for the language, else eSpeak NG."""
+    voice: Literal["auto", "espeak-ng", "pico", "piper"] = "auto"
+    """Speech synthesis; `auto`: Piper where there is a voice for the language, else Pico, else eSpeak NG."""
     models_dir: str = ""
     """Folder of the models; empty: the user's cache folder."""
     workers: int = Field(1, ge=1, le=64)

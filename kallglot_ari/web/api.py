@@ -87,6 +87,15 @@ class CallsApi:
         await self._control.transfer(call.id, Transfer(**body))
         return self._accepted(call)
 
+    async def change_leg(self, request: web.Request) -> web.Response:
+        """`original_gain_db`: how loud this party hears the others' own voices under the translation."""
+        body = fields.take(await body_json(request), {"original_gain_db": fields.gain})
+        call = await self._live_call(request)
+        party = request.match_info["speaker"]
+        self._party(call, party)
+        await self._control.original(call.id, party=party, gain_db=body["original_gain_db"])
+        return self._accepted(call)
+
     async def drop_leg(self, request: web.Request) -> web.Response:
         call = await self._live_call(request)
         self._party(call, request.match_info["speaker"])

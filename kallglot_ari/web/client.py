@@ -195,9 +195,7 @@ def table(calls: list[dict[str, Any]], now: datetime) -> Table:
     for call in calls:
         legs = call["legs"]
         heard = [leg for leg in legs if leg["packets_received"]]
-        lost = max(
-            (100 * leg["packets_lost"] / (leg["packets_received"] + leg["packets_lost"]) for leg in heard), default=None
-        )
+        lost = max((_lost(leg) for leg in heard), default=None)
         mos = min((leg["mos"] for leg in heard), default=None)
         result.add_row(
             Text(call["id"]),
@@ -212,6 +210,12 @@ def table(calls: list[dict[str, Any]], now: datetime) -> Table:
     if not calls:
         result.caption = "no calls"
     return result
+
+
+def _lost(leg: dict[str, Any]) -> float:
+    """Per cent; a packet that came too late is as lost to the ear as one that never came."""
+    missed, received = int(leg["packets_lost"]) + int(leg["packets_late"]), int(leg["packets_received"])
+    return 100 * missed / (received + int(leg["packets_lost"]))
 
 
 def _duration(call: dict[str, Any], now: datetime) -> str:

@@ -101,6 +101,15 @@ def digits(param: str, value: Any) -> str:
     return _text(param, value, "1 to 64 DTMF digits (0-9, A-D, * and #)", names.DTMF).upper()
 
 
+def gain(param: str, value: Any) -> float | None:
+    """Decibels, as `media.original_gain_db` has them; None: off."""
+    if value == "off":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -60 <= value <= 6:
+        raise invalid(param, f"{param}: expected a number from -60 to 6 or off, found {shown(value)}")
+    return float(value)
+
+
 def caller_id(param: str, value: Any) -> str:
     return _text(param, value, "up to 80 characters, a number or Name <number>", _CALLER_ID)
 
@@ -140,12 +149,6 @@ def seconds(low: float, high: float) -> Check:
 
 def event_type(param: str, value: Any) -> str:
     return _text(param, value, "an event type like session.ended", _EVENT)
-
-
-def json_object(param: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise invalid(param, f"{param}: expected an object, found {shown(value)}")
-    return value
 
 
 def metadata(param: str, value: Any) -> dict[str, str]:

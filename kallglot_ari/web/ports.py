@@ -46,5 +46,5 @@ class PbxService(Protocol):
         ...
 
 
-SessionEnded = Callable[[str], None]
-"""Told the id of a session that Kallglot says has ended. Called on the event loop, once for each; must not block."""
+SessionEnded = Callable[[str, str], None]
+"""Told the id of a session that Kallglot says has ended, and the reason if it gives one. Called on the event loop, once for each; must not block."""

@@ -175,6 +175,7 @@ class WebServer:
             Route("POST", f"{one}/pcap", calls.start_capture, Access.TOKEN),
             Route("DELETE", f"{one}/pcap", calls.end_capture, Access.TOKEN),
             Route("POST", f"{one}/legs", calls.add_leg, Access.TOKEN),
+            Route("POST", f"{one}/legs/{{speaker}}", calls.change_leg, Access.TOKEN),
             Route("DELETE", f"{one}/legs/{{speaker}}", calls.drop_leg, Access.TOKEN),
             Route("POST", f"{one}/supervise", calls.supervise, Access.SUPERVISOR),
             Route("POST", f"{one}/supervise/{{speaker}}", calls.change_supervision, Access.SUPERVISOR),

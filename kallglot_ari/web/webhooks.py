@@ -53,11 +53,16 @@ class Webhooks:
         except (BadEvent, Problem) as error:
             self._counter.labels("malformed").inc()
             raise Problem(400, "invalid_request", str(error)) from None
+        # Kept first: were the database to go away in between, the event would count as seen and its data be lost.
+        keep = f"webhook:{event.type}" if event.type in KEPT and event.session_id else ""
+        kept = keep and await self._store.put_mapping(keep, event.session_id, dict(event.data))
         if not await self._store.seen_once(event.id, self._clock.wall().timestamp()):
             self._counter.labels("duplicate").inc()
             return json_response({"received": True, "duplicate": True})
         self._counter.labels("accepted").inc()
-        await self._handle(event)
+        if keep and not kept:
+            await self._store.update_mapping(keep, event.session_id, dict(event.data))
+        self._handle(event)
         return json_response({"received": True})
 
     async def refer(self, request: web.Request) -> web.Response:
@@ -89,13 +94,12 @@ class Webhooks:
             raise Problem(401, "bad_signature", str(error)) from None
         return body
 
-    async def _handle(self, event: WebhookEvent) -> None:
+    def _handle(self, event: WebhookEvent) -> None:
         kind, data, session_id = event.type, dict(event.data), event.session_id
         call = next((call for call in self._control.calls() if session_id and call.session_id == session_id), None)
-        if kind in KEPT and session_id and not await self._store.put_mapping(f"webhook:{kind}", session_id, data):
-            await self._store.update_mapping(f"webhook:{kind}", session_id, data)
         self._hub.publish(
             f"webhook.{kind}", call.id if call else "", {**data, "session_id": session_id, "event_id": event.id}
         )
         if kind == "session.ended" and session_id and self._on_session_ended is not None:
-            self._on_session_ended(session_id)
+            reason = data.get("reason")
+            self._on_session_ended(session_id, reason if isinstance(reason, str) else "")

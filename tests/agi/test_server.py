@@ -14,6 +14,8 @@ from kallglot_ari.agi.server import AgiServer, AgiSession, Script
 from kallglot_ari.errors import AgiError, AgiGone, ListenError
 from kallglot_ari.metrics import Metrics
 
+pytestmark = pytest.mark.real_time
+
 HEADER = b"agi_network: yes\nagi_network_script: %s\nagi_channel: PJSIP/a-1\nagi_uniqueid: 1.1\n%s\n"
 
 

@@ -17,6 +17,8 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import AriSettings, host_port
 from tests.ari.fake import PASSWORD, FakeAsterisk, channel
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.mark.parametrize(
     ("status", "message", "kind", "says"),

@@ -18,6 +18,8 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import AriSettings
 from tests.ari.fake import PASSWORD, FakeAsterisk, Heard, channel, event
 
+pytestmark = pytest.mark.real_time
+
 
 def value(metrics: Metrics, name: str) -> float:
     return metrics.registry.get_sample_value(f"kallglot_ari_{name}_total") or 0.0

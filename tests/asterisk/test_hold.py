@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from statistics import median
 
 import pytest
 
@@ -52,7 +53,7 @@ async def test_hold_and_resume_again_and_again(stage: Stage, who: str) -> None:
     session = await stage.double.wait_session()
     await session.wait_audio("customer", 0.3)
     await session.wait_audio("agent", 0.3)
-    slowest = 0.0
+    took: list[float] = []
     for round_ in range(50 if LONG else 5):
         await holder.hold()
         await until(lambda: "held" in [leg.state for leg in stage.service.calls()[0].legs], what="held")
@@ -60,8 +61,9 @@ async def test_hold_and_resume_again_and_again(stage: Stage, who: str) -> None:
         before = counts(session)
         await hears(held, {MUSIC_HZ}) if round_ == 0 else await asyncio.sleep(0.3)
         assert counts(session) == before, "nothing is streamed"
-        slowest = max(slowest, await resumed(holder, session, before))
-    assert slowest < 1.0, "0.2 s, and what the phone's own re-INVITE and a loaded machine add"
-    print(f"slowest resume: {slowest * 1000:.0f} ms after the phone began its re-INVITE")
+        took.append(await resumed(holder, session, before))
+    print(f"resumed after {median(took) * 1000:.0f} ms (median), {max(took) * 1000:.0f} ms at most, re-INVITE included")
+    assert median(took) < 0.2
+    assert max(took) < 1.0, "0.2 s, and what a loaded machine adds"
     await stage.talk(customer, agent)
     await stage.over(customer)

@@ -21,16 +21,13 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.slow]
 
 
 LONG = int(os.environ.get("KALLGLOT_SOAK_CALLS", "30")) >= 500
-STALL = 0.060
-"""Seconds without a packet on the wire that say the machine stood still: then it is tried again, for that is not what is tested."""
-TRIES = 3
 
 
-@pytest.mark.parametrize(("contract", "seconds"), [("routing", 60.0 if LONG else 20.0), ("provider", 15.0)])
+@pytest.mark.parametrize(("contract", "seconds"), [("routing", 60.0 if LONG else 12.0), ("provider", 12.0)])
 async def test_a_steady_tone_arrives_whole(
     asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, contract: str, seconds: float
 ) -> None:
-    seconds = seconds if asterisk.major >= 22 else 10.0
+    seconds = seconds if asterisk.major >= 22 else 8.0
     rate = 8000 if contract == "routing" else 16000
     async with (
         KallglotDouble(contract, chunk_ms=None) as double,  # type: ignore[arg-type]
@@ -41,18 +38,13 @@ async def test_a_steady_tone_arrives_whole(
         await customer.call("101")
         session = await double.wait_session()
         await session.wait_audio("agent", 0.3)
-        for left in reversed(range(TRIES)):
-            with sniffing() as sniffer:
-                await asyncio.gather(
-                    session.speak("customer", tone(FOR_AGENT_HZ, seconds, rate)),
-                    session.speak("agent", tone(FOR_CUSTOMER_HZ, seconds, rate)),
-                )
-                await asyncio.sleep(0.5)
-                seen = flows(sniffer.take())
-            stood_still = max(flow.longest_wait for flow in seen)
-            if stood_still < STALL or not left:
-                break
-            print(f"the machine stood still for {stood_still * 1000:.0f} ms: again")
+        with sniffing() as sniffer:
+            await asyncio.gather(
+                session.speak("customer", tone(FOR_AGENT_HZ, seconds, rate)),
+                session.speak("agent", tone(FOR_CUSTOMER_HZ, seconds, rate)),
+            )
+            await asyncio.sleep(0.5)
+            seen = flows(sniffer.take())
         await customer.hangup()
         await nothing_left(service, asterisk)
     found = dict.fromkeys((FOR_AGENT_HZ, FOR_CUSTOMER_HZ), 0)

@@ -99,6 +99,34 @@ async def test_somebody_hangs_up_while_the_target_rings(stage: Stage, who: str) 
 
 
 @long_form
+@pytest.mark.parametrize("why", ["busy", "no answer", "the customer hangs up"])
+async def test_a_consultation_that_comes_to_nothing(stage: Stage, why: str) -> None:
+    """The agent asks somebody first, by phone: who is asked does not come, or the customer does not wait."""
+    customer, agent = await stage.call()
+    asked: dict[str, object] = {"busy": "busy", "no answer": "ring", "the customer hangs up": 0.2}
+    other = await stage.phone("agent2", on_call=asked[why])
+    first = agent.calls[-1]
+    await agent.hold(first)
+    second = await agent.call("agent2")
+    if why == "the customer hangs up":
+        await agent.wait_state("CONFIRMED", call=second)
+        await customer.hangup()
+        await until(lambda: first.ended, what="the call is over")
+        assert not second.ended, "the agent's other call is none of ours"
+        await agent.hangup(second)
+        await stage.over(customer)
+        return
+    if why == "no answer":
+        await other.wait_incoming()
+        await other.hangup(code=480)
+    await until(lambda: second.ended, what="nobody comes")
+    await agent.unhold(first)
+    await stage.active(2)
+    await stage.talk(customer, agent)
+    await stage.over(customer)
+
+
+@long_form
 @pytest.mark.parametrize("refer_on", ["the translated call", "the consultation"])
 async def test_attended_after_an_ordinary_call(stage: Stage, refer_on: str) -> None:
     customer, agent = await stage.call()
@@ -184,6 +212,50 @@ async def test_cold_by_api(stage: Stage, target: str) -> None:
     await stage.active(2)
     await stage.talk(customer, other)
     await stage.over(customer)
+
+
+@long_form
+@pytest.mark.parametrize("mode", ["cold", "warm"])
+@pytest.mark.parametrize("why", ["busy", "no answer", "unknown"])
+async def test_by_api_that_fails(stage: Stage, mode: str, why: str) -> None:
+    """The call is as it was."""
+    customer, agent = await stage.call()
+    if why != "unknown":
+        await stage.phone("agent2", on_call="busy" if why == "busy" else "ring")
+    told = stage.service.hub.subscribe()
+    target = "PJSIP/agent2" if why != "unknown" else "nowhere"
+    order = Transfer(party="agent", target=target, mode=mode, timeout=1.5)
+    await stage.service.transfer(stage.service.calls()[0].id, order)
+    async with asyncio.timeout(10):
+        while (await anext(told))["type"] != "leg.failed":
+            pass
+    await stage.active(2)
+    assert len(stage.service.calls()[0].legs) == 2
+    await stage.talk(customer, agent)
+    await stage.over(customer)
+
+
+@long_form
+@pytest.mark.parametrize("mode", ["cold", "warm"])
+async def test_the_customer_hangs_up_while_the_target_of_the_api_rings(stage: Stage, mode: str) -> None:
+    customer, _ = await stage.call()
+    other = await stage.phone("agent2", on_call="ring")
+    order = Transfer(party="agent", target="PJSIP/agent2", mode=mode)
+    await stage.service.transfer(stage.service.calls()[0].id, order)
+    ringing = await other.wait_incoming()
+    await stage.over(customer)
+    await until(lambda: ringing.ended, what="it rings no longer")
+
+
+@long_form
+async def test_the_customer_hangs_up_while_the_two_agents_talk(stage: Stage) -> None:
+    customer, agent = await stage.call()
+    other = await stage.phone("agent2", on_call=0.2)
+    order = Transfer(party="agent", target="PJSIP/agent2", mode="warm")
+    await stage.service.transfer(stage.service.calls()[0].id, order)
+    await stage.active(3)
+    await stage.over(customer)
+    await until(lambda: agent.calls[-1].ended and other.calls[-1].ended, what="both are let go")
 
 
 async def test_to_an_agent_of_another_language_without_a_gap(stage: Stage) -> None:

@@ -192,6 +192,19 @@ def test_registry_names_what_it_has() -> None:
         registry.get("gsm")
 
 
+@pytest.mark.parametrize("encoding", registry.STREAM_ENCODINGS)
+def test_the_share_of_loud_samples(encoding: str) -> None:
+    rng = np.random.default_rng(1)
+    for rms in (20.0, 180.0, 3000.0):
+        pcm = rng.normal(0, rms, 8000).astype(np.int16)
+        share = registry.loud_share(encoding, registry.pcm_to_stream(encoding, pcm))
+        exact = np.count_nonzero(
+            np.abs(registry.stream_to_pcm(encoding, registry.pcm_to_stream(encoding, pcm)).astype(int)) >= 256
+        )
+        assert share == pytest.approx(exact / 8000, abs=0.01)
+    assert registry.loud_share(encoding, b"") == 0.0
+
+
 def test_stream_encodings() -> None:
     pcm = speech_like(8000, 0.1)
     for encoding, least in (("mulaw", 30), ("alaw", 30), ("pcm_16", 199), ("pcm_8", 20)):

@@ -43,7 +43,18 @@ class Script:
 
     def _take(self, commands: list[c.Command]) -> list[c.Command]:
         self.all += commands
-        instant = (c.Publish, c.Uplink, c.Interruptible, c.Repeat, c.Hear, c.Route, c.SetTimer, c.CancelTimer, c.Finish)
+        instant = (
+            c.Publish,
+            c.Uplink,
+            c.Interruptible,
+            c.Repeat,
+            c.Tone,
+            c.Hear,
+            c.Route,
+            c.SetTimer,
+            c.CancelTimer,
+            c.Finish,
+        )
         self.open += [x for x in commands if not isinstance(x, instant)]
         return commands
 

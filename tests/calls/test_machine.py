@@ -232,24 +232,40 @@ def test_kallglot_is_slow_after_the_answer() -> None:
 def test_the_ladder_when_the_stream_is_lost() -> None:
     s = Script()
     agent = s.talking()
+    assert s.machine.view().translation == "up"
     for _ in range(5):
         s.feed(e.StreamDown("sess_1", "reset"))
         assert s.machine.active
+        assert s.machine.view().translation == "reconnecting"
         s.feed(e.TimerFired(RETRY_TIMER), after=1)
         s.open.remove(next(x for x in s.open if isinstance(x, c.OpenStream)))
     s.feed(e.StreamDown("sess_1", "reset"))
     assert s.one(c.EndSession).reason is EndReason.ERROR
     assert len(s.asked(c.CreateSession)) == 2
+    assert s.machine.view().translation == "new_session"
     s.kallglot_up(2)
     assert not s.machine.direct
+    assert s.machine.view().translation == "up"
     s.feed(e.StreamDown("sess_2", "session ended", final=True))
     create = s.asked(c.CreateSession)[-1]
     s.open.remove(create)
     s.feed(e.Failed(create, "503"))
     assert s.machine.direct
+    assert s.machine.view().translation == "direct"
+    assert s.asked(c.Tone) == [], "not before they are in one bridge"
     s.done()
+    s.feed(e.DtmfReceived(agent, "5", 100))
+    assert s.asked(c.Tone) == [c.Tone("customer")], "once, into the bridge they share"
+    s.feed(e.TimerFired(HEAL_TIMER), after=15)
+    assert s.machine.view().translation == "direct"
+    s.kallglot_up(3)
+    s.done()
+    assert s.machine.view().translation == "up"
+    steps = [x.data["step"] for x in s.asked(c.Publish, lambda x: x.event == "ladder")]
+    assert steps == [*["reconnect"] * 5, "new_session", "new_session", "direct", "restored"]
     s.feed(e.ChannelGone(agent))
     s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
+    assert s.machine.view().translation == ""
 
 
 def test_answer_now_answers_before_the_agent_and_rings() -> None:

@@ -188,7 +188,7 @@ class World:
     def ask(self) -> None:
         draw = self.draw.draw
         party = st.sampled_from(["agent", "customer", "party-3", "party-4"])
-        match draw(st.integers(0, 13)):
+        match draw(st.integers(0, 14)):
             case 0:
                 self.feed(e.HangupAsked())
             case 1 | 2 | 3:
@@ -223,6 +223,8 @@ class World:
                 self.feed(e.SuperviseAsked("PJSIP/6", draw(ROLES), translated=draw(st.booleans())))
             case 12:
                 self.feed(e.SuperviseChanged("supervisor", draw(ROLES), draw(party)))
+            case 13:
+                self.feed(e.OriginalAsked(draw(party), draw(st.sampled_from([None, -20.0]))))
             case _:
                 self.feed(e.PartyJoined(self.another("17"), language=draw(LANGUAGES)))
 

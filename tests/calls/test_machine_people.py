@@ -19,10 +19,13 @@ def test_assistive_translation_lets_the_agent_hear_the_original() -> None:
 
 
 def test_original_voice_under_the_translation() -> None:
-    s = Script(plan(original_gain_db=-20.0))
+    s = Script(plan(original_gain_db=-20.0, original_duck_db=6.0))
     s.talking()
-    assert c.Hear("agent", "customer", -20.0) in s.all
-    assert c.Hear("customer", "agent", -20.0) in s.all
+    assert c.Hear("agent", "customer", -20.0, 6.0) in s.all
+    assert c.Hear("customer", "agent", -20.0, 6.0) in s.all
+    assert s.feed(e.OriginalAsked("agent", -9.0)) == [c.Hear("agent", "customer", -9.0, 6.0)]
+    assert s.feed(e.OriginalAsked("agent", None)) == [c.Hear("agent", "customer", None)]
+    assert s.feed(e.OriginalAsked("nobody", -9.0)) == []
 
 
 def test_hold_pauses_both_uplinks_and_plays_music_to_who_waits() -> None:

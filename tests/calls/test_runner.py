@@ -19,6 +19,8 @@ from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable, StreamClosed, StreamRefused
 from tests.calls.script import plan
 
+pytestmark = pytest.mark.real_time
+
 SESSION = Session("sess_1", "bidirectional_translation", "ws://x", "kst_x", None)
 FINISH = c.Finish(EndReason.COMPLETED, DialplanStatus.COMPLETED)
 

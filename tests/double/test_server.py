@@ -15,6 +15,8 @@ import pytest
 from tests.double import Fault, KallglotDouble, g711
 from tests.double.test_validation import PROVIDER, ROUTING, audio, audio_input
 
+pytestmark = pytest.mark.real_time
+
 KEY = {"Authorization": "Bearer sk_test_double"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,20 +38,34 @@ async def heard(phone: Phone, hertz: float, after: int, timeout: float) -> bool:
 
 
 @dataclass
-class Plant:
-    """All of it."""
+class Site:
+    """Everything but the phones: what faults are done to."""
 
     asterisk: LabAsterisk
     double: KallglotDouble
     served: Served
-    customer: Phone
-    agent: Phone
     ari: Proxy
     api: Proxy
     stream: Proxy
     database: Proxy | None
     postgres: Postgres | None
     folder: Path
+
+    async def new_phones(self) -> None:
+        """In place of those whose calls died with Asterisk."""
+        raise NotImplementedError
+
+    async def extension(self) -> None:
+        """The call's dialplan, which an Asterisk that was started again does not know."""
+        raise NotImplementedError
+
+
+@dataclass
+class Plant(Site):
+    """With two phones that are real, and one call at a time."""
+
+    customer: Phone = field(kw_only=True)
+    agent: Phone = field(kw_only=True)
     call: PhoneCall | None = None
     log_before: int = 0
     sessions_before: set[str] = field(default_factory=set)
@@ -170,10 +184,12 @@ async def _phones(asterisk: LabAsterisk) -> list[Phone]:
 
 
 @asynccontextmanager
-async def plant(folder: Path, postgres: Postgres | None = None, version: str = "22") -> AsyncIterator[Plant]:
-    """Everything started, with or without PostgreSQL."""
+async def site(
+    folder: Path, postgres: Postgres | None = None, local: Mapping[str, str] | None = None
+) -> AsyncIterator[Site]:
+    """All but the phones started, with or without PostgreSQL. :param local: more of Asterisk's configuration."""
     async with AsyncExitStack() as stack:
-        asterisk = await stack.enter_async_context(LabAsterisk(version))  # type: ignore[arg-type]
+        asterisk = await stack.enter_async_context(LabAsterisk("22", local=local))
         double = await stack.enter_async_context(
             KallglotDouble("routing", chunk_ms=None, port=free_port(), stream_port=free_port(), credits=100_000)
         )
@@ -192,10 +208,15 @@ async def plant(folder: Path, postgres: Postgres | None = None, version: str = "
         served = Served(asterisk, folder, double, None, **settings)
         served.module = "tests.faults.jumping"
         await stack.enter_async_context(served)
-        phones = await _phones(asterisk)
-        made = Plant(
-            asterisk, double, served, phones[0], phones[1], ari, api, stream, database, postgres, folder
-        )  # fmt: skip
+        yield Site(asterisk, double, served, ari, api, stream, database, postgres, folder)
+
+
+@asynccontextmanager
+async def plant(folder: Path, postgres: Postgres | None = None) -> AsyncIterator[Plant]:
+    """Everything started."""
+    async with site(folder, postgres) as s:
+        customer, agent = await _phones(s.asterisk)
+        made = Plant(**vars(s), customer=customer, agent=agent)
         await made.extension()
         try:
             yield made

@@ -26,7 +26,8 @@ from typing import Any
 import psutil
 
 from tests.double.server import Fault as Answer
-from tests.faults.plant import Plant, plant
+from tests.faults import jumping
+from tests.faults.plant import Plant, Site, plant
 from tests.faults.proxy import Proxy
 from tests.store.conftest import Postgres, make_postgres
 
@@ -36,7 +37,7 @@ RECOVER = 25.0
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
-Doing = Callable[[Plant], AbstractAsyncContextManager[None]]
+Doing = Callable[[Site], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
-def fault(name: str, **options: Any) -> Callable[[Callable[[Plant], AsyncIterator[None]]], None]:
-    def note(doing: Callable[[Plant], AsyncIterator[None]]) -> None:
+def fault(name: str, **options: Any) -> Callable[[Callable[[Site], AsyncIterator[None]]], None]:
+    def note(doing: Callable[[Site], AsyncIterator[None]]) -> None:
         FAULTS.append(Fault(name, asynccontextmanager(doing), **options))
 
     return note
@@ -69,14 +70,14 @@ def fault(name: str, **options: Any) -> Callable[[Callable[[Plant], AsyncIterato
 
 
 @fault("service killed, started again", lasting=0.3)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     p.served.kill()
     yield
     await p.served.start()
 
 
 @fault("service stopped for 2 s", lasting=2.0)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process is not None
     p.served.process.send_signal(signal.SIGSTOP)
     yield
@@ -84,7 +85,7 @@ async def _(p: Plant) -> AsyncIterator[None]:
 
 
 @fault("Asterisk killed, started again", lasting=0.5, ends_call=True)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     assert p.asterisk.pid is not None
     await p.asterisk.restart(gracefully=False)
     yield
@@ -94,14 +95,14 @@ async def _(p: Plant) -> AsyncIterator[None]:
 
 
 @fault("Kallglot away, back after 3 s", lasting=3.0, early=True)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     await p.double.stop()
     yield
     await p.double.start()
 
 
 @fault("PostgreSQL killed, started again", lasting=3.0, early=True, postgres=True)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     assert p.postgres is not None
     await asyncio.to_thread(p.postgres.kill)
     yield
@@ -111,26 +112,26 @@ async def _(p: Plant) -> AsyncIterator[None]:
 # --- connections -----------------------------------------------------------------------------------------------------
 
 
-def _connection(name: str, proxy: Callable[[Plant], Proxy | None], *, postgres: bool = False) -> None:
-    def of(p: Plant) -> Proxy:
+def _connection(name: str, proxy: Callable[[Site], Proxy | None], *, postgres: bool = False) -> None:
+    def of(p: Site) -> Proxy:
         found = proxy(p)
         assert found is not None
         return found
 
     @fault(f"{name}: TCP reset, refused for 1 s", lasting=1.0, postgres=postgres, early=name != "ARI")
-    async def _(p: Plant) -> AsyncIterator[None]:
+    async def _(p: Site) -> AsyncIterator[None]:
         of(p).reset(refuse=True)
         yield
         of(p).heal()
 
     @fault(f"{name}: black hole for 6 s", lasting=6.0, postgres=postgres, early=name != "ARI")
-    async def _(p: Plant) -> AsyncIterator[None]:
+    async def _(p: Site) -> AsyncIterator[None]:
         of(p).black_hole()
         yield
         of(p).heal()
 
     @fault(f"{name}: 300 ms slow", lasting=3.0, postgres=postgres, early=name != "ARI")
-    async def _(p: Plant) -> AsyncIterator[None]:
+    async def _(p: Site) -> AsyncIterator[None]:
         of(p).slow(delay=0.3)
         yield
         of(p).heal()
@@ -146,7 +147,7 @@ _connection("PostgreSQL", lambda p: p.database, postgres=True)
 
 
 @fault("API answers 429, 500 and nonsense for 2 s", lasting=2.0, early=True)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     for operation in ("create", "end"):
         p.double.fault(operation, Answer(status=429, code="rate_limit_exceeded", retry_after=1))
         p.double.fault(operation, Answer(status=500, code="internal_error"))
@@ -157,14 +158,14 @@ async def _(p: Plant) -> AsyncIterator[None]:
 
 
 @fault("API answers 402", early=True, dialplan="UNAVAILABLE")
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     p.double.refuse("create", 402, times=None)
     yield
     p.double.heal()
 
 
 @fault("stream: malformed, unknown and repeated messages", lasting=1.0)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     for session in [s for s in p.double.open_sessions if s.connected]:
         for text in (
             "",
@@ -188,7 +189,7 @@ async def _(p: Plant) -> AsyncIterator[None]:
 
 
 @fault("no file descriptor left for 3 s", lasting=3.0, early=True)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process is not None
     process = psutil.Process(p.served.process.pid)
     before = process.rlimit(resource.RLIMIT_NOFILE)
@@ -198,7 +199,7 @@ async def _(p: Plant) -> AsyncIterator[None]:
 
 
 @fault("disk full for 3 s", lasting=3.0, early=True)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     filler = p.folder / "filler"
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
@@ -212,15 +213,25 @@ async def _(p: Plant) -> AsyncIterator[None]:
 
 
 @fault("clock an hour ahead, then two back", lasting=1.0)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process is not None
-    p.served.process.send_signal(signal.SIGUSR1)
+    p.served.process.send_signal(jumping.AHEAD)
     yield
-    p.served.process.send_signal(signal.SIGUSR2)
+    p.served.process.send_signal(jumping.BACK)
+    await asyncio.sleep(0.2)
+    assert p.served.process.poll() is None, "the service is gone"
+
+
+@fault("event loop stalled for 2 s", lasting=2.5)
+async def _(p: Site) -> AsyncIterator[None]:
+    assert p.served.process is not None
+    p.served.process.send_signal(jumping.STALL)
+    yield
+    assert p.served.process.poll() is None, "the service is gone"
 
 
 @fault("10 % of all RTP lost for 3 s", lasting=3.0)
-async def _(p: Plant) -> AsyncIterator[None]:
+async def _(p: Site) -> AsyncIterator[None]:
     rule = ["INPUT", "-p", "udp", "-m", "length", "--length", "200", "-m", "statistic", "--mode", "random"]
     rule += ["--probability", "0.1", "-j", "DROP"]
     subprocess.run(["iptables", "-A", *rule], check=True)
@@ -339,7 +350,7 @@ async def run(
         if not chosen:
             continue
         postgres: Postgres | None = make_postgres() if with_postgres else None
-        with _disk() as folder:
+        with disk() as folder:
             async with plant(folder, postgres) as p:
                 for one in chosen:
                     for moment in [m for m in MOMENTS if m in moments(one)]:
@@ -370,10 +381,10 @@ async def _tidy(p: Plant) -> None:
 
 
 @contextlib.contextmanager
-def _disk() -> Iterator[Path]:
+def disk(megabytes: int = 16) -> Iterator[Path]:
     """A small disk of its own, which can be filled."""
     folder = Path(tempfile.mkdtemp(prefix="kallglot-faults-"))
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True)
     try:
         yield folder
     finally:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.faults.proxy import Proxy
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:

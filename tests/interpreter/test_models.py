@@ -93,6 +93,15 @@ def test_the_models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert models_dir(InterpreterSettings(models_dir="/x")) == Path("/x")
 
 
+def test_without_a_terminal_progress_is_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.bin").write_bytes(DATA)
+    monkeypatch.setattr("kallglot_ari.interpreter.models.locked", lambda: {"toy": model()})
+    assert run_models(["fetch", "--from", str(tmp_path), "--dir", str(tmp_path / "models")]) == 0
+    assert "toy: 100 % of 0 MB" in capsys.readouterr().err
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_models(["list", "--json", "--dir", str(tmp_path)]) == 0
     assert '"not here"' in capsys.readouterr().out

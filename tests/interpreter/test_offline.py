@@ -21,7 +21,10 @@ from kallglot_ari.interpreter.protocols import Sound
 from kallglot_ari.interpreter.recognise_file import recognise_sound
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings
+from tests.asterisk.conftest import missing
 from tests.interpreter.support import Recorder, say, talk
+
+pytestmark = pytest.mark.real_time
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ async def test_missing_and_corrupt_models_are_one_clear_line(tmp_path: Path) -> 
 async def test_apertium_keeps_answering_in_order() -> None:
     apertium = ApertiumTranslator(shipped())
     if not apertium.supports("es", "en"):
-        pytest.skip("apertium-eng-spa is not installed")
+        missing("apertium-eng-spa is not installed")
     try:
         assert "bill" in await apertium.translate("Necesito ayuda con mi factura.", "es", "en")
         both = await asyncio.gather(

@@ -21,6 +21,8 @@ from kallglot_ari.interpreter.protocols import Recognition, Sound
 from kallglot_ari.metrics import Metrics
 from tests.interpreter.support import Recorder
 
+pytestmark = pytest.mark.real_time
+
 LOUD = b"\x00"  # mu-law's loudest
 QUIET = b"\xff"
 
@@ -59,6 +61,7 @@ class Words:
     answer: str = "Good afternoon."
     error: str = ""
     name: str = "words"
+    asked: list[str] = field(default_factory=list)
 
     def supports(self, source: str, target: str) -> bool:
         return source != target
@@ -68,6 +71,7 @@ class Words:
             raise InterpreterError(self.error)
 
     async def translate(self, text: str, source: str, target: str) -> str:
+        self.asked.append(text)
         if self.error:
             raise InterpreterError(self.error)
         return self.answer
@@ -153,6 +157,32 @@ async def test_a_turn_is_recognised_translated_and_spoken(stage: Stage) -> None:
     assert stage.sink.heard("customer").size == 4000
     assert stage.sink.problems == []
     assert {"hangover_ms", "recognise_ms", "translate_ms", "speak_ms", "total_ms"} <= set(session.context.timings[0])
+
+
+async def test_translation_begins_before_the_turn_has_ended_and_is_thrown_away_if_it_goes_on(stage: Stage) -> None:
+    stage.ears.text = "Guten Tag und"  # no whole sentence: the hangover is not cut short
+    session = stage.open()
+    stage.feed(session, "customer", LOUD, 1.0)
+    stage.feed(session, "customer", QUIET, 0.2)
+    await until(lambda: bool(stage.words.asked))
+    await asyncio.sleep(0.01)
+    assert stage.sink.finals("customer") == []
+    assert stage.sink.spoken == []
+    stage.ears.text = "Guten Tag und auf Wiedersehen."
+    stage.feed(session, "customer", LOUD, 1.0)
+    stage.feed(session, "customer", QUIET, 0.7)
+    await until(lambda: bool(stage.sink.finals("customer")))
+    assert stage.words.asked == ["Guten Tag und", "Guten Tag und auf Wiedersehen."]
+    assert [turn.text for turn in stage.sink.finals("customer")] == ["Guten Tag und auf Wiedersehen."]
+    assert stage.sink.heard("customer").size == 4000
+
+
+async def test_a_turn_that_fails_while_the_own_voice_is_only_just_heard_is_heard_whole(stage: Stage) -> None:
+    stage.words.error = "the model is missing"
+    session = stage.open()
+    stage.turn(session)  # before the engine has said that it cannot
+    await until(lambda: bool(stage.sink.finals("customer")))
+    assert stage.sink.heard("customer").size > 8000
 
 
 async def test_one_speaker_does_not_wait_for_the_other(stage: Stage) -> None:

@@ -25,6 +25,8 @@ from kallglot_ari.kallglot.breaker import RetryPolicy
 from kallglot_ari.metrics import Metrics
 from tests.kallglot.servers import KEY, black_hole, client, created, ok, problem, serving, session, value
 
+pytestmark = pytest.mark.real_time
+
 REQUEST = SessionRequest(source_language="de")
 
 

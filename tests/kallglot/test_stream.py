@@ -28,6 +28,8 @@ from kallglot_ari.kallglot.socket import stream_request
 from kallglot_ari.metrics import Metrics
 from tests.kallglot.servers import Heard, chunk, client, problem, serving, session, talking, value
 
+pytestmark = pytest.mark.real_time
+
 READY = '{"type":"session.ready","session_id":"sess_1"}'
 
 

@@ -21,16 +21,23 @@ def chunk(
     return UplinkChunk(StreamAudio(kind, rate, payload), at, received)  # type: ignore[arg-type]
 
 
-def loads(messages: list[str]) -> list[dict[str, Any]]:
+def loads(messages: list[bytes]) -> list[dict[str, Any]]:
     return [orjson.loads(message) for message in messages]
 
 
 def test_routing_audio_is_byte_for_byte_the_reference() -> None:
     made = encoder(KallglotSettings()).audio("customer", chunk(b"\xff\x7f", at=40))
     assert made == [
-        '{"type":"audio.input","sequence":0,"timestamp_ms":0,"speaker":"customer",'
-        '"audio":{"encoding":"mulaw","sample_rate_hz":8000,"payload":"/38="}}'
+        b'{"type":"audio.input","sequence":0,"timestamp_ms":0,"speaker":"customer",'
+        b'"audio":{"encoding":"mulaw","sample_rate_hz":8000,"payload":"/38="}}'
     ]
+
+
+@pytest.mark.parametrize("speaker", ['so "called" \\', "100 %d %b", "Zoë"])
+def test_a_speakers_name_is_not_taken_for_anything_else(speaker: str) -> None:
+    (message,) = loads(encoder(KallglotSettings()).audio(speaker, chunk(b"\xff\x7f")))
+    assert message["speaker"] == speaker
+    assert message["audio"] == {"encoding": "mulaw", "sample_rate_hz": 8000, "payload": "/38="}
 
 
 def test_routing_sequence_counts_the_stream_and_times_lie_on_one_line() -> None:
@@ -82,7 +89,7 @@ def test_provider_audio_with_a_speaker_field() -> None:
         "party-3", chunk(b"\x01\x02", kind="pcm_16", rate=16000)
     )
     assert made == [
-        '{"type":"audio","data":"AQI=","encoding":"pcm_16","sample_rate":16000,"channels":1,"speaker":"party-3"}'
+        b'{"type":"audio","data":"AQI=","encoding":"pcm_16","sample_rate":16000,"channels":1,"speaker":"party-3"}'
     ]
 
 

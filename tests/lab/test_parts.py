@@ -132,6 +132,50 @@ def test_of_each_group_a_word_is_found_at_its_beginning(
     assert verify.has_words(text, words) is found
 
 
+def test_a_turn_that_was_misheard_is_listened_to_again_but_other_words_never_become_the_right_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Recording(5.0, 16000, np.concatenate([np.zeros(16000, np.int16), noise(1, 4), np.zeros(8000, np.int16)]))
+    lengths: list[int] = []
+
+    def understand(answers: list[str]) -> verify.Verdict:
+        said = iter(answers)
+
+        def text(_: verify.Understanding, recording: Recording, language: str) -> str:
+            lengths.append(len(recording.samples))
+            return next(said)
+
+        monkeypatch.setattr(verify.Understanding, "text", text)
+        return object.__new__(verify.Understanding).verdict(heard, "de", (("techniker",), ("montag",)))
+
+    assert understand(["Wie Tick Niger am Montag", "Der Techniker kommt am Montag."]).arrived
+    assert lengths == [pytest.approx(40000), pytest.approx(25600, abs=700)]
+    wrong = understand(["Er kommt am Montag.", "Der Techniker.", "", "Am Montag."])
+    assert not wrong.arrived
+    assert wrong.evidence == "understood: Er kommt am Montag.; expected techniker and montag"
+
+
+def test_models_that_cannot_be_had_are_one_line_that_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked: list[list[str]] = []
+
+    def nothing_to_be_had(argv: list[str]) -> int:
+        asked.append(argv)
+        return 1
+
+    monkeypatch.setattr("kallglot_ari.interpreter.models.run_models", nothing_to_be_had)
+    told: list[str] = []
+    with pytest.raises(LabError) as caught:
+        verify.need_models("de", "en", told.append)
+    assert asked[0][:2] == ["fetch", "whisper-base"]
+    assert told[0].startswith("fetching models, 1.3 GB in all")
+    assert "\n" not in str(caught.value)
+    assert "kallglot-ari models fetch whisper-base" in str(caught.value)
+    assert "make demo ENGINE=echo" in str(caught.value)
+
+
 def test_speech_is_found_between_silences() -> None:
     silence = np.zeros(16000, np.int16)
     tone = (8000 * np.sin(np.arange(8000) / 3)).astype(np.int16)
@@ -187,7 +231,8 @@ def test_a_wav_file_is_read_at_another_rate(tmp_path: Path) -> None:
             at_rate(tmp_path / "bad.wav", 0, 8000)
 
 
-def test_the_shipped_lines_can_be_said_without_espeak(tmp_path: Path) -> None:
+def test_the_shipped_lines_can_be_said_without_any_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech, "have_pico", lambda: False)
     for number, line in enumerate(dialogue.DIALOGUE):
         language = {"customer": "de", "agent": "en"}[line.speaker]
         path = speech.line(line.text[language], language, number, tmp_path, espeak=False)
@@ -239,12 +284,27 @@ def test_the_report_needs_nothing_else_and_escapes_what_was_said(tmp_path: Path)
     made = result([True, False])
     image = report.picture(made, tmp_path / "picture.png")
     text = report.write_html(made, image, tmp_path / "report.html").read_text()
-    assert "NOT arrive" in text
+    assert "Speech did not arrive on both sides." in text
     assert "<b>Guten" not in text
     assert "&lt;evidence&gt;" in text
     assert 'src="http' not in text
     assert text.count("data:audio/wav") == 6
     assert "0.30 s after its end" in text
+
+
+@pytest.mark.parametrize(
+    ("engine", "good", "said"),
+    [
+        ("offline", True, "Speech arrived translated on both sides."),
+        ("offline", False, "Speech did not arrive translated on both sides."),
+        ("echo", True, "The echo engine translates nothing"),
+    ],
+)
+def test_an_echo_is_not_called_a_translation(engine: str, good: bool, said: str) -> None:
+    made = result([good, True])
+    made.engine = engine
+    assert said in made.verdict
+    assert ("translation" in report.latency_text(made)) is (engine != "echo")
 
 
 def test_what_each_said_is_where_it_was_said() -> None:

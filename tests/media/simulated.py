@@ -64,6 +64,7 @@ class Simulation:
         )  # fmt: skip
         self.now = 0.0
         self.chunks: list[Chunk] = []
+        self.lags: list[float] = []
         self._number = self._ticks = 0
         for leg, name in enumerate(self.wire.names):
             self.command("open", leg, 1, 0, 0)
@@ -87,6 +88,7 @@ class Simulation:
             report = self.plane.take()
             if report is not None:
                 self.chunks += report.chunks
+                self.lags += report.lags
 
     def said(self, leg: int) -> Pcm:
         """What went up."""

@@ -17,6 +17,8 @@ from tests.audio.signals import tone
 from tests.media.conftest import Running
 from tests.media.peer import Peer
 
+pytestmark = pytest.mark.real_time
+
 ULAW = registry.get("ulaw")
 FRAME = 160
 LOUD, QUIET = tone(8000, 0.02, 440.0), silence(FRAME)

@@ -24,9 +24,12 @@ from kallglot_ari.media.capture import Pcap, Scribe
 from kallglot_ari.media.pcap import PcapWriter, checksum, datagram
 from kallglot_ari.media.recording import Recording, check
 from kallglot_ari.metrics import Metrics
+from tests.asterisk.conftest import missing
 from tests.audio.signals import tone
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
+
+pytestmark = pytest.mark.real_time
 
 ULAW = registry.get("ulaw")
 
@@ -38,7 +41,7 @@ def ulaw(pcm: Pcm) -> bytes:
 def tshark(path: Path, *options: str) -> list[str]:
     """What tshark prints; it must not complain."""
     if shutil.which("tshark") is None:
-        pytest.skip("NOT TESTED: tshark is not installed")
+        missing("tshark is not installed")
     done = subprocess.run(["tshark", "-r", str(path), *options], capture_output=True, text=True, check=False)
     complaints = [line for line in done.stderr.splitlines() if "Running as user" not in line]
     assert (done.returncode, complaints) == (0, [])

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import socket
+import threading
 import time
 
 import numpy as np
@@ -18,12 +19,16 @@ from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, ListenError, MediaError
 from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.listen import Chunk
+from kallglot_ari.media.plane import Report
 from kallglot_ari.media.udp import family_of
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import best_snr, speech_like, tone
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
+
+pytestmark = pytest.mark.real_time
 
 ULAW = registry.get("ulaw")
 
@@ -388,6 +393,32 @@ def make(**settings: object) -> MediaEngine:
         MediaSettings.model_validate(settings), encoding="mulaw", sample_rate=8000, chunk_ms=100,
         metrics=Metrics(), clock=SystemClock(),
     )  # fmt: skip
+
+
+async def test_what_the_event_loop_cannot_take_at_once_is_delivered_or_counted(
+    running: Running, metrics: Metrics
+) -> None:
+    """The tick goes on reporting while the event loop works off a backlog past its bound: the oldest goes, and nothing else."""
+    got: list[int] = []
+    reports = 20_000
+
+    async with running() as engine:
+        flow = engine.open("a", lambda chunk: got.append(chunk.timestamp_ms))
+
+        def tick() -> None:
+            for number in range(reports):
+                engine._post(Report(chunks=[Chunk(flow.row, flow.generation, number, 0.0, b"\xff" * 800)]))
+
+        thread = threading.Thread(target=tick)
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0)
+        await settle()
+    dropped = value(metrics, "kallglot_stream_dropped_chunks_total")
+    assert dropped > 0
+    assert len(got) + dropped == reports
+    assert got == sorted(set(got))
+    assert got[-1] == reports - 1
 
 
 async def test_settings_that_cannot_work_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import tone
 
+pytestmark = pytest.mark.real_time
+
 ULAW = registry.get("ulaw")
 START = "MEDIA_START connection_id:c1 channel:WebSocket/INCOMING/0x1 channel_id:leg format:ulaw optimal_frame_size:160"
 

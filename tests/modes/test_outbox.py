@@ -22,6 +22,8 @@ from kallglot_ari.modes import outbox as module
 from kallglot_ari.modes.outbox import MAX_PAUSE
 from tests.modes.outbox_bench import KEY, REQUEST, Bench
 
+pytestmark = pytest.mark.real_time
+
 
 async def test_a_session_is_written_down_before_it_is_created_and_struck_out_when_ended(bench: Bench) -> None:
     session = await bench.outbox.create(KEY, "kg-a-1", REQUEST)

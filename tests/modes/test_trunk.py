@@ -20,6 +20,8 @@ from kallglot_ari.modes.trunk_scripts import read_arguments
 from kallglot_ari.settings import KallglotSettings
 from tests.modes.trunk_lab import Lab
 
+pytestmark = pytest.mark.real_time
+
 
 async def test_session_sets_what_the_dialplan_needs(lab: Lab) -> None:
     found = await lab.channel().agi("session", "source=de", "target=en-GB", "metadata.Order=7")

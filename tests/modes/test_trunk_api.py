@@ -16,6 +16,8 @@ from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import AgiSettings, AmiSettings, KallglotSettings, ServiceSettings, TrunkSettings
 from tests.modes.trunk_fakes import AgiChannel, FakeHub, FakeStore
 
+pytestmark = pytest.mark.real_time
+
 KEY = "sk_test_shared"
 
 

@@ -10,21 +10,24 @@ import pytest
 from pydantic import SecretStr
 
 from kallglot_ari.clock import ManualClock
-from kallglot_ari.errors import ApiUnavailable, ServiceBusy, StoreError, UsageError
+from kallglot_ari.errors import ApiNotFound, ApiUnavailable, ServiceBusy, StoreError, UsageError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
 from tests.modes.trunk_fakes import FakeHub, FakeStore, FakeTranslator
 
+pytestmark = pytest.mark.real_time
+
 
 class Lab:
-    def __init__(self, *, store: FakeStore | None = None, token: str = "") -> None:
+    def __init__(self, *, store: FakeStore | None = None, token: str = "", **options: object) -> None:
         self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
         self.clock = ManualClock()
         ends = (Endpoint(uri="eu.example:5071", priority=2), Endpoint(uri="sip.example", priority=1))
+        trunk = TrunkSettings.model_validate({"endpoints": ends, **options})
         self.pbx = PbxService(
-            self.api, self.store, self.hub, kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends),
+            self.api, self.store, self.hub, kallglot=KallglotSettings(), trunk=trunk,
             web=WebSettings(token=SecretStr(token)), metrics=Metrics(), clock=self.clock, instance="t1",
         )  # fmt: skip
 
@@ -88,6 +91,29 @@ async def test_late_double_and_unknown_hangups(lab: Lab) -> None:
     lab.clock.advance(601)
     await lab.pbx.sweep()
     assert (await lab.pbx.incoming("c1", "1", "2"))["session_id"] == "sess_2"
+
+
+async def test_a_hangup_that_never_comes(lab: Lab) -> None:
+    for call_id in ("c1", "c2"):
+        await lab.pbx.incoming(call_id, "1", "2")
+    lab.clock.advance(1799)
+    lab.api.idle = {"sess_1"}
+    assert await lab.pbx.sweep() == 0
+    lab.clock.advance(1)
+    lab.api.get_error = ApiUnavailable("down")
+    assert await lab.pbx.sweep() == 0, "what is not known is not ended"
+    lab.api.get_error = None
+    lab.clock.advance(1799)
+    assert await lab.pbx.sweep() == 0, "and is asked about again in half an hour"
+    lab.clock.advance(1)
+    assert await lab.pbx.sweep() == 1
+    assert lab.api.ended == [("sess_1", "timeout")]
+    assert [view.session_id for view in lab.pbx.calls()] == ["sess_2"]
+    lab.clock.advance(1800)
+    lab.api.get_error = ApiNotFound("unknown session")
+    assert await lab.pbx.sweep() == 1
+    assert not lab.store.pending
+    assert not lab.pbx.calls()
 
 
 async def test_a_hangup_overtakes_the_creation(lab: Lab) -> None:
@@ -224,8 +250,13 @@ async def test_freeswitch() -> None:
     assert context is not None
     assert context.get("name") == "public"
     actions = [(a.get("application"), a.get("data")) for a in root.iter("action")]
-    bridge = "sofia/gateway/kallglot/sess_1;transport=tls|sofia/gateway/kallglot-2/sess_1;transport=tls"
-    assert actions[-1] == ("bridge", bridge)
+    bridge = next(data for application, data in actions if application == "bridge")
+    assert bridge == (
+        "{originate_timeout='3',absolute_codec_string='OPUS,G722,PCMU,PCMA',"
+        "rtp_secure_media_outbound='mandatory:AES_CM_128_HMAC_SHA1_80'}"
+        "sofia/gateway/kallglot/sess_1;transport=tls|sofia/gateway/kallglot-2/sess_1;transport=tls"
+    )
+    assert actions[-1] == ("transfer", "${destination_number} XML ${context}"), "what no endpoint took goes on"
     assert ("set", "SESSION_ID=sess_1") in actions
     hook = next(data for _, data in actions if data and data.startswith("api_hangup_hook="))
     assert hook.endswith('append_headers \'Authorization:Bearer s3cret-token\' post {"callId":"5f2a-1"}')
@@ -233,6 +264,25 @@ async def test_freeswitch() -> None:
     assert lab.api.requests[0].source_language == "de"
     assert await lab.pbx.hangup("5f2a-1")
     assert 'status="not found"' in await lab.pbx.freeswitch_dialplan(FORM)
+
+
+async def test_a_call_that_no_endpoint_took_goes_on_in_freeswitch(lab: Lab) -> None:
+    await lab.pbx.freeswitch_dialplan(FORM)
+    again = {**FORM, "variable_SESSION_ID": "", "variable_KALLGLOT_STATUS": "UNAVAILABLE"}
+    for _ in range(2):
+        assert 'status="not found"' in await lab.pbx.freeswitch_dialplan(again)
+    assert lab.api.ended == [("sess_1", "error")], "nobody pays for it"
+    assert not await lab.pbx.hangup(FORM["Unique-ID"]), "the hangup hook comes all the same"
+    await lab.pbx.freeswitch_dialplan({**FORM, "Unique-ID": "5f2a-2"})
+    lab.store.fail = True
+    assert 'status="not found"' in await lab.pbx.freeswitch_dialplan({**again, "Unique-ID": "5f2a-2"})
+
+
+async def test_freeswitch_asks_only_for_the_contexts_that_are_translated() -> None:
+    lab = Lab(freeswitch_contexts=("kallglot",))
+    assert 'status="not found"' in await lab.pbx.freeswitch_dialplan(FORM)
+    assert not lab.api.created
+    assert "sess_1" in await lab.pbx.freeswitch_dialplan({**FORM, "Hunt-Context": "kallglot"})
 
 
 @pytest.mark.parametrize("form", [{}, {"section": "directory", "Unique-ID": "x"}, {"section": "dialplan"}])
@@ -252,6 +302,34 @@ CURRI = (
     '<Attribute AttributeId="urn:Cisco:uc:1.0:callednumber"><AttributeValue>{}</AttributeValue></Attribute>'
     "</Subject></Request>"
 )
+
+
+PUBLISHED = (
+    '<?xml version="1.0" encoding="UTF-8"?><request xmlns="urn:oasis:names:tc:xacml:2.0:context:schema:os">'
+    '<subject subjectcategory="urn:oasis:names:tc:xacml:1.0:subject-category:access-subject">'
+    '<attribute attributeid="urn:oasis:names:tc:xacml:1.0:subject:role-id"'
+    ' datatype="http://www.w3.org/2001/XMLSchema#string" issuer="requestor">'
+    "<attributevalue>CISCO:UC:UCMPolicy</attributevalue></attribute>"
+    '<attribute attributeid="urn:Cisco:uc:1.0:callingnumber"><attributevalue>9725550101</attributevalue></attribute>;'
+    '<attribute attributeid="urn:Cisco:uc:1.0:callednumber"><attributevalue>50102</attributevalue></attribute>'
+    '<attribute attributeid="urn:Cisco:uc:1.0:transformedcgpn"><attributevalue>+19725550101</attributevalue></attribute>'
+    '<attribute attributeid="urn:Cisco:uc:1.0:transformedcdpn"><attributevalue>+19725550102</attributevalue></attribute>'
+    "</subject><resource>"
+    '<attribute attributeid="urn:oasis:names:tc:xacml:1.0:resource:resource-id">'
+    "<attributevalue>CISCO:UC:VoiceOrVideoCall</attributevalue></attribute></resource><action>"
+    '<attribute attributeid="urn:oasis:names:tc:xacml:1.0:action:action-id">'
+    "<attributevalue>any</attributevalue></attribute></action><environment>"
+    '<attribute attributeid="urn:Cisco:uc:1.0:triggerpointtype"><attributevalue>translationpattern</attributevalue>'
+    "</attribute></environment></request>"
+)
+"""As Cisco's developer guide has it: everything in lower case, a stray semicolon, no call id."""
+
+
+async def test_cucm_as_published(lab: Lab) -> None:
+    assert "sip:sess_1@sip.kallglot.com" in await lab.pbx.cucm_curri(PUBLISHED)
+    assert lab.api.requests[0].metadata["caller_id"] == "9725550101"
+    (view,) = lab.pbx.calls()
+    assert view.caller == "9725550101"
 
 
 async def test_cucm(lab: Lab) -> None:

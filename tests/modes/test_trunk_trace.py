@@ -17,6 +17,8 @@ from kallglot_ari.modes.trunk_call import TrunkCall
 from kallglot_ari.modes.trunk_trace import SipTrace
 from tests.pbx.test_hep import packet
 
+pytestmark = pytest.mark.real_time
+
 CALL = TrunkCall("lab-t-1", "m", "de", "en", datetime(2026, 1, 1, tzinfo=UTC), "PJSIP/a", "1.1", "1.1")
 
 

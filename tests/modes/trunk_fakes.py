@@ -21,6 +21,9 @@ class FakeTranslator:
         self.ended: list[tuple[str, str]] = []
         self.create_error: ApiError | None = None
         self.end_error: ApiError | None = None
+        self.get_error: ApiError | None = None
+        self.idle: set[str] = set()
+        """Sessions that the server has ended by itself."""
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = asyncio.Event()
@@ -51,6 +54,11 @@ class FakeTranslator:
             raise self.end_error
         self.ended.append((session_id, reason))
         return {"id": session_id, "status": "ended"}
+
+    async def get_session(self, session_id: str, *, base_url: str = "") -> dict[str, Any]:
+        if self.get_error is not None:
+            raise self.get_error
+        return {"id": session_id, "status": "created" if session_id in self.open - self.idle else "ended"}
 
     async def open_stream(self, session: Session, sink: StreamSink) -> Stream:
         raise AssertionError("trunk mode opens no stream")

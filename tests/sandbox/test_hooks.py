@@ -16,6 +16,8 @@ from kallglot_ari.sandbox.hooks import Hooks
 from tests.kallglot.servers import Heard, client, serving
 from tests.sandbox.test_server import sandboxed
 
+pytestmark = pytest.mark.real_time
+
 SECRET = "whsec_test"
 
 

@@ -21,6 +21,8 @@ from kallglot_ari.sandbox.server import Sandbox
 from tests.kallglot.servers import Heard, client
 from tests.sandbox.test_server import OLDER, ROUTED, Caller, sandboxed
 
+pytestmark = pytest.mark.real_time
+
 CONTRACTS: list[dict[str, Any]] = [
     {"contract": "routing"},
     {"contract": "provider"},

@@ -17,6 +17,8 @@ from kallglot_ari.store import Store
 from kallglot_ari.store.store import LIST_MAX, SEEN_SECONDS
 from tests.store.conftest import Open
 
+pytestmark = pytest.mark.real_time
+
 START = datetime(2026, 1, 1, 9, 30, 15, 123456, tzinfo=UTC)
 NOW = START.timestamp()
 HOSTILE = "a\x00b \ud800 'x'; DROP TABLE kallglot_calls; -- \u202e 😀 " + "\n\r\t"

@@ -23,6 +23,8 @@ from kallglot_ari.store import Store, open_store
 from tests.store.conftest import Open, Postgres
 from tests.store.test_contract import call, turn
 
+pytestmark = pytest.mark.real_time
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

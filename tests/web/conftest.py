@@ -38,7 +38,8 @@ class Site:
     pbx: FakePbx
     clock: ManualClock
     http: aiohttp.ClientSession
-    ended: list[str] = field(default_factory=list)
+    ended: list[tuple[str, str]] = field(default_factory=list)
+    """Sessions that Kallglot said have ended, and why."""
 
     async def ask(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any, aiohttp.ClientResponse]:
         """Status, JSON (or text) and the response."""
@@ -76,7 +77,7 @@ async def make_site() -> AsyncIterator[Make]:
         await store.start()
         control, hub, metrics, health, service = FakeControl(), Hub(clock), Metrics(), FakeHealth(), FakePbx()
         control.live["c1"] = a_call()
-        ended: list[str] = []
+        ended: list[tuple[str, str]] = []
         settings = WebSettings(
             port=0,
             token=SecretStr(token),
@@ -89,7 +90,7 @@ async def make_site() -> AsyncIterator[Make]:
         server = WebServer(
             settings,
             control=control, store=store, hub=hub, metrics=metrics, health=health, clock=clock,
-            pbx=service if pbx else None, on_session_ended=ended.append, **options,
+            pbx=service if pbx else None, on_session_ended=lambda *told: ended.append(told), **options,
         )  # fmt: skip
         await server.start()
         http = aiohttp.ClientSession()

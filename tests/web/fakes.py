@@ -82,6 +82,9 @@ class FakeControl:
     async def dtmf(self, call_id: str, *, party: str, digits: str) -> None:
         self._note("dtmf", call_id=call_id, party=party, digits=digits)
 
+    async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
+        self._note("original", call_id=call_id, party=party, gain_db=gain_db)
+
     def capture(self, call_id: str, *, on: bool) -> Path:
         self._note("capture", call_id=call_id, on=on)
         return Path("captures") / f"{call_id}.pcap"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from kallglot_ari.calls.model import TranscriptTurn
 from kallglot_ari.errors import AriConflict, AriUnavailable, ConfigError, ListenError, StoreError, UsageError
 from tests.web.conftest import Make, Site
 from tests.web.fakes import STARTED, a_call
+
+pytestmark = pytest.mark.real_time
 
 JSON = {"Content-Type": "application/json"}
 
@@ -152,6 +155,19 @@ class TestControl:
         wrong = await error(site, "POST", "/api/v1/calls/c1/transfer", 400, json={**body, "mode": "lukewarm"})
         assert wrong["param"] == "mode"
         assert (await error(site, "DELETE", "/api/v1/calls/c1/legs/nobody", 400))["param"] == "party"
+
+    async def test_how_loud_a_party_hears_the_others_own_voices(self, site: Site) -> None:
+        path = "/api/v1/calls/c1/legs"
+        for asked in (-18, "off"):
+            assert (await site.ask("POST", f"{path}/agent", json={"original_gain_db": asked}))[0] == 202
+        assert site.control.asked == [
+            ("original", {"call_id": "c1", "party": "agent", "gain_db": -18.0}),
+            ("original", {"call_id": "c1", "party": "agent", "gain_db": None}),
+        ]
+        assert (await error(site, "POST", f"{path}/nobody", 400, json={"original_gain_db": 0}))["param"] == "party"
+        for wrong in (7, -61, True, "loud", None):
+            problem = await error(site, "POST", f"{path}/agent", 400, json={"original_gain_db": wrong})
+            assert problem["param"] == "original_gain_db"
 
     async def test_supervision_has_a_permission_of_its_own(self, make_site: Make) -> None:
         path, body = "/api/v1/calls/c1/supervise", {"endpoint": "PJSIP/9", "mode": "listen"}
@@ -332,6 +348,19 @@ class TestTheRest:
         assert "onclick" not in page
         assert "innerHTML" not in script
         assert "secret-token" not in page + script
+
+    @pytest.mark.parametrize("name", ["dashboard", "subtitles"])
+    async def test_the_pages_find_every_part_that_their_scripts_name(self, site: Site, name: str) -> None:
+        _, page, response = await site.ask("GET", "/" if name == "dashboard" else "/subtitles")
+        _, script, _ = await site.ask("GET", f"/static/{name}.js")
+        _, style, _ = await site.ask("GET", f"/static/{name}.css")
+        parts = set(re.findall(r' id="([\w-]+)"', page))
+        assert parts
+        assert set(re.findall(r"\$\(\"([\w-]+)\"\)", script)) <= parts
+        assert "[hidden] { display: none !important; }" in style, "a rule for display shows what is hidden"
+        assert "script-src 'self'" in response.headers["Content-Security-Policy"]
+        for text in (page, script, style):
+            assert not re.search(r"https?:|<script>|style=|onclick|innerHTML", text)
 
     async def test_a_taken_port_is_one_clear_line(self, site: Site, make_site: Make) -> None:
         port = int(site.server.url.rsplit(":", 1)[1])

@@ -20,6 +20,8 @@ from kallglot_ari.web import client
 from tests.web.conftest import TOKEN, Make, Site
 from tests.web.fakes import a_call
 
+pytestmark = pytest.mark.real_time
+
 
 def settings_of(port: int, token: str = "") -> Settings:
     return Settings(web=WebSettings(port=port, token=SecretStr(token)))

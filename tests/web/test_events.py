@@ -12,6 +12,8 @@ import pytest
 from kallglot_ari.web.events import encode
 from tests.web.conftest import Make, Site
 
+pytestmark = pytest.mark.real_time
+
 
 async def block(response: aiohttp.ClientResponse) -> str:
     return (await asyncio.wait_for(response.content.readuntil(b"\n\n"), 5)).decode()

@@ -192,7 +192,7 @@ async def test_none_is_accepted_and_none_breaks_it(make_site: Make) -> None:
         assert await sent(site, once) == 200, "a replay is acknowledged"
     assert statuses[0] < REQUESTS / 50
     assert {400, 401, 403, 415} <= set(statuses)
-    assert site.ended == ["sess_c1"], "and does nothing"
+    assert site.ended == [("sess_c1", "")], "and does nothing"
     assert site.counted("accepted") == 1
     assert site.counted("duplicate") >= REQUESTS // 50
     assert site.pbx.asked == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kallglot_ari.errors import ApiCreditsExhausted, ApiUnavailable
+from kallglot_ari.errors import ApiCreditsExhausted, ApiUnavailable, StoreError
 from kallglot_ari.kallglot.webhooks import sign
 from tests.web.conftest import SECRET, Make, Site
 
@@ -73,8 +73,11 @@ class TestPbx:
     async def test_curri(self, site: Site) -> None:
         xml = '<?xml version="1.0" encoding="UTF-8"?><Request/>'
         status, text, _ = await site.ask(
-            "POST", "/pbx/curri", data=xml, headers={"Content-Type": "text/xml; charset=UTF-8"}
-        )
+            "POST", "/pbx/curri", data=xml, headers={
+                "Content-Type": "text/xml; charset=ISO-8859-1", "methodName": "isRoleAccessAllowed", "Accept": "*/*",
+                "User-Agent": "CiscoUCM-HttpClient/1.0",
+            },
+        )  # fmt: skip
         assert (status, text, site.pbx.asked) == (200, "<Response/>", [("curri", {"body": xml})])
         assert (await site.ask("HEAD", "/pbx/curri"))[0] == 200
 
@@ -125,7 +128,7 @@ class TestWebhooks:
         (published,) = [e async for e in reader]
         assert (published["type"], published["call_id"]) == ("webhook.session.ended", "c1")
         assert published["data"] == {"session_id": "sess_c1", "reason": "completed", "event_id": "evt_1"}
-        assert site.ended == ["sess_c1"]
+        assert site.ended == [("sess_c1", "completed")]
         assert (site.counted("accepted"), site.counted("duplicate")) == (1, 1)
 
     async def test_what_is_ready_is_kept(self, site: Site) -> None:
@@ -137,7 +140,7 @@ class TestWebhooks:
 
     async def test_a_session_event_names_the_session_by_its_id(self, site: Site) -> None:
         await site.webhook(event(id="sess_9"))
-        assert site.ended == ["sess_9"]
+        assert site.ended == [("sess_9", "")]
 
     @pytest.mark.parametrize(
         ("header", "reason"),
@@ -190,6 +193,20 @@ class TestWebhooks:
         await site.store.close()
         status, answer = await site.webhook(event(session_id="sess_c1"))
         assert (status, answer["error"]["code"], site.ended) == (503, "unavailable", [])
+
+    async def test_the_store_goes_away_in_between(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def away(*_: object) -> bool:
+            raise StoreError("away")
+
+        body = event("transcript.ready", session_id="s", n=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(site.store, "put_mapping", away)
+            assert (await site.webhook(body))[0] == 503
+        with monkeypatch.context() as patch:
+            patch.setattr(site.store, "seen_once", away)
+            assert (await site.webhook(body))[0] == 503
+        assert await site.webhook(body) == (200, {"received": True}), "it comes again, and is nobody's duplicate"
+        assert await site.store.get_mapping("webhook:transcript.ready", "s") == {"session_id": "s", "n": 1}
 
     async def test_refer(self, site: Site) -> None:
         body = orjson.dumps(

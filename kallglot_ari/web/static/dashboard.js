@@ -10,6 +10,10 @@ const THEME = "kallglot-theme";
 let chosen = null;
 let tab = "live";
 let turns = [];
+const notes = new Map(); // what happened beside the words, by call: since this page is open, the newest of each
+const NOTES = 40;
+const UNTOLD = new Set(["call.updated", "leg.quality", "leg.ringing", "session.created"]);
+const TROUBLE = new Set(["call.degraded", "leg.failed", "transfer.failed", "stream.down", "media.lost"]);
 let lastEventId = "";
 let stream = null;
 const dirty = new Set();
@@ -52,7 +56,7 @@ async function follow() {
       });
       if (response.status === 401) { signIn(""); return; }
       if (!response.ok) throw new Error(`status ${response.status}`);
-      link("live", "good");
+      link("connected", "good");
       wait = 500;
       await refresh();
       await read(response.body.getReader());
@@ -95,11 +99,38 @@ function event(block) {
     else if (line.startsWith("data: ")) data += line.slice(6);
   }
   if (!data) return;
-  const { type, call_id: id, data: detail } = JSON.parse(data);
+  const { type, call_id: id, at, data: detail } = JSON.parse(data);
   if (type === "events.lost") { refresh(); return; }
   if (!id) return;
-  if (id === chosen && type.startsWith("transcript")) heard(type, detail);
-  else if (!type.startsWith("transcript")) dirty.add(id);
+  if (id === chosen && type.startsWith("transcript")) heard(type, at, detail);
+  else if (!type.startsWith("transcript")) { note(id, type, at, detail); dirty.add(id); }
+}
+
+// An event as one line of what happened: its name, who, and why.
+function note(id, type, at, detail) {
+  if (UNTOLD.has(type)) return;
+  const facts = ["speaker", "target", "endpoint", "channel", "digit", "mode", "feature", "reason", "cause", "end_reason"];
+  const said = facts.filter((name) => ["string", "number"].includes(typeof detail[name]) && detail[name] !== "").map((name) =>
+    `${name === "cause" ? "cause " : ""}${String(detail[name]).replaceAll("_", " ")}`);
+  const kept = notes.get(id) || [];
+  kept.push({ at, text: [type.replace(/[._]/g, " "), ...said].join(" · "), bad: TROUBLE.has(type) });
+  notes.delete(id);
+  notes.set(id, kept.slice(-NOTES));
+  if (notes.size > 200) notes.delete(notes.keys().next().value);
+  if (TROUBLE.has(type)) toast(`${calls.has(id) ? title(calls.get(id)) : id}: ${kept.at(-1).text}`);
+  if (id === chosen) drawTranscript();
+}
+
+// What keeps calls from being translated now, as the load balancer is told.
+async function readiness() {
+  if (!stream || document.hidden) return;
+  let reasons = [];
+  try {
+    const response = await fetch("readyz", { headers: headers(), cache: "no-store" });
+    if (response.status === 503) reasons = (await response.json()).reasons;
+  } catch { return; /* the pill says that the service is away */ }
+  $("not-ready").textContent = `New calls cannot be translated: ${reasons.join("; ")}`;
+  $("not-ready").hidden = reasons.length === 0;
 }
 
 // Figures of quality change without an event: what is live is asked for again every two seconds, what an event named at once.
@@ -114,6 +145,7 @@ setInterval(async () => {
 }, 300);
 setInterval(() => { if (stream && !document.hidden) refresh().catch(() => {}); }, 2000);
 setInterval(drawTimes, 1000);
+setInterval(readiness, 5000);
 
 async function refresh() {
   const { calls: found } = await ask("api/v1/calls?active=true&limit=1000");
@@ -132,11 +164,11 @@ function keep(call) {
 
 // --- transcript ---------------------------------------------------------------------------------------------------
 
-function heard(type, detail) {
+function heard(type, at, detail) {
   const turn = detail.turn || detail;
   if (!turn || typeof turn.text !== "string") return;
   const translation = typeof turn.translation === "object" && turn.translation ? turn.translation.text : turn.translation;
-  const heardTurn = { ...turn, translation: translation || "" };
+  const heardTurn = { ...turn, translation: translation || "", timestamp: turn.timestamp || at };
   if (type === "transcript.partial" || turn.final === false) {
     partials.set(turn.speaker, heardTurn);
   } else {
@@ -156,20 +188,30 @@ async function loadTranscript(id) {
 
 function drawTranscript() {
   const list = $("transcript");
-  const panel = $("detail");
+  const panel = $("words");
   const atEnd = panel.scrollHeight - panel.scrollTop - panel.clientHeight < 80;
-  const rows = [...turns.slice(-500).map((turn) => [turn, false]), ...[...partials.values()].map((turn) => [turn, true])];
+  const when = (row) => Date.parse(row.timestamp || row.at) || 0;
+  const past = [...turns.slice(-500), ...(notes.get(chosen) || [])].sort((a, b) => when(a) - when(b));
+  const rows = [...past.map((row) => [row, false]), ...[...partials.values()].map((turn) => [turn, true])];
   list.replaceChildren(...rows.map(([turn, partial]) => {
+    if ("at" in turn) return drawNote(turn);
     const item = $("turn-item").content.firstElementChild.cloneNode(true);
     item.classList.toggle("partial", partial);
     if (["customer", "agent"].includes(turn.speaker)) item.classList.add(turn.speaker);
     item.querySelector(".by").textContent = `${turn.speaker}${turn.language ? ` · ${turn.language}` : ""}`;
     item.querySelector(".text").textContent = turn.text;
-    item.querySelector(".translation").textContent = turn.translation;
+    item.querySelector(".translation").textContent = turn.translation === turn.text ? "" : turn.translation;
     return item;
   }));
   $("no-words").hidden = rows.length > 0;
   if (atEnd && rows.length) panel.scrollTop = panel.scrollHeight;
+}
+
+function drawNote({ at, text, bad }) {
+  const item = $("note-item").content.firstElementChild.cloneNode(true);
+  item.classList.toggle("bad", bad);
+  item.firstElementChild.textContent = `${new Date(at).toLocaleTimeString()} · ${text}`;
+  return item;
 }
 
 // --- drawing ------------------------------------------------------------------------------------------------------
@@ -242,6 +284,7 @@ function drawCall() {
   const call = calls.get(chosen);
   $("call").hidden = !call;
   $("nothing").hidden = Boolean(call);
+  $("board").classList.toggle("one-call", Boolean(call));
   if (!call) return;
   const over = call.state === "ended";
   $("call-title").textContent = title(call);
@@ -257,7 +300,8 @@ function drawCall() {
     if ([...select.options].map((o) => o.value).join() === speakers.join()) continue;
     const before = select.value;
     select.replaceChildren(...speakers.map((speaker) => new Option(speaker, speaker)));
-    if (speakers.includes(before)) select.value = before;
+    const usual = id === "transfer-party" ? "agent" : "customer";
+    for (const speaker of [usual, before]) if (speakers.includes(speaker)) select.value = speaker;
   }
 }
 
@@ -272,12 +316,14 @@ function drawLeg(leg) {
   channel.textContent = channel.title = leg.channel_name || leg.channel_id || "–";
   // -60 dBFS and below is silence, 0 is full scale.
   item.querySelector(".meter span").style.width = `${Math.max(0, Math.min(100, (leg.level_dbfs + 60) / 0.6))}%`;
+  // A packet that came too late is as lost to the ear as one that never came.
+  const missed = leg.packets_lost + leg.packets_late;
   const total = leg.packets_received + leg.packets_lost;
-  const loss = total ? (100 * leg.packets_lost) / total : 0;
+  const loss = total ? (100 * missed) / total : 0;
   const known = leg.packets_received > 0;
   const figures = [
     ["MOS", known ? leg.mos.toFixed(2) : "–", known ? mosClass(leg.mos) : ""],
-    ["lost", known ? `${loss.toFixed(1)} %` : "–", !known || loss < 1 ? "" : loss < 3 ? "fair" : "bad"],
+    ["lost, late", known ? `${loss.toFixed(1)} %` : "–", !known || loss < 1 ? "" : loss < 3 ? "fair" : "bad"],
     ["jitter", known ? `${leg.jitter_ms.toFixed(1)} ms` : "–", known && leg.jitter_ms > 40 ? "bad" : ""],
     ["backlog", `${(leg.backlog_ms / 1000).toFixed(1)} s`, leg.backlog_ms > 5000 ? "fair" : ""],
   ];
@@ -296,11 +342,17 @@ function drawLeg(leg) {
 
 async function choose(id) {
   chosen = id;
+  history.replaceState(null, "", id ? `#${encodeURIComponent(id)}` : location.pathname);
   turns = [];
   partials.clear();
   drawTranscript();
   draw();
-  try { await loadTranscript(id); } catch (error) { toast(error.message); }
+  if (!id) return;
+  try {
+    if (!calls.has(id)) { keep(await ask(callPath(id))); draw(); }
+    await loadTranscript(id);
+    $("words").scrollTop = $("words").scrollHeight;
+  } catch (error) { toast(error.message); }
 }
 
 // --- what people do -----------------------------------------------------------------------------------------------
@@ -340,10 +392,25 @@ for (const name of ["live", "ended"]) {
     tab = name;
     $("tab-live").setAttribute("aria-selected", String(name === "live"));
     $("tab-ended").setAttribute("aria-selected", String(name === "ended"));
+    $("tab-live").tabIndex = name === "live" ? 0 : -1;
+    $("tab-ended").tabIndex = name === "ended" ? 0 : -1;
     draw();
     if (name === "ended") await act(async () => { for (const call of (await ask("api/v1/calls?active=false&limit=200")).calls) keep(call); draw(); });
   });
 }
+
+$("back").addEventListener("click", () => choose(null));
+document.addEventListener("keydown", (key) => {
+  const other = { ArrowLeft: "live", ArrowRight: "ended" }[key.key];
+  if (other && key.target.role === "tab") { $(`tab-${other}`).focus(); $(`tab-${other}`).click(); }
+  const step = { ArrowUp: -1, ArrowDown: 1 }[key.key];
+  if (step && key.target.dataset.call) {
+    const all = [...$("calls").querySelectorAll("button")];
+    all[all.indexOf(key.target) + step]?.focus();
+    key.preventDefault();
+  }
+  if (key.key === "Escape" && chosen && !$("new-call-dialog").open) choose(null);
+});
 
 // --- signing in ---------------------------------------------------------------------------------------------------
 
@@ -354,7 +421,7 @@ function signIn(message) {
   calls.clear();
   chosen = null;
   lastEventId = "";
-  $("board").hidden = true;
+  $("board").hidden = $("not-ready").hidden = true;
   $("sign-out").hidden = true;
   $("login").hidden = false;
   $("login-error").textContent = message;
@@ -367,6 +434,8 @@ async function enter() {
   $("board").hidden = false;
   $("sign-out").hidden = !sessionStorage.getItem(TOKEN);
   follow();
+  readiness();
+  if (location.hash.length > 1) choose(decodeURIComponent(location.hash.slice(1)));
 }
 
 $("login-form").addEventListener("submit", async (submitted) => {

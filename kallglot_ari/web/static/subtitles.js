@@ -28,6 +28,7 @@ async function choose() {
   if (id === call) return;
   call = id;
   $("lines").replaceChildren();
+  $("nothing").hidden = false;
   $("who").textContent = found ? `${found.caller || found.id} (${found.source_language} → ${found.target_language})` : "No call";
   if (found) await earlier(id);
 }
@@ -39,6 +40,7 @@ async function earlier(id) {
 
 function show(turn, final) {
   if (turn.speaker === own) return;
+  $("nothing").hidden = true;
   const key = `turn-${turn.speaker}-${turn.id}`;
   let line = $(key);
   if (!line) {
@@ -51,7 +53,7 @@ function show(turn, final) {
   speaker.className = "speaker";
   speaker.textContent = turn.speaker;
   line.replaceChildren(speaker, turn.translation ? turn.translation.text : turn.text);
-  if (turn.translation) {
+  if (turn.translation && turn.translation.text !== turn.text) {
     const original = document.createElement("span");
     original.className = "original";
     original.textContent = turn.text;
@@ -91,12 +93,21 @@ async function follow() {
       const response = await fetch("api/v1/events", { headers: headers(more), cache: "no-store" });
       if (!response.ok) throw response.status;
       $("link").textContent = "live";
+      $("link").className = "";
       wait = 500;
       await read(response.body.getReader());
     } catch (error) {
-      if (error === 401) { $("login").hidden = false; return; }
+      if (error === 401) {
+        if (sessionStorage.getItem(TOKEN)) $("token").placeholder = "the service does not take this token";
+        $("login").hidden = false;
+        $("nothing").hidden = true;
+        $("link").textContent = "signed out";
+        $("token").focus();
+        return;
+      }
     }
     $("link").textContent = "reconnecting";
+    $("link").className = "bad";
     await new Promise((done) => setTimeout(done, wait));
   }
 }

@@ -1,0 +1,58 @@
+"""Another party's own voice under the translation: how loud, and how it steps back. In made-up time."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from kallglot_ari.audio.codecs import g711
+from kallglot_ari.audio.frame import Pcm
+from kallglot_ari.audio.level import gain
+from tests.audio_checks import goertzel, tone
+from tests.media.simulated import Simulation
+
+VOICE_HZ, SPEECH_HZ = 450.0, 1250.0
+"""Whole periods in 20 ms, so that neither is seen in the other."""
+DUCK_DB = 6.0
+
+
+def ulaw(pcm: Pcm) -> bytes:
+    return g711.PCM_TO_ULAW[pcm.view(np.uint16)].tobytes()
+
+
+def levels(pcm: Pcm, hertz: float) -> list[float]:
+    """Of each 20 ms, in dB full scale."""
+    return [20 * np.log10(max(1e-6, goertzel(pcm[at : at + 160], 8000, hertz))) for at in range(0, pcm.size - 159, 160)]
+
+
+def talked_over(duck_db: float) -> tuple[list[float], list[float]]:
+    """Leg 0 speaks for 4 s; from 1 s to 2 s leg 1 is told something. Levels of the voice and of what is told."""
+    simulation = Simulation(2)
+    simulation.command("hear", 1, 0, 1.0, gain(-duck_db))
+    said = ulaw(tone(VOICE_HZ, 4.0, 8000))
+    for number in range(200):
+        simulation.arrives(0.02 * number + 0.005, 0, number, said[number * 160 :][:160])
+    simulation.run(1.0)
+    simulation.command("play", 1, "x", "mulaw", 8000, ulaw(tone(SPEECH_HZ, 1.0, 8000)), simulation.now)
+    simulation.run(4.0)
+    heard = simulation.heard(1)
+    return levels(heard, VOICE_HZ), levels(heard, SPEECH_HZ)
+
+
+def test_it_steps_back_while_the_translation_speaks_and_comes_back_slowly() -> None:
+    voice, speech = talked_over(DUCK_DB)
+    loud = [number for number, level in enumerate(speech) if level > -20]
+    first, last = loud[0], loud[-1]
+    assert len(loud) in (50, 51)
+    assert all(abs(level + 12) < 0.5 for level in voice[10 : first - 1]), "as loud as wished before"
+    assert all(abs(level + 12 + DUCK_DB) < 0.5 for level in voice[first + 3 : last]), "and quieter after 60 ms"
+    rising = voice[last + 1 : last + 30]
+    assert all(0 <= later - earlier < 0.5 for earlier, later in itertools.pairwise(rising)), "no jump"
+    assert all(abs(level + 12) < 0.5 for level in voice[last + 30 : -5]), "back within 600 ms"
+
+
+def test_without_ducking_it_stays_as_loud() -> None:
+    voice, speech = talked_over(0.0)
+    assert max(speech) > -13
+    assert all(abs(level + 12) < 0.5 for level in voice[10:-5])
