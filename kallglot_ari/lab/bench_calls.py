@@ -1,7 +1,7 @@
 """`kallglot-ari bench calls`: real SIP calls through a real Asterisk and the service, and what each of the two takes of the CPU.
 
 The phones are another Asterisk's channels, Kallglot is the sandbox's echo: processes of their own, whose CPU does not count. Every party talks
-all the time, and hears itself come back as a translation for the other.
+all the time, and hears itself come back as a translation for the other. `--bridges` measures Asterisk without the service beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,15 @@ from kallglot_ari import log
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
+from kallglot_ari.lab.bench_bridges import BARE, NUMBER, measure_bare, taken
 from kallglot_ari.lab.farm import Farm
 
 _READY_SECONDS = 60.0
-_NUMBER = "900"
 _KEY = "sk_test_bench"
 TRANSPORTS = ("rtp", "websocket")
-FORMATS = ("ulaw", "slin16", "g722", "opus")
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has taken so far, its threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+FORMATS = ("ulaw", "alaw", "slin16", "g722", "opus")
+PHONES = ("ulaw", "alaw", "g722", "opus")
+BRIDGES = ("kallglot", *BARE)
 
 
 def _config(asterisk: LabAsterisk, folder: Path, ports: tuple[int, int, int], media: dict[str, str]) -> str:
@@ -112,11 +109,11 @@ async def _calls(url: str) -> list[dict[str, Any]]:
     return calls
 
 
-async def measure(calls: int, seconds: float, transport: str, form: str, console: Console) -> dict[str, Any]:
+async def measure(calls: int, seconds: float, transport: str, form: str, phones: str = "ulaw") -> dict[str, Any]:
     """The figures of one run. :raises LabError: when something does not come up."""
-    async with Farm() as farm, LabAsterisk("22", phones=0, verbose=0, local=Farm.local()) as asterisk:
+    async with Farm(codec=phones) as farm, LabAsterisk("22", phones=0, verbose=0, local=Farm.local(phones)) as asterisk:
         steps = f"Stasis(kallglot,source=de,target=en,agent={farm.agent_endpoint})", "Hangup()"
-        await asterisk.extension(_NUMBER, *steps)
+        await asterisk.extension(NUMBER, *steps)
         lowest = asterisk.rtp_range[0]  # TCP: RTP is UDP
         ports = (lowest, lowest + 1, lowest + 2)
         with ExitStack() as stack:
@@ -131,19 +128,14 @@ async def measure(calls: int, seconds: float, transport: str, form: str, console
             await _ready(f"{url}/readyz", "the service")
             if asterisk.pid is None:
                 raise LabError("bench: the Asterisk that is called is gone")
-            console.print(f"{calls} calls over {transport}, {form}")
-            idle = await _taken((asterisk.pid, service), 3.0)
-            for _ in range(calls):
-                await farm.call(asterisk, _NUMBER)
-                await asyncio.sleep(0.1)
-            await _until_active(url, calls)
+            idle = await taken((asterisk.pid, service), 3.0)
+            await _fill(farm, asterisk, url, calls)
             await asyncio.sleep(2.0)
-            taken = await _taken((asterisk.pid, service), seconds)
+            by_asterisk, by_us = await taken((asterisk.pid, service), seconds)
             legs = [leg for call in await _calls(url) for leg in call["legs"]]
             await farm.hang_up_all()
-    by_asterisk, by_us = taken
     return {
-        "transport": transport, "format": form, "calls": calls, "seconds": seconds,
+        "bridge": "kallglot", "technology": "simple_bridge", "phones": phones, "transport": transport, "format": form, "calls": calls, "seconds": seconds,
         "asterisk": by_asterisk, "service": by_us, "ratio": by_us / by_asterisk if by_asterisk else 0.0,
         "asterisk_percent_a_leg": 100 * (by_asterisk - idle[0]) / (2 * calls),
         "service_percent_a_leg": 100 * (by_us - idle[1]) / (2 * calls),
@@ -151,26 +143,24 @@ async def measure(calls: int, seconds: float, transport: str, form: str, console
     }  # fmt: skip
 
 
-async def _taken(pids: tuple[int, int], seconds: float) -> tuple[float, float]:
-    """Cores that two processes take in the next `seconds`."""
-    before, began = [cpu_seconds(pid) for pid in pids], time.monotonic()
-    await asyncio.sleep(seconds)
-    wall = time.monotonic() - began
-    first, second = (cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True))
-    return first / wall, second / wall
-
-
-async def _until_active(url: str, calls: int) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
+async def _fill(farm: Farm, asterisk: LabAsterisk, url: str, calls: int) -> None:
+    """Until `calls` are up. One that the service leaves to the dialplan, because its ticks were late just then, is called again."""
+    deadline = time.monotonic() + _READY_SECONDS + 0.2 * calls
+    missing = calls
     while time.monotonic() < deadline:
+        for _ in range(missing):
+            await farm.call(asterisk, NUMBER)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1.0)
         states = [call["state"] for call in await _calls(url)]
         if states.count("active") >= calls:
             return
-        await asyncio.sleep(0.5)
+        missing = calls - len(states)
     raise LabError(f"bench: expected {calls} calls up, found {states.count('active')} of {len(states)}")
 
 
 COLUMNS = (
+    ("bridge", "bridge", "{}"), ("technology", "Asterisk calls it", "{}"), ("phones", "phones", "{}"),
     ("transport", "transport", "{}"), ("format", "format", "{}"), ("calls", "calls", "{}"),
     ("asterisk", "Asterisk (cores)", "{:.3f}"), ("service", "service (cores)", "{:.3f}"),
     ("ratio", "service / Asterisk", "{:.2f}"), ("asterisk_percent_a_leg", "Asterisk, % of a core a leg", "{:.2f}"),
@@ -182,12 +172,15 @@ COLUMNS = (
 def markdown(results: list[dict[str, Any]], command: str) -> str:
     """The table as docs/performance.md has it."""
     lines = [
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.release()}",
         "",
         "| " + " | ".join(title for _, title, _ in COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
     ]
-    lines += ["| " + " | ".join(form.format(r[key]) for key, _, form in COLUMNS) + " |" for r in results]
+    lines += [
+        "| " + " | ".join(form.format(r[key]) if key in r else "–" for key, _, form in COLUMNS) + " |" for r in results
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -208,6 +201,20 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of measurement, when all calls are up")
     parser.add_argument("--transports", type=_some(TRANSPORTS), default=["rtp"], metavar="A,B", help="rtp, websocket")
     parser.add_argument("--formats", type=_some(FORMATS), default=["ulaw"], metavar="A,B", help=", ".join(FORMATS))
+    parser.add_argument(
+        "--phones",
+        type=_some(PHONES),
+        default=["ulaw"],
+        metavar="A,B",
+        help="codec of the SIP legs: " + ", ".join(PHONES),
+    )
+    parser.add_argument(
+        "--bridges",
+        type=_some(BRIDGES),
+        default=["kallglot"],
+        metavar="A,B",
+        help="kallglot, or Asterisk alone: " + ", ".join(BARE),
+    )
     parser.add_argument("--json", type=Path, default=Path("bench-out/calls.json"), help="write the figures there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     args = parser.parse_args(argv)
@@ -215,15 +222,31 @@ def run(argv: list[str]) -> int:
         raise UsageError("bench calls: expected 1 to 400 calls and 1 to 3600 seconds")
     log.configure("error", "console")
     console = Console(highlight=False)
-    results = [
-        asyncio.run(measure(args.calls, args.seconds, transport, form, console))
-        for transport in args.transports
-        for form in args.formats
-    ]
+    results = []
+    for run in _runs(args):
+        console.print(f"{args.calls} calls: {', '.join(run)}", end=" ")
+        results.append(result := asyncio.run(_one(run, args.calls, args.seconds)))
+        console.print(f"Asterisk {result['asterisk']:.3f} cores")
     table = markdown(results, "kallglot-ari bench calls " + " ".join(argv))
     console.print(table, soft_wrap=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(table, encoding="utf-8")
-    return 0 if all(result["lost"] == 0 for result in results) else 1
+    return 0 if all(result.get("lost", 0) == 0 for result in results) else 1
+
+
+def _runs(args: argparse.Namespace) -> list[tuple[str, ...]]:
+    """Bridge and phones of each run, and transport and format where the service is in it."""
+    runs: list[tuple[str, ...]] = []
+    for bridge, phones in product(args.bridges, args.phones):
+        ours = product(args.transports, args.formats) if bridge == "kallglot" else [()]
+        runs += [(bridge, phones, *rest) for rest in ours]
+    return runs
+
+
+async def _one(run: tuple[str, ...], calls: int, seconds: float) -> dict[str, Any]:
+    bridge, phones, *ours = run
+    if ours:
+        return await measure(calls, seconds, ours[0], ours[1], phones)
+    return await measure_bare(bridge, calls, seconds, phones)

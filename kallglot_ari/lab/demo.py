@@ -25,6 +25,7 @@ from kallglot_ari.lab.dialogue import DIALOGUE, Line, check_languages
 from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.settings import (
+    AgiSettings,
     AriSettings,
     InterpreterSettings,
     KallglotSettings,
@@ -166,6 +167,7 @@ def settings_for(asterisk: LabAsterisk, engine: EngineName, scratch: Path, sourc
         kallglot=KallglotSettings(url="embedded", source_language=source, target_language=target),
         media=MediaSettings(bind="127.0.0.1"),
         web=WebSettings(port=0),
+        agi=AgiSettings(port=0),
         store=StoreSettings(url=f"sqlite:///{scratch / 'demo.db'}"),
         interpreter=InterpreterSettings(engine=engine),
     )

@@ -23,7 +23,7 @@ type = endpoint
 transport = transport-udp
 context = {context}
 disallow = all
-allow = ulaw
+allow = {codec}
 direct_media = no
 aors = {name}
 [{name}]
@@ -49,10 +49,11 @@ class Farm:
     :ivar customer: what every caller says, mu-law, from the moment it is answered; `agent` the same of the other side.
     """
 
-    def __init__(self, version: Version | None = "22", progress: Progress = lambda _: None) -> None:
-        self.asterisk = LabAsterisk(
-            version, phones=0, local={"pjsip.conf": _PEER.format(name="called", context="farm")}, progress=progress
-        )
+    def __init__(
+        self, version: Version | None = "22", progress: Progress = lambda _: None, *, codec: str = "ulaw"
+    ) -> None:
+        peer = _PEER.format(name="called", context="farm", codec=codec)
+        self.asterisk = LabAsterisk(version, phones=0, local={"pjsip.conf": peer}, progress=progress)
         rng = np.random.default_rng(1)
         self.customer, self.agent = (
             ulaw_encoder().encode(rng.normal(0, 4000, SAMPLE_RATE * NOISE_SECONDS).clip(-32768, 32767).astype(np.int16))
@@ -60,9 +61,9 @@ class Farm:
         )
 
     @staticmethod
-    def local() -> Mapping[str, str]:
+    def local(codec: str = "ulaw") -> Mapping[str, str]:
         """What the Asterisk that is called needs in its `local/` files: `LabAsterisk(local=Farm.local())`."""
-        return {"pjsip.conf": _PEER.format(name="farm", context="kallglot-phones")}
+        return {"pjsip.conf": _PEER.format(name="farm", context="kallglot-phones", codec=codec)}
 
     @property
     def agent_endpoint(self) -> str:

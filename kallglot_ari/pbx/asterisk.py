@@ -173,6 +173,8 @@ def manager(settings: Settings) -> str:
     return (
         "; Written by kallglot-ari config asterisk. It holds a password: keep it readable for Asterisk only.\n"
         f"[{user}]\nsecret = {secret.replace(';', chr(92) + ';')}\n"
+        "; Addresses that may log in; add the service's, if it runs on another machine. Whoever has the secret can run programs on\n"
+        "; the PBX: system (which asking about an endpoint needs) together with originate allows it.\n"
         "deny = 0.0.0.0/0.0.0.0\npermit = 127.0.0.1/255.255.255.255\n"
         "read = system,call,dtmf,reporting\nwrite = system,call,originate,reporting\n"
     )

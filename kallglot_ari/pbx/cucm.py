@@ -10,7 +10,7 @@ import json
 
 from kallglot_ari.pbx.addresses import ordered, split_port
 from kallglot_ari.pbx.files import RenderedFile
-from kallglot_ari.settings import Settings, TrunkSettings
+from kallglot_ari.settings import Settings, TrunkSettings, WebSettings
 
 _TRANSPORT = {"tls": "TLS", "tcp": "TCP", "udp": "UDP"}
 NAME = "Kallglot"
@@ -49,7 +49,7 @@ def values(settings: Settings) -> dict[str, dict[str, str]]:
         },
         "Call Routing > SIP Route Pattern": {"Pattern Usage": "Domain Routing", "IPv4 Pattern": trunk.domain, "SIP Trunk": NAME},
         "Call Routing > External Call Control Profile": {
-            "Primary Web Service": f"{'https' if web.tls_certificate else 'http'}://{web.bind}:{web.port}/pbx/curri?token=…",
+            "Primary Web Service": f"{'https' if web.tls_certificate else 'http'}://{_reached(web)}/pbx/curri?token=…",
             "Call Treatment on Failures": "Allow Calls",
         },
     }  # fmt: skip
@@ -59,6 +59,12 @@ def values(settings: Settings) -> dict[str, dict[str, str]]:
             "Minimum TLS version (set min-version on the console)": trunk.tls_min_version.removeprefix("TLSv"),
         }
     return pages
+
+
+def _reached(web: WebSettings) -> str:
+    """CUCM is another machine: loopback and "any address" say nothing to it."""
+    loopback_or_any = web.bind in ("0.0.0.0", "::", "localhost", "::1") or web.bind.startswith("127.")  # noqa: S104 - a comparison
+    return f"{'ADDRESS OF KALLGLOT-ARI' if loopback_or_any else web.bind}:{web.port}"
 
 
 def _trunk(trunk: TrunkSettings) -> dict[str, str]:

@@ -16,7 +16,9 @@ _PAYLOADS = {
     "PCMU": (0, "PCMU/8000"),
     "PCMA": (8, "PCMA/8000"),
 }
-_PARAMETER = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
+MAX_CHALLENGE = 4096
+"""Characters of a challenge: what is longer is none."""
+_PARAMETER = re.compile(r'(?<!\w)(\w{1,64})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ def parse(data: bytes) -> Response | None:
 
 def authorization(challenge: str, method: str, uri: str, user: str, password: str, *, cnonce: str) -> str | None:
     """What answers a digest challenge; None for one that cannot be answered (no digest, an unknown algorithm)."""
+    if len(challenge) > MAX_CHALLENGE:
+        return None
     scheme, _, rest = challenge.strip().partition(" ")
     asked = {name.lower(): quoted or bare for name, quoted, bare in _PARAMETER.findall(rest)}
     algorithm = asked.get("algorithm", "MD5").upper()

@@ -85,6 +85,8 @@ def read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"configuration file {file}: expected UTF-8, found byte 0x{error.object[error.start]:02x} at {error.start}"
         ) from None
+    except RecursionError:
+        raise ConfigError(f"configuration file {file}: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
 

@@ -7,6 +7,7 @@ import os
 import random
 import statistics
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -23,10 +24,27 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.slow, pytest
 CALLS = int(os.environ.get("KALLGLOT_SOAK_CALLS", "30"))
 
 
-def left_over() -> tuple[int, int, int]:
-    """Tasks, file descriptors and resident kilobytes of this process."""
+POOLED = 16
+"""TCP connections more or fewer: pools grow with what was asked at once, and the double's ends are ours too."""
+
+
+class Left(NamedTuple):
+    """What this process holds."""
+
+    tasks: int
+    connections: int
+    descriptors: int
+    """But those of TCP connections."""
+    kilobytes: int
+    """Resident."""
+
+
+def left_over() -> Left:
     process = psutil.Process()
-    return len(asyncio.all_tasks()), process.num_fds(), process.memory_info().rss // 1024
+    connections = len(process.net_connections("tcp"))
+    return Left(
+        len(asyncio.all_tasks()), connections, process.num_fds() - connections, process.memory_info().rss // 1024
+    )
 
 
 async def one_call(customer: Phone, agent: Phone, rng: random.Random, longest: float) -> None:
@@ -77,23 +95,24 @@ async def test_calls_one_after_another_leave_nothing(
     ):
         customer = await phones(asterisk22, "customer", codecs=("PCMU",))
         agent = await phones(asterisk22, "agent", on_call=0.05, codecs=("PCMU",))
-        before = (0, 0, 0)
+        before = Left(0, 0, 0, 0)
         for number in range(CALLS):
             await one_call(customer, agent, rng, 0.8)
             if number == CALLS // 3:
                 before = await settled(service, asterisk22)
         after = await settled(service, asterisk22)
-        print(f"{CALLS} calls: tasks, descriptors, kB before {before}, after {after}")
-        assert after[0] <= before[0]
-        assert after[1] <= before[1] + 2
+        print(f"{CALLS} calls: before {before}, after {after}")
+        assert after.tasks <= before.tasks
+        assert after.connections <= before.connections + POOLED
+        assert after.descriptors <= before.descriptors + 2
         # the double keeps every session's audio; ours must not
         heard = sum(audio.seconds for s in double.sessions.values() for audio in s.audio.values())
-        assert after[2] - before[2] < 20_000 + heard * 64
+        assert after.kilobytes - before.kilobytes < 20_000 + heard * 64
         assert all(len(s.ends) == 1 for s in double.sessions.values())
         assert double.open_sessions == []
 
 
-async def settled(service: Service, asterisk: LabAsterisk) -> tuple[int, int, int]:
+async def settled(service: Service, asterisk: LabAsterisk) -> Left:
     await nothing_left(service, asterisk)
     await asyncio.sleep(1.0)
     return left_over()
@@ -115,12 +134,10 @@ async def test_calls_at_once_with_random_hangups_leave_nothing(
                 said = await asterisk22.cli(f'dialplan add extension "9{pair:02d},{step}" into kallglot-phones replace')
                 assert "Extension" in said, said
 
-        async def run(pair: int) -> None:
-            customer = await phones(asterisk22, f"phone{pair * 2 + 1:02d}", codecs=("PCMU",))
-            agent = await phones(asterisk22, f"phone{pair * 2 + 2:02d}", on_call=0.1, codecs=("PCMU",), rate=8000)
+        async def run(customer: Phone, agent: Phone, number: str) -> None:
             for _ in range(max(2, CALLS // 10 // pairs)):
                 before = len(agent.calls)
-                call = await customer.call(f"9{pair:02d}")
+                call = await customer.call(number)
                 await asyncio.sleep(rng.uniform(0, 2))
                 who = rng.choice((customer, agent))
                 if who is agent and len(agent.calls) > before and not agent.calls[-1].ended:
@@ -129,8 +146,20 @@ async def test_calls_at_once_with_random_hangups_leave_nothing(
                     await customer.hangup()
                 await until(lambda call=call: call.ended, 10)
 
-        await asyncio.gather(*(run(pair) for pair in range(pairs)))
-        await nothing_left(service, asterisk22)
+        both = [
+            (
+                await phones(asterisk22, f"phone{pair * 2 + 1:02d}", codecs=("PCMU",)),
+                await phones(asterisk22, f"phone{pair * 2 + 2:02d}", on_call=0.1, codecs=("PCMU",), rate=8000),
+            )
+            for pair in range(pairs)
+        ]
+        before = await settled(service, asterisk22)
+        await asyncio.gather(*(run(*pair, f"9{number:02d}") for number, pair in enumerate(both)))
+        after = await settled(service, asterisk22)
+        print(f"{len(double.sessions)} calls, {pairs} at once: before {before}, after {after}")
+        assert after.tasks <= before.tasks
+        assert after.connections <= before.connections + POOLED + 4 * pairs
+        assert after.descriptors <= before.descriptors + 2
         assert double.open_sessions == []
         assert all(len(s.ends) == 1 for s in double.sessions.values())
         assert service.media.format.asterisk == "ulaw"

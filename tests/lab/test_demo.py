@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,17 @@ async def run(tmp_path: Path, version: Version) -> tuple[int, str]:
     """Two turns; the exit status and what was printed."""
     text = io.StringIO()
     console = Console(file=text, width=200)
-    try:
-        status = await demo.run_demo(
-            engine="echo", out=tmp_path, version=version, lines=2, make_service=Service, console=console
-        )
-    except LabError as error:
-        missing(str(error))
+    with contextlib.ExitStack() as stack:
+        for port in (4573, 8090):  # those of a service that runs on this machine already
+            taken = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                taken.bind(("127.0.0.1", port))
+        try:
+            status = await demo.run_demo(
+                engine="echo", out=tmp_path, version=version, lines=2, make_service=Service, console=console
+            )
+        except LabError as error:
+            missing(str(error))
     return status, text.getvalue()
 
 

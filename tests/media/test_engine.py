@@ -405,11 +405,12 @@ async def test_what_the_event_loop_cannot_take_at_once_is_delivered_or_counted(
     async with running() as engine:
         flow = engine.open("a", lambda chunk: got.append(chunk.timestamp_ms))
 
-        def tick() -> None:
-            for number in range(reports):
+        def tick(first: int, last: int) -> None:
+            for number in range(first, last):
                 engine._post(Report(chunks=[Chunk(flow.row, flow.generation, number, 0.0, b"\xff" * 800)]))
 
-        thread = threading.Thread(target=tick)
+        tick(0, reports // 2)  # the loop had no turn meanwhile
+        thread = threading.Thread(target=tick, args=(reports // 2, reports))
         thread.start()
         while thread.is_alive():
             await asyncio.sleep(0)
