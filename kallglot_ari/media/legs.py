@@ -218,7 +218,7 @@ class Legs:
         if not self._keys.size:
             return np.full(len(names), -1, dtype=np.int64)
         keys = _keys(names, exact=self._exact)
-        rows = self._slots[keys * _MIX >> self._shift]
+        rows: NDArray[np.int64] = self._slots[keys * _MIX >> self._shift]
         same = self._key_of[rows] == keys
         if not same.all():
             others = np.flatnonzero(~same)

@@ -131,9 +131,7 @@ class Speak:
         """The frames of all legs, `STAGED` of each, as pieces that are copied whole."""
         return legs.staged.reshape(-1).view(self._whole)
 
-    def _payloads(
-        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], has: NDArray[np.bool_]
-    ) -> None:
+    def _payloads(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], has: NDArray[np.bool_]) -> None:
         """Put what each of `rows` says into its packet: what lies ready for those that have some, silence for the rest."""
         data = legs.outbox.data
         talking = np.flatnonzero(has)
@@ -148,9 +146,7 @@ class Speak:
         records["head"] = (records["head"] + has) % STAGED
         records["count"] -= has
 
-    def _number(
-        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], speech: NDArray[np.bool_]
-    ) -> None:
+    def _number(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], speech: NDArray[np.bool_]) -> None:
         """Write marker, sequence number and timestamp, and move them on (RFC 3550 §5.1)."""
         sequence, timestamp = records["sequence"], records["timestamp"]
         begins = speech & ~records["speaking"]
