@@ -41,7 +41,7 @@ async def test_call_transfer_and_hangup(stage: Stage) -> None:
     call = shown[0]["id"]
     assert call in said
     assert {"lag_ms", "backlog_ms", "mos"} <= set(shown[0]["legs"][0])
-    await command(stage, "transfer", call, "agent2", "--party", "agent", "--language", "fr")
+    await command(stage, "transfer", call, "PJSIP/agent2", "--party", "agent", "--language", "fr")
     await other.wait_state("CONFIRMED")
     await until(lambda: stage.phones["agent"].calls[-1].ended, what="the first agent is let go")
     await stage.active(2)
