@@ -41,6 +41,7 @@ COLUMNS = (
     ("way_ms_p50", "way p50 ms", "{:.0f}"),
     ("gap_ms_p99", "gap p99 ms", "{:.1f}"),
     ("kb_per_leg", "kB a leg", "{:.0f}"),
+    ("load_late_ms_p99", "load late p99 ms", "{:.1f}"),
 )
 
 

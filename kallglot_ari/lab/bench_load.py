@@ -8,6 +8,8 @@ the way through is timed.
 from __future__ import annotations
 
 import json
+import os
+import resource
 import socket
 import sys
 import time
@@ -33,6 +35,14 @@ _HEADER = 12
 def leg_host(leg: int) -> str:
     """The address a leg has on the loopback network."""
     return f"127.1.{leg >> 8}.{leg & 255}"
+
+
+def stay_on(core: int) -> None:
+    """Keep this process on one core, where there are two or more: 0 for the server, 1 for what loads it."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > 1:
+            os.sched_setaffinity(0, {cores[core]})
 
 
 def partner(leg: int) -> int:
@@ -100,6 +110,8 @@ class Load:
         self.tones_good = self.tones_seen = 0
         self.gaps: list[float] = []
         self._seen_at = np.zeros(legs)
+        self.lateness: list[float] = []
+        self._cpu = 0.0
         angle = 2 * np.pi * np.arange(160) / 8000
         hertz = 400 + 50 * np.arange(TONES)
         self._basis = np.exp(-1j * hertz[:, None] * angle[None, :])
@@ -113,10 +125,11 @@ class Load:
         while True:
             now = time.monotonic()
             if now >= start + warm_up + seconds:
-                return self._result()
+                return self._result(seconds)
             if not counting and now >= start + warm_up:
                 counting = True
                 self._reset()
+            self.lateness.append(now - deadlines.next)
             beats, skipped = deadlines.due(now)
             beat += skipped
             for _ in range(beats):
@@ -131,6 +144,8 @@ class Load:
         self.sent = 0
         self.latencies.clear()
         self.gaps.clear()
+        self.lateness.clear()
+        self._cpu = _cpu()
         self.tones_good = self.tones_seen = 0
 
     def _send(self, beat: int, now: float) -> None:
@@ -198,11 +213,12 @@ class Load:
         self.tones_good += int(np.count_nonzero(strength**2 / 80 > 0.98 * np.maximum(energy, 1e6)))
         self.tones_seen += int(legs.size)
 
-    def _result(self) -> dict[str, object]:
+    def _result(self, seconds: float) -> dict[str, object]:
         span = np.where(self.first >= 0, ((self.last - self.first) & 0xFFFF) + 1, 0)
         lost = int(np.maximum(span - self.received, 0).sum())
         gaps = np.array(self.gaps or [0.0]) * 1000
         way = np.array(self.latencies or [float("nan")]) * 1000
+        late = np.maximum(self.lateness, 0.0) * 1000
         return {
             "sent": self.sent,
             "received": int(self.received.sum()),
@@ -213,11 +229,20 @@ class Load:
             "gap_ms_p99": float(np.percentile(gaps, 99)),
             "way_ms_p50": float(np.percentile(way, 50)),
             "way_ms_p99": float(np.percentile(way, 99)),
+            "load_late_ms_p99": float(np.percentile(late, 99)),
+            "load_late_ms_max": float(late.max()),
+            "load_cpu": (_cpu() - self._cpu) / seconds,
         }
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
     """Read the task as JSON from stdin, write the figures as JSON to stdout."""
+    stay_on(1)
     task = json.loads(sys.stdin.readline())
     load = Load(task["legs"], task["port"], task["host"], task["ports"], pauses=task["pauses"])
     print(json.dumps(load.run(task["seconds"], task["warm_up"])), flush=True)
