@@ -27,12 +27,12 @@ from kallglot_ari.rtp.sequence import signed_distance
 _MARKER = 1 << 23
 """In the first word of an RTP header."""
 _HISTORY_MS = 60
-_WINDOW = 5.0
-"""Seconds over which the least delay is taken, for the drift."""
-_CONCEALMENTS = 32
+_CONCEALMENTS = 16
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
-_PATH_CHANGE = 0.010
-"""A least delay that moves by more than this between two windows is another path, not another clock."""
+_SINGLY = 32
+"""Packets past a gap that are each waited for, of one block: of those past that, the gap is silence at once."""
+_LEAP = 50
+"""Packets missing at most in such a gap."""
 
 
 class Chunk(NamedTuple):
@@ -117,6 +117,8 @@ class Listen:
                 & (words[pending, 1] == records["next_timestamp"])
                 & (records["emitted"] - records["next_position"] <= self._most_ahead)
             )
+            if np.count_nonzero(in_turn) + _SINGLY < in_turn.size:
+                self._leap(legs, legs_here, records, block, pending, words, in_turn, plain)
             if in_turn.all():
                 self._in_turn(legs, legs_here, records, block, pending)
             else:
@@ -158,6 +160,44 @@ class Listen:
         if self.taps and records["tapped"].any():
             for at in np.flatnonzero(records["tapped"]).tolist():
                 self._tap(int(rows[at]), self._decoder.decode(payload[at].tobytes()))
+
+    def _leap(
+        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64],
+        words: NDArray[np.int64], in_turn: NDArray[np.bool_], plain: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Put packets past a gap in their turn, all but a few: a socket that overflowed, a network that stumbled.
+
+        One at a time they would take longer than new ones take to come, and the next ones would be lost as well. `records` are a copy of `rows`,
+        which this changes, and `in_turn`; `words` and `plain` are of the whole block, `which` its rows.
+        """
+        ahead = ((words[which, 0] & 0xFFFF) - records["next_sequence"]) & 0xFFFF
+        missing = records["next_position"] + ahead * self._step - records["emitted"]
+        fits = (
+            plain[which] & ~in_turn & records["smooth"] & ~records["tapped"]
+            & (words[which, 2] == records["ssrc"]) & (ahead <= _LEAP) & (missing % self._step == 0)
+            & ((words[which, 1] - records["next_timestamp"]) & 0xFFFFFFFF == ahead * self._step)
+        )  # fmt: skip
+        at = np.flatnonzero(fits)[_SINGLY:]
+        part, rows, ahead, arrival = fetch(records, at), rows[at], ahead[at], block.arrival[which[at]]
+        missing = np.maximum(missing[at], 0)
+        part["next_sequence"] = (part["next_sequence"] + ahead) & 0xFFFF
+        part["next_timestamp"] = (part["next_timestamp"] + ahead * self._step) & 0xFFFFFFFF
+        part["next_position"] += ahead * self._step
+        part["expected"] += ahead
+        legs.concealed[rows] += missing / self._codec.clock_rate
+        for done in range(0, int(missing.max(initial=0)), self._step):
+            some = np.flatnonzero(missing > done)
+            these = fetch(part, some)
+            self._append_block(legs, rows[some], these, np.repeat(self._quiet, some.size, axis=0), arrival[some])
+            put(part, some, these)
+        part["emitted"] += missing
+        beyond = part["emitted"] - part["next_position"] > self._most_ahead
+        if beyond.any():  # the way has become longer: from here on the sender's time is where the output stands
+            np.copyto(part["next_position"], part["emitted"], where=beyond)
+            np.copyto(part["base"], arrival - part["emitted"] / self._codec.clock_rate, where=beyond)
+            np.copyto(part["spread"], 0.0, where=beyond)
+        put(records, at, part)
+        in_turn[at] = True
 
     def _append_block(
         self,
@@ -450,21 +490,3 @@ class Listen:
     def _count_if(self, reason: str, count: int) -> None:
         if count:
             self.discarded[reason] += count
-
-    def drift(self, legs: Legs, now: float) -> None:
-        """Compare least delays a window apart: by how much the sender's clock and ours go differently (parts per million)."""
-        rows = np.flatnonzero(legs.started & (legs.window_end <= now))
-        if not rows.size:
-            return
-        least = legs.window_min[rows]
-        valid = np.isfinite(least)
-        since, origin = legs.drift_since[rows], legs.drift_from[rows]
-        expected = origin + legs.drift[rows] * 1e-6 * (now - since)
-        fresh = valid & (np.isnan(origin) | (np.abs(least - expected) > _PATH_CHANGE))
-        legs.drift_from[rows[fresh]] = least[fresh]
-        legs.drift_since[rows[fresh]] = now
-        going = valid & ~fresh & (now - since >= _WINDOW)
-        # a sender whose clock is fast arrives earlier and earlier against its own timestamps
-        legs.drift[rows[going]] = -(least[going] - origin[going]) / (now - since[going]) * 1e6
-        legs.window_min[rows] = np.inf
-        legs.window_end[rows] = now + _WINDOW

@@ -16,6 +16,7 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.calls.interfaces import FlowFormat
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media import drift
 from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.legs import STATS, Legs
@@ -143,7 +144,7 @@ class Plane:
             self._capture.hand_over()
         self._beat += 1
         if self._beat % _PUBLISH == 0:
-            self._listen.drift(self.legs, now)
+            drift.measure(self.legs, now)
             self.publish()
         if self._beat % _LEVELS == 0:
             self._levels()
