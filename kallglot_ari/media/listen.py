@@ -27,9 +27,9 @@ from kallglot_ari.rtp.sequence import signed_distance
 _MARKER = 1 << 23
 """In the first word of an RTP header."""
 _HISTORY_MS = 60
-_CONCEALMENTS = 16
+_CONCEALMENTS = 12
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
-_SINGLY = 32
+_SINGLY = 16
 """Packets past a gap that are each waited for, of one block: of those past that, the gap is silence at once."""
 _LEAP = 50
 """Packets missing at most in such a gap."""

@@ -34,6 +34,7 @@ _SO_TIMESTAMPNS = 35
 _SO_RXQ_OVFL = 40
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 _WANTED_BUFFER = 16 * 1024 * 1024
 _TIMESTAMP_LEN = 32
 
@@ -162,6 +163,9 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setblocking(False)
         for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             _enlarge(sock, force, plain)
+        if sys.platform == "linux" and family == socket.AF_INET:
+            # our packets fit every path: no identification for fragments, which the kernel hands out one by one from a shared counter
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
         sock.bind((host, port))
     except OSError as error:
         sock.close()
