@@ -174,6 +174,7 @@ class SocketServer:
     def __init__(self) -> None:
         self.legs: list[_Leg] = []
         self.discarded: Counter[str] = Counter()
+        self._lost_before = 0
         self._tasks = Tasks("bench")
 
     async def start(self, legs: int, port: int) -> list[int]:
@@ -189,10 +190,13 @@ class SocketServer:
         return [leg.transport.get_extra_info("sockname")[1] for leg in self.legs]
 
     def reset(self) -> None:
-        """Nothing is kept."""
+        self._lost_before = self._lost()
+
+    def _lost(self) -> int:
+        return sum(leg.expected - leg.received for leg in self.legs) + self.discarded["late"]
 
     def figures(self) -> dict[str, float]:
-        return {"uplink_lost": sum(leg.expected - leg.received for leg in self.legs)}
+        return {"uplink_lost": self._lost() - self._lost_before}
 
     async def stop(self) -> None:
         await self._tasks.close()

@@ -62,6 +62,7 @@ class OurServer:
             MediaSettings(), encoding="mulaw", sample_rate=8000, chunk_ms=100, metrics=self.metrics, clock=SystemClock()
         )
         self.flows: list[Any] = []
+        self._lost_before = 0
 
     async def start(self, legs: int, port: int) -> list[int]:
         await self.engine.start()
@@ -85,6 +86,11 @@ class OurServer:
         self.lateness.clear()
         self.downlink.clear()
         self.uplink.clear()
+        self._lost_before = self._lost()
+
+    def _lost(self) -> int:
+        qualities = [flow.quality() for flow in self.flows]
+        return sum(quality.packets_lost + quality.packets_late for quality in qualities)
 
     def figures(self) -> dict[str, float]:
         result: dict[str, float] = {}
@@ -93,8 +99,7 @@ class OurServer:
             result[f"{name}_n"] = len(values)
             for label, share in (("p50", 50), ("p99", 99), ("max", 100)):
                 result[f"{name}_ms_{label}"] = float(np.percentile(array, share))
-        lost = sum(flow.quality().packets_lost + flow.quality().packets_late for flow in self.flows)
-        return result | {"uplink_lost": lost}
+        return result | {"uplink_lost": self._lost() - self._lost_before}
 
     async def stop(self) -> None:
         await self.engine.stop()
