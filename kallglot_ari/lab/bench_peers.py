@@ -196,7 +196,7 @@ class SocketServer:
         return sum(leg.expected - leg.received for leg in self.legs) + self.discarded["late"]
 
     def figures(self) -> dict[str, float]:
-        return {"uplink_lost": self._lost() - self._lost_before}
+        return {"uplink_lost": max(0, self._lost() - self._lost_before)}
 
     async def stop(self) -> None:
         await self._tasks.close()
