@@ -77,7 +77,7 @@ class Concealer:
         extra = self._join * min(self._missing, self._gone) // max(1, self._full)
         overlap = min(pcm.size, self._join + min(extra, self._join * 3 // 2))
         invented = self._extrapolate(overlap)
-        weight = np.linspace(0.0, 1.0, overlap, endpoint=False, dtype=np.float32)
+        weight = np.arange(overlap, dtype=np.float32) / np.float32(overlap)
         out = pcm.copy()
         out[:overlap] = to_pcm(pcm[:overlap] * weight + invented * (1.0 - weight))
         return out
@@ -104,8 +104,8 @@ class Concealer:
             age = self._missing + np.arange(take, dtype=np.float32)
             if self._correction and self._missing < self._join:
                 out[done : done + take] += self._correction * np.maximum(0.0, 1.0 - age / self._join)
-            fade = np.clip((self._gone - age) / (self._gone - self._full), 0.0, 1.0)
-            out[done : done + take] *= fade
+            if until != self._full:
+                out[done : done + take] *= (self._gone - age) / np.float32(self._gone - self._full)
             self._position = (self._position + take) % self._cycle.size
             self._missing += take
             done += take
@@ -134,7 +134,7 @@ class Concealer:
         if size + quarter > self._past.size:
             size = (self._past.size - quarter) // self._pitch * self._pitch
         cycle = self._past[-size:].copy()
-        weight = np.linspace(0.0, 1.0, quarter, endpoint=False, dtype=np.float32)
+        weight = np.arange(quarter, dtype=np.float32) / np.float32(quarter)
         before = self._past[-size - quarter : -size]
         cycle[-quarter:] = cycle[-quarter:] * (1.0 - weight) + before * weight
         return cycle
@@ -153,9 +153,8 @@ class Concealer:
 
     def _best_lag(self, past: NDArray[np.float32], lags: range, stride: int) -> int:
         last = past[-self._window :: stride]
-        starts = past.size - self._window - np.array(lags)
-        offsets = np.arange(0, self._window, stride)
-        segments = past[starts[:, None] + offsets[None, :]]
-        energy = np.einsum("ij,ij->i", segments, segments)
-        score = (segments @ last) / np.sqrt(np.maximum(energy, 1.0))
-        return lags[int(np.argmax(score))]
+        heard = past[past.size - self._window - lags[-1] : past.size - lags[0] : stride]
+        sums = np.concatenate([[0.0], np.cumsum(heard * heard, dtype=np.float64)])
+        energy = sums[last.size :] - sums[: -last.size]
+        score = np.correlate(heard, last, "valid") / np.sqrt(np.maximum(energy, 1.0))
+        return lags[int(np.argmax(score[::-1]))]

@@ -32,6 +32,7 @@ COLUMNS = (
     ("us_per_packet", "µs a packet in and out", "{:.2f}"),
     ("legs_per_core", "legs a core", "{:.0f}"),
     ("lost", "lost", "{}"),
+    ("uplink_lost", "lost up", "{}"),
     ("tone_share", "tone right", "{:.4f}"),
     ("lateness_ms_p50", "late p50 ms", "{:.2f}"),
     ("lateness_ms_p99", "late p99 ms", "{:.2f}"),
@@ -41,6 +42,7 @@ COLUMNS = (
     ("way_ms_p50", "way p50 ms", "{:.0f}"),
     ("gap_ms_p99", "gap p99 ms", "{:.1f}"),
     ("kb_per_leg", "kB a leg", "{:.0f}"),
+    ("load_late_ms_p99", "load late p99 ms", "{:.1f}"),
 )
 
 
@@ -124,7 +126,9 @@ def _measure(kind: str, legs: int, seconds: float, environment: dict[str, str], 
         if not own:
             raise LabError(f"bench: the {kind} server with {legs} legs gave no figures")
         result: dict[str, Any] = {"kind": kind, "legs": legs, "seconds": seconds} | json.loads(answer) | json.loads(own)
-        carried = (result["sent"] + result["received"]) / 2 / seconds
+        carried = (
+            min(result["sent"], result["received"]) / seconds
+        )  # what a server that is full let fall is no work done
         result["us_per_packet"] = result["cpu"] / carried * 1e6 if carried else 0.0
         result["legs_per_core"] = carried / _PACKETS_A_SECOND / result["cpu"] if result["cpu"] else 0.0
         return result

@@ -8,6 +8,7 @@ import aiohttp
 from aiohttp import web
 
 from kallglot_ari.kallglot import assumed
+from kallglot_ari.lab.bench_load import stay_on
 
 SILENT = '"payload":"' + "/" * 64
 """How a chunk begins that is silence in mu-law: pauses are not translated."""
@@ -32,6 +33,7 @@ async def _stream(request: web.Request) -> web.WebSocketResponse:
 
 
 def main(port: int) -> None:
+    stay_on(1)
     app = web.Application()
     app.router.add_get("/{call}", _stream)
     web.run_app(app, host="127.0.0.1", port=port, print=lambda *_: print("ready", flush=True), access_log=None)

@@ -1,7 +1,6 @@
-"""The servers that `bench` measures: our engine, and peers that do the same by a socket for each leg.
+"""The servers that `bench` measures: our engine, and the peers of `bench_peers`.
 
-Each takes what a leg says in chunks of 100 ms and plays it to the leg's partner, paced at 20 ms, as a translated call would. The peers get no
-jitter buffer, no concealment and no checks of the source; that makes their figures better than the same work would.
+Each takes what a leg says in chunks of 100 ms and plays it to the leg's partner, paced at 20 ms, as a translated call would.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ import asyncio
 import json
 import os
 import resource
-import struct
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,22 +20,17 @@ import aiohttp
 import numpy as np
 
 from kallglot_ari.calls.interfaces import StreamEvent, StreamSpeech
-from kallglot_ari.calls.model import Session, StreamAudio, UplinkChunk
+from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.kallglot.socket import Socket, connect
 from kallglot_ari.kallglot.stream import Stream
-from kallglot_ari.lab.bench_load import leg_host, partner
+from kallglot_ari.lab.bench_load import leg_host, partner, stay_on
+from kallglot_ari.lab.bench_peers import QUIET, AiortpServer, EchoServer, SocketServer
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.rtp.pacer import Deadlines
 from kallglot_ari.settings import KallglotSettings, MediaSettings
-from kallglot_ari.tasks import Tasks
 
-HOST = "127.0.0.1"
 SPEAKERS = ("customer", "agent")
-_SILENCE = b"\xff" * 160
-_QUIET = b"\xff" * 800
-"""A chunk of silence: pauses are not translated."""
 
 
 class Samples(list[float]):
@@ -70,6 +62,7 @@ class OurServer:
             MediaSettings(), encoding="mulaw", sample_rate=8000, chunk_ms=100, metrics=self.metrics, clock=SystemClock()
         )
         self.flows: list[Any] = []
+        self._lost_before = 0
 
     async def start(self, legs: int, port: int) -> list[int]:
         await self.engine.start()
@@ -86,13 +79,18 @@ class OurServer:
     def _heard(self, chunk: UplinkChunk, to: int) -> None:
         now = time.monotonic()
         self.uplink.append(now - chunk.received_at)
-        if to < len(self.flows) and chunk.audio.payload != _QUIET:
+        if to < len(self.flows) and chunk.audio.payload != QUIET:
             self.flows[to].play("other", chunk.audio, received_at=now)
 
     def reset(self) -> None:
         self.lateness.clear()
         self.downlink.clear()
         self.uplink.clear()
+        self._lost_before = self._lost()
+
+    def _lost(self) -> int:
+        qualities = [flow.quality() for flow in self.flows]
+        return sum(quality.packets_lost + quality.packets_late for quality in qualities)
 
     def figures(self) -> dict[str, float]:
         result: dict[str, float] = {}
@@ -101,8 +99,7 @@ class OurServer:
             result[f"{name}_n"] = len(values)
             for label, share in (("p50", 50), ("p99", 99), ("max", 100)):
                 result[f"{name}_ms_{label}"] = float(np.percentile(array, share))
-        lost = sum(flow.quality().packets_lost + flow.quality().packets_late for flow in self.flows)
-        return result | {"uplink_lost": lost}
+        return result | {"uplink_lost": self._lost() - self._lost_before}
 
     async def stop(self) -> None:
         await self.engine.stop()
@@ -157,127 +154,10 @@ class StreamServer(OurServer):
             await self.http.close()
 
 
-class _Leg(asyncio.DatagramProtocol):
-    def __init__(self, server: SocketServer) -> None:
-        self.server = server
-        self.other: _Leg | None = None
-        self.transport: Any = None
-        self.address: tuple[str, int] = ("", 0)
-        self.chunk: list[bytes] = []
-        self.queue: deque[bytes] = deque(maxlen=1500)
-        self.sequence = self.timestamp = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        first, second, _sequence, _timestamp, _ssrc = struct.unpack_from("!BBHII", data)
-        if first != 0x80 or second & 0x7F:
-            return
-        self.chunk.append(data[12:])
-        if len(self.chunk) == 5:
-            whole = StreamAudio("mulaw", 8000, b"".join(self.chunk))
-            self.chunk.clear()
-            if self.other is not None:
-                self.other.queue.extend(whole.payload[i : i + 160] for i in range(0, 800, 160))
-
-    def send(self) -> None:
-        payload = self.queue.popleft() if self.queue else _SILENCE
-        self.transport.sendto(struct.pack("!BBHII", 0x80, 0, self.sequence, self.timestamp, 1) + payload, self.address)
-        self.sequence = (self.sequence + 1) & 0xFFFF
-        self.timestamp = (self.timestamp + 160) & 0xFFFFFFFF
-
-
-class SocketServer:
-    """A datagram endpoint for each leg, one timer for all: on asyncio's own loop or on uvloop."""
-
-    def __init__(self) -> None:
-        self.legs: list[_Leg] = []
-        self._tasks = Tasks("bench")
-
-    async def start(self, legs: int, port: int) -> list[int]:
-        loop = asyncio.get_running_loop()
-        for leg in range(legs):
-            _, protocol = await loop.create_datagram_endpoint(lambda: _Leg(self), local_addr=(HOST, 0))
-            protocol.address = (leg_host(leg), port)
-            self.legs.append(protocol)
-        for leg, protocol in enumerate(self.legs):
-            protocol.other = self.legs[partner(leg)] if partner(leg) < legs else None
-        self._tasks.spawn(self._pace(), name="pace")
-        return [leg.transport.get_extra_info("sockname")[1] for leg in self.legs]
-
-    async def _pace(self) -> None:
-        deadlines = Deadlines(0.02, time.monotonic(), catch_up=3)
-        while True:
-            beats, _ = deadlines.due(time.monotonic())
-            for _ in range(beats):
-                for leg in self.legs:
-                    leg.send()
-            await asyncio.sleep(max(0.0, deadlines.next - time.monotonic()))
-
-    def reset(self) -> None:
-        """Nothing is kept."""
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    async def stop(self) -> None:
-        await self._tasks.close()
-        for leg in self.legs:
-            leg.transport.close()
-
-
-class AiortpServer:
-    """aiortp (PyPI), with its playout buffer and its pacer."""
-
-    _BASE = 21000
-
-    def __init__(self) -> None:
-        self.sessions: list[Any] = []
-
-    async def start(self, legs: int, port: int) -> list[int]:
-        from aiortp import RTPSession
-
-        ports = []
-        for leg in range(legs):
-            local = self._BASE + 2 * leg
-            self.sessions.append(
-                await RTPSession.create(
-                    (HOST, local), (leg_host(leg), port), 0, playout=True, paced=True, rtcp_interval=3600.0
-                )
-            )
-            ports.append(local)
-        for leg, session in enumerate(self.sessions):
-            if partner(leg) < legs:
-                session.on_audio = self._to(self.sessions[partner(leg)])
-        return ports
-
-    @staticmethod
-    def _to(other: Any) -> Any:
-        chunk: list[bytes] = []
-
-        def heard(pcm: bytes, _timestamp: int) -> None:
-            chunk.append(pcm)
-            if len(chunk) == 5:
-                for part in chunk:
-                    other.send_audio_pcm_auto(part)
-                chunk.clear()
-
-        return heard
-
-    def reset(self) -> None:
-        """Nothing is kept."""
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    async def stop(self) -> None:
-        for session in self.sessions:
-            await session.close()
-
-
 SERVERS: dict[str, type[Any]] = {
-    "ours": OurServer, "stream": StreamServer, "asyncio": SocketServer, "uvloop": SocketServer, "aiortp": AiortpServer,
+    "ours": OurServer, "stream": StreamServer,
+    "uvloop": SocketServer, "asyncio": SocketServer, "aiortp": AiortpServer,
+    "uvloop-echo-only": EchoServer, "asyncio-echo-only": EchoServer,
 }  # fmt: skip
 
 
@@ -311,7 +191,8 @@ def main(argv: list[str]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     kind, legs, port = argv[0], int(argv[1]), int(argv[2])
-    if kind in ("ours", "stream", "uvloop"):
+    stay_on(0)
+    if not kind.startswith(("asyncio", "aiortp")):
         import uvloop
 
         uvloop.run(serve(kind, legs, port))

@@ -17,20 +17,22 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_sample_bytes
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.errors import MediaError
-from kallglot_ari.media.legs import RTP_HEADER, Legs
+from kallglot_ari.media.legs import RTP_HEADER, Legs, Record, fetch, put
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
 from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.rtp.sequence import signed_distance
 
+_MARKER = 1 << 23
+"""In the first word of an RTP header."""
 _HISTORY_MS = 60
-_WINDOW = 5.0
-"""Seconds over which the least delay is taken, for the drift."""
-_CONCEALMENTS = 32
+_CONCEALMENTS = 12
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
-_PATH_CHANGE = 0.010
-"""A least delay that moves by more than this between two windows is another path, not another clock."""
+_SINGLY = 16
+"""Packets past a gap that are each waited for, of one block: of those past that, the gap is silence at once."""
+_LEAP = 50
+"""Packets missing at most in such a gap."""
 
 
 class Chunk(NamedTuple):
@@ -54,6 +56,8 @@ class Listen:
         self._rate = rate
         self._frame_in = codec.frame_bytes
         self._step = codec.timestamp_step
+        self._first_half = 0x8000 | codec.receive_type
+        """The first 16 bits of a usual packet, but for the marker."""
         self._frame = self.frame_bytes = stream_frame_bytes(encoding, rate)
         self._second = self._frame * 1000 // FRAME_MS
         self._chunk = self._frame * (chunk_ms // FRAME_MS)
@@ -69,6 +73,8 @@ class Listen:
         chunks = max(1, -(-_HISTORY_MS // chunk_ms))
         self.uplink_bytes = self._chunk * chunks
         """Bytes a row of `Legs.uplink` needs."""
+        self._turn: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        """For each leg, which datagram is its first: of use only while a block is taken."""
         self._buffers: dict[int, JitterBuffer] = {}
         self._voices: dict[int, UplinkVoice] = {}
         self._candidates: dict[int, tuple[int, int]] = {}
@@ -87,93 +93,142 @@ class Listen:
     def block(self, legs: Legs, block: Block, count: int, now: float) -> NDArray[np.int64]:
         """Take `count` rows of `block`; whose each is, -1 where it is nobody's."""
         rows_of = legs.lookup(block.name[:count])
-        self._count_if("address", int(np.count_nonzero(rows_of < 0)))
-        length = block.length[:count]
-        header = np.ascontiguousarray(block.data[:count, :RTP_HEADER])
-        words = header.view(">u4").astype(np.int64)
-        sequence = words[:, 0] & 0xFFFF
-        timestamp, ssrc = words[:, 1], words[:, 2]
-        plain = (
-            (header[:, 0] == 0x80)
-            & ((header[:, 1] & 0x7F) == self._codec.receive_type)
-            & (length == RTP_HEADER + self._frame_in)
-        )
         pending = np.flatnonzero(rows_of >= 0)
+        self._count_if("address", count - pending.size)
+        length = block.length[:count]
+        words = np.ascontiguousarray(block.data[:count, :RTP_HEADER]).view(">u4").astype(np.int64)
+        plain = ((words[:, 0] & ~_MARKER) >> 16 == self._first_half) & (length == RTP_HEADER + self._frame_in)
         while pending.size:
+            if self._turn.size < legs.capacity:
+                self._turn = np.zeros(legs.capacity, dtype=np.int64)
             # the first datagram of each leg; a leg's further ones wait for the next round, so that order is kept
-            legs_here, first = np.unique(rows_of[pending], return_index=True)
-            these = pending[first]
+            legs_here = rows_of[pending]
+            self._turn[legs_here[::-1]] = pending[::-1]
+            first = self._turn[legs_here] == pending
+            later = pending[~first]
+            if later.size:
+                pending, legs_here = pending[first], legs_here[first]
+            records = fetch(legs.inbound, legs_here)
             in_turn = (
-                plain[these]
-                & legs.smooth[legs_here]
-                & (ssrc[these] == legs.ssrc[legs_here])
-                & (sequence[these] == legs.next_sequence[legs_here])
-                & (timestamp[these] == legs.next_timestamp[legs_here])
-                & (legs.emitted[legs_here] - legs.next_position[legs_here] <= self._most_ahead)
+                plain[pending]
+                & records["smooth"]
+                & (words[pending, 2] == records["ssrc"])
+                & (words[pending, 0] & 0xFFFF == records["next_sequence"])
+                & (words[pending, 1] == records["next_timestamp"])
+                & (records["emitted"] - records["next_position"] <= self._most_ahead)
             )
-            if in_turn.any():
-                chosen = these[in_turn]
-                payload = block.data[chosen, RTP_HEADER : RTP_HEADER + self._frame_in]
-                self._in_turn(legs, legs_here[in_turn], payload, block.arrival[chosen])
-            for row, at in zip(legs_here[~in_turn].tolist(), these[~in_turn].tolist(), strict=True):
-                data = block.data[at, : length[at]].tobytes()
-                self.datagram(legs, row, data, float(block.arrival[at]), now)
-            if these.size == pending.size:
-                break
-            pending = np.setdiff1d(pending, these, assume_unique=True)
+            if np.count_nonzero(in_turn) + _SINGLY < in_turn.size:
+                self._leap(legs, legs_here, records, block, pending, words, in_turn, plain)
+            if in_turn.all():
+                self._in_turn(legs, legs_here, records, block, pending)
+            else:
+                chosen, others = np.flatnonzero(in_turn), np.flatnonzero(~in_turn)
+                if chosen.size:
+                    self._in_turn(legs, legs_here[chosen], fetch(records, chosen), block, pending[chosen])
+                for row, at in zip(legs_here[others].tolist(), pending[others].tolist(), strict=True):
+                    data = block.data[at, : length[at]].tobytes()
+                    self.datagram(legs, row, data, float(block.arrival[at]), now)
+            pending = later
         return rows_of
 
     def _in_turn(
-        self, legs: Legs, rows: NDArray[np.int64], payload: NDArray[np.uint8], arrival: NDArray[np.float64]
+        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64]
     ) -> None:
+        """Packets in their turn: `records` are a copy of `rows`, which this writes back; `which` are the rows of `block`."""
         assert self._convert is not None
         assert self._decoder is not None
-        rate = self._codec.clock_rate
-        position = legs.next_position[rows]
-        elapsed = np.maximum(arrival - legs.seen[rows], 0.0)
-        at = position / rate
-        base = np.minimum(legs.base[rows] + CREEP * elapsed, arrival - at)
-        legs.base[rows] = base
-        forgotten = legs.spread[rows] * (1.0 - np.minimum(1.0, elapsed / FORGET))
-        legs.spread[rows] = np.maximum(arrival - base - at, forgotten)
-        legs.seen[rows] = np.maximum(legs.seen[rows], arrival)
-        transit = arrival - at
-        moved = np.nan_to_num(np.abs(transit - legs.transit[rows]))  # not a number: the first one
-        legs.jitter[rows] += (moved - legs.jitter[rows]) / 16.0
-        legs.transit[rows] = transit
-        legs.window_min[rows] = np.minimum(legs.window_min[rows], transit)
-        legs.next_sequence[rows] = (legs.next_sequence[rows] + 1) & 0xFFFF
-        legs.next_timestamp[rows] = (legs.next_timestamp[rows] + self._step) & 0xFFFFFFFF
-        legs.next_position[rows] = position + self._step
-        legs.emitted[rows] += self._step
-        legs.received[rows] += 1
-        legs.expected[rows] += 1
-        self._append_block(legs, rows, self._convert(payload), arrival)
-        if self.taps and legs.tapped[rows].any():
-            for row, data in zip(rows.tolist(), payload, strict=True):
-                if legs.tapped[row]:
-                    self._tap(row, self._decoder.decode(data.tobytes()))
+        arrival = block.arrival[which]
+        payload = block.data[which, RTP_HEADER : RTP_HEADER + self._frame_in]
+        seen, base, spread, jitter = (records[name] for name in ("seen", "base", "spread", "jitter"))
+        transit = arrival - records["next_position"] / self._codec.clock_rate
+        elapsed = np.maximum(arrival - seen, 0.0)
+        base[:] = np.minimum(base + CREEP * elapsed, transit)
+        spread[:] = np.maximum(transit - base, spread * (1.0 - np.minimum(1.0, elapsed / FORGET)))
+        np.maximum(seen, arrival, out=seen)
+        moved = np.abs(transit - records["transit"])
+        jitter += np.where(np.isnan(moved), 0.0, moved - jitter) / 16.0  # not a number: the first one
+        records["transit"] = transit
+        np.minimum(records["window_min"], transit, out=records["window_min"])
+        for name in ("next_position", "emitted"):
+            records[name] += self._step
+        for name in ("received", "expected"):
+            records[name] += 1
+        records["next_sequence"] = (records["next_sequence"] + 1) & 0xFFFF
+        records["next_timestamp"] = (records["next_timestamp"] + self._step) & 0xFFFFFFFF
+        self._append_block(legs, rows, records, self._convert(payload), arrival)
+        put(legs.inbound, rows, records)
+        if self.taps and records["tapped"].any():
+            for at in np.flatnonzero(records["tapped"]).tolist():
+                self._tap(int(rows[at]), self._decoder.decode(payload[at].tobytes()))
+
+    def _leap(
+        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64],
+        words: NDArray[np.int64], in_turn: NDArray[np.bool_], plain: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Put packets past a gap in their turn, all but a few: a socket that overflowed, a network that stumbled.
+
+        One at a time they would take longer than new ones take to come, and the next ones would be lost as well. `records` are a copy of `rows`,
+        which this changes, and `in_turn`; `words` and `plain` are of the whole block, `which` its rows.
+        """
+        ahead = ((words[which, 0] & 0xFFFF) - records["next_sequence"]) & 0xFFFF
+        missing = records["next_position"] + ahead * self._step - records["emitted"]
+        fits = (
+            plain[which] & ~in_turn & records["smooth"] & ~records["tapped"]
+            & (words[which, 2] == records["ssrc"]) & (ahead <= _LEAP) & (missing % self._step == 0)
+            & ((words[which, 1] - records["next_timestamp"]) & 0xFFFFFFFF == ahead * self._step)
+        )  # fmt: skip
+        at = np.flatnonzero(fits)[_SINGLY:]
+        part, rows, ahead, arrival = fetch(records, at), rows[at], ahead[at], block.arrival[which[at]]
+        missing = np.maximum(missing[at], 0)
+        part["next_sequence"] = (part["next_sequence"] + ahead) & 0xFFFF
+        part["next_timestamp"] = (part["next_timestamp"] + ahead * self._step) & 0xFFFFFFFF
+        part["next_position"] += ahead * self._step
+        part["expected"] += ahead
+        legs.concealed[rows] += missing / self._codec.clock_rate
+        for done in range(0, int(missing.max(initial=0)), self._step):
+            some = np.flatnonzero(missing > done)
+            these = fetch(part, some)
+            self._append_block(legs, rows[some], these, np.repeat(self._quiet, some.size, axis=0), arrival[some])
+            put(part, some, these)
+        part["emitted"] += missing
+        beyond = part["emitted"] - part["next_position"] > self._most_ahead
+        if beyond.any():  # the way has become longer: from here on the sender's time is where the output stands
+            np.copyto(part["next_position"], part["emitted"], where=beyond)
+            np.copyto(part["base"], arrival - part["emitted"] / self._codec.clock_rate, where=beyond)
+            np.copyto(part["spread"], 0.0, where=beyond)
+        put(records, at, part)
+        in_turn[at] = True
 
     def _append_block(
-        self, legs: Legs, rows: NDArray[np.int64], data: NDArray[np.uint8], arrival: NDArray[np.float64]
+        self,
+        legs: Legs,
+        rows: NDArray[np.int64],
+        records: NDArray[Record],
+        data: NDArray[np.uint8],
+        arrival: NDArray[np.float64],
     ) -> None:
-        paused = legs.paused[rows]
+        """Add a frame to the chunk of each of `rows`; `records` are a copy of theirs, which this changes."""
+        paused = records["paused"]
         if paused.any():
-            legs.clock[rows[paused]] += self._frame
-            rows, data, arrival = rows[~paused], data[~paused], arrival[~paused]
-        fill = legs.fill[rows]
-        fresh = fill % self._chunk == 0
-        begun = rows[fresh]
-        legs.chunk_start[begun] = legs.clock[begun]
-        legs.chunk_at[begun] = arrival[fresh]
-        frames = legs.uplink.reshape(legs.capacity, -1, self._frame)
-        frames[rows, fill // self._frame] = data
+            records["clock"][paused] += self._frame
+            going = np.flatnonzero(~paused)
+            part = fetch(records, going)
+            if going.size:
+                self._append_block(legs, rows[going], part, data[going], arrival[going])
+                put(records, going, part)
+            return
+        fill, clock = records["fill"], records["clock"]
+        within = fill % self._chunk
+        np.copyto(records["chunk_start"], clock, where=within == 0)
+        np.copyto(records["chunk_at"], arrival, where=within == 0)
+        frames = legs.uplink.reshape(-1, self._frame)
+        frames[(rows * self.uplink_bytes + fill) // self._frame] = data
+        clock += self._frame
+        full = np.flatnonzero(within == self._chunk - self._frame)
+        if full.size:
+            self._emit_block(legs, rows[full], fetch(records, full))
         fill += self._frame
-        legs.clock[rows] += self._frame
-        full = fill % self._chunk == 0
-        if full.any():
-            self._emit_block(legs, rows[full], fill[full] // self._chunk - 1)
-        legs.fill[rows] = fill % self.uplink_bytes
+        fill %= self.uplink_bytes
 
     # --- one at a time ----------------------------------------------------------------------------------------------
 
@@ -342,10 +397,9 @@ class Listen:
         """Let time go on for legs from which nothing has come: call once a tick."""
         self._concealments = _CONCEALMENTS
         low, high = self._bounds
-        rows = np.flatnonzero(legs.started & legs.connected)
-        target = np.clip(legs.spread[rows] * MARGIN + HEADROOM, low / 1000, high / 1000)
-        behind = (now - legs.base[rows] - target) * self._codec.clock_rate - legs.emitted[rows]
-        late = rows[behind >= (1 + PATIENCE) * self._step]
+        target = np.clip(legs.spread * MARGIN + HEADROOM, low / 1000, high / 1000)
+        behind = (now - legs.base - target) * self._codec.clock_rate - legs.emitted
+        late = np.flatnonzero((behind >= (1 + PATIENCE) * self._step) & legs.started & legs.connected)
         if late.size > self._concealments and self._convert is not None:
             late = self._fill(legs, late, now)
         waiting = late.tolist()
@@ -360,8 +414,11 @@ class Listen:
         plain = legs.smooth[rows] & ~legs.tapped[rows]
         plain[: self._concealments] = False
         quiet = rows[plain]
-        legs.emitted[quiet] += self._step
-        self._append_block(legs, quiet, np.repeat(self._quiet, quiet.size, axis=0), np.full(quiet.size, now))
+        records = fetch(legs.inbound, quiet)
+        records["emitted"] += self._step
+        silence = np.repeat(self._quiet, quiet.size, axis=0)
+        self._append_block(legs, quiet, records, silence, np.full(quiet.size, now))
+        put(legs.inbound, quiet, records)
         return rows[~plain]
 
     def _append(self, legs: Legs, row: int, sound: bytes, at: float) -> None:
@@ -385,17 +442,16 @@ class Listen:
                 self._emit(legs, row, legs.uplink[row, fill - self._chunk : fill].tobytes())
             legs.fill[row] = fill % self.uplink_bytes
 
-    def _emit_block(self, legs: Legs, rows: NDArray[np.int64], which: NDArray[np.int64]) -> None:
-        """Chunk number `which` of each row's ring is complete."""
-        size = self._chunk
-        data = legs.uplink.reshape(legs.capacity, -1, size)[rows, which].tobytes()
+    def _emit_block(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record]) -> None:
+        """The chunk that the frame at `fill` belongs to is complete, for each of `rows`."""
+        whole = legs.uplink.reshape(-1, self._chunk).view(f"V{self._chunk}").reshape(-1)
         self.chunks += map(
             Chunk,
             rows.tolist(),
             legs.generation[rows].tolist(),
-            (legs.chunk_start[rows] * 1000 // self._second).tolist(),
-            legs.chunk_at[rows].tolist(),
-            [data[at : at + size] for at in range(0, len(data), size)],
+            (records["chunk_start"] * 1000 // self._second).tolist(),
+            records["chunk_at"].tolist(),
+            whole.take((rows * self.uplink_bytes + records["fill"]) // self._chunk).tolist(),
         )
 
     def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
@@ -434,21 +490,3 @@ class Listen:
     def _count_if(self, reason: str, count: int) -> None:
         if count:
             self.discarded[reason] += count
-
-    def drift(self, legs: Legs, now: float) -> None:
-        """Compare least delays a window apart: by how much the sender's clock and ours go differently (parts per million)."""
-        rows = np.flatnonzero(legs.started & (legs.window_end <= now))
-        if not rows.size:
-            return
-        least = legs.window_min[rows]
-        valid = np.isfinite(least)
-        since, origin = legs.drift_since[rows], legs.drift_from[rows]
-        expected = origin + legs.drift[rows] * 1e-6 * (now - since)
-        fresh = valid & (np.isnan(origin) | (np.abs(least - expected) > _PATH_CHANGE))
-        legs.drift_from[rows[fresh]] = least[fresh]
-        legs.drift_since[rows[fresh]] = now
-        going = valid & ~fresh & (now - since >= _WINDOW)
-        # a sender whose clock is fast arrives earlier and earlier against its own timestamps
-        legs.drift[rows[going]] = -(least[going] - origin[going]) / (now - since[going]) * 1e6
-        legs.window_min[rows] = np.inf
-        legs.window_end[rows] = now + _WINDOW

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.calls.interfaces import FlowFormat
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media import drift
 from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.legs import STATS, Legs
@@ -102,6 +104,9 @@ class Plane:
         self._beat = 0
         self._now = 0.0
         self._dropped = 0
+        self._commands: dict[str, Callable[..., None]] = {
+            name.removeprefix("do_"): getattr(self, name) for name in dir(self) if name.startswith("do_")
+        }
         self.report = Report()
         self.stats: NDArray[np.float64] = np.zeros((self.legs.capacity, len(STATS)))
         """Figures of every row, columns as in `legs.STATS`; replaced when more rows are needed."""
@@ -139,7 +144,7 @@ class Plane:
             self._capture.hand_over()
         self._beat += 1
         if self._beat % _PUBLISH == 0:
-            self._listen.drift(self.legs, now)
+            drift.measure(self.legs, now)
             self.publish()
         if self._beat % _LEVELS == 0:
             self._levels()
@@ -187,12 +192,9 @@ class Plane:
     def execute(self, name: str, args: tuple[object, ...], now: float) -> None:
         """Run a command; one that makes no sense any more (its leg is gone) is dropped."""
         self._now = now
-        if name != "open" and not self._is_current(args):
+        if name != "open" and self._current.get(args[0]) != args[1]:  # type: ignore[call-overload]
             return
-        getattr(self, f"do_{name}")(*args)
-
-    def _is_current(self, args: tuple[object, ...]) -> bool:
-        return self._current.get(args[0]) == args[1]  # type: ignore[call-overload, no-any-return]
+        self._commands[name](*args)
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs
+from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
 from kallglot_ari.media.speech import Speech, silent_payload
 from kallglot_ari.media.udp import Socket
 from kallglot_ari.rtp.playout import Prebuffer
@@ -21,11 +21,15 @@ class Speak:
     def __init__(self, codec: Codec, backlog_max_ms: int, lag_max_ms: int) -> None:
         self._codec = codec
         self._step = codec.timestamp_step
+        assert codec.send_type is not None
+        self._first = (0x8000 | codec.send_type) - 0x10000 << 48
+        """The first 8 bytes of a packet as one signed number, all but what `_number` puts in."""
         self._backlog_max_ms, self._lag_max_ms = backlog_max_ms, lag_max_ms
         self.silence = silent_payload(codec)
         self._silence = np.frombuffer(self.silence, dtype=np.uint8)
         self._prebuffer = Prebuffer()
         self._unit = codec.frame_bytes
+        self._whole = f"V{codec.frame_bytes}"
         self._ahead: dict[int, bytes] = {}
         """Speech that came for legs under way and is yet to be put where they are sent from."""
         self.speech: dict[int, Speech] = {}
@@ -48,7 +52,7 @@ class Speak:
         frames = len(payload) // self._unit
         if (
             row not in self._ahead
-            and legs.count[row] + frames <= STAGED
+            and legs.count.item(row) + frames <= STAGED
             and speech.passes(source, encoding, rate, len(payload), now)
         ):
             self._ahead[row] = payload
@@ -66,18 +70,21 @@ class Speak:
         """Put what came for legs under way behind what is ready to send, all legs' at once. Call it before anything looks at that."""
         if not self._ahead:
             return
-        by_size: dict[int, list[int]] = {}
-        for row, payload in self._ahead.items():
-            by_size.setdefault(len(payload), []).append(row)
-        for size, rows in by_size.items():
+        sizes = set(map(len, self._ahead.values()))
+        for size in sizes:
+            ahead = self._ahead
+            if len(sizes) > 1:
+                ahead = {row: payload for row, payload in ahead.items() if len(payload) == size}
             frames = size // self._unit
-            data = np.frombuffer(b"".join(map(self._ahead.__getitem__, rows)), dtype=np.uint8)
-            here = np.array(rows)
-            first = legs.head[here] + legs.count[here]
-            at = (first[:, None] + np.arange(frames)) % STAGED
-            legs.staged[here[:, None], at] = data.reshape(len(rows), frames, self._unit)
-            legs.count[here] += frames
-            legs.plain[here] = True
+            data = np.frombuffer(b"".join(ahead.values()), dtype=np.uint8).reshape(-1, self._unit)
+            rows = np.fromiter(ahead, dtype=np.int64, count=len(ahead))
+            records = fetch(legs.outbound, rows)
+            first = records["head"] + records["count"]
+            at = (first[:, None] + np.arange(frames)) % STAGED + (rows * STAGED)[:, None]
+            put(self._staged(legs), at.reshape(-1), data.view(self._whole).reshape(-1))
+            records["count"] += frames
+            records["plain"] = True
+            put(legs.outbound, rows, records)
         self._ahead.clear()
 
     def flush(self, legs: Legs, row: int, source: str | None) -> None:
@@ -108,41 +115,46 @@ class Speak:
         self.settle(legs)
         if not rows.size:
             return 0
-        for row in rows[legs.talk[rows] & (legs.count[rows] == 0)].tolist():
-            self._refill(legs, row, now)
-        has = legs.count[rows] > 0
-        data = legs.outbox.data
-        if has.any():
-            talking = rows[has]
-            head = legs.head[talking]
-            data[talking, RTP_HEADER:] = legs.staged[talking, head]
-            legs.head[talking] = (head + 1) % STAGED
-            legs.count[talking] -= 1
-            legs.silent[talking] = False
-        quiet = rows[~has]
-        hush = quiet[~legs.silent[quiet]]
-        if hush.size:
-            data[hush, RTP_HEADER:] = self._silence
-            legs.silent[hush] = True
-        marker = has & ~legs.speaking[rows]
-        legs.speaking[rows] = has
-        self._number(legs, rows, marker)
-        sent = socket.send(legs.outbox, rows)
-        legs.sent[rows] += 1
-        return sent
+        records = fetch(legs.outbound, rows)
+        empty = records["talk"] & (records["count"] == 0)
+        if empty.any():
+            for row in rows[empty].tolist():
+                self._refill(legs, row, now)
+            records = fetch(legs.outbound, rows)
+        has = records["count"] > 0
+        self._payloads(legs, rows, records, has)
+        self._number(legs, rows, records, has)
+        put(legs.outbound, rows, records)
+        return socket.send(legs.outbox, rows)
 
-    def _number(self, legs: Legs, rows: NDArray[np.int64], marker: NDArray[np.bool_]) -> None:
-        """Write marker, sequence number and timestamp, and move them on (RFC 3550 §5.1)."""
+    def _staged(self, legs: Legs) -> NDArray[Record]:
+        """The frames of all legs, `STAGED` of each, as pieces that are copied whole."""
+        return legs.staged.reshape(-1).view(self._whole)
+
+    def _payloads(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], has: NDArray[np.bool_]) -> None:
+        """Put what each of `rows` says into its packet: what lies ready for those that have some, silence for the rest."""
         data = legs.outbox.data
-        sequence, timestamp = legs.sequence[rows], legs.timestamp[rows]
-        assert self._codec.send_type is not None
-        data[rows, 1] = self._codec.send_type | (marker.astype(np.uint8) << 7)
-        figures = np.empty((rows.size, 6), dtype=np.uint8)
-        figures[:, :2] = sequence.astype(">u2").view(np.uint8).reshape(-1, 2)
-        figures[:, 2:] = timestamp.astype(">u4").view(np.uint8).reshape(-1, 4)
-        data[rows, 2:8] = figures
-        legs.sequence[rows] = (sequence + 1) & 0xFFFF
-        legs.timestamp[rows] = (timestamp + self._step) & 0xFFFFFFFF
+        talking = np.flatnonzero(has)
+        if talking.size:
+            at = rows[talking]
+            frames = fetch(self._staged(legs), at * STAGED + records["head"][talking])
+            data[at, RTP_HEADER:] = frames.view(np.uint8).reshape(-1, self._unit)
+        hush = np.flatnonzero(~(has | records["silent"]))
+        if hush.size:
+            data[rows[hush], RTP_HEADER:] = self._silence
+        records["silent"] = ~has
+        records["head"] = (records["head"] + has) % STAGED
+        records["count"] -= has
+
+    def _number(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], speech: NDArray[np.bool_]) -> None:
+        """Write marker, sequence number and timestamp, and move them on (RFC 3550 §5.1)."""
+        sequence, timestamp = records["sequence"], records["timestamp"]
+        begins = speech & ~records["speaking"]
+        legs.outbox.first[rows] = self._first | begins.astype(np.int64) << 55 | sequence << 32 | timestamp
+        records["speaking"] = speech
+        records["sequence"] = (sequence + 1) & 0xFFFF
+        records["timestamp"] = (timestamp + self._step) & 0xFFFFFFFF
+        records["sent"] += 1
 
     def _refill(self, legs: Legs, row: int, now: float) -> None:
         speech = self.speech[row]

@@ -315,15 +315,15 @@ class Speech:
         source = self._sources.get(name)
         if (
             source is None
-            or not source.passing
-            or rate != 8000
             or encoding != self._encoding
+            or rate != 8000
             or size % self._unit
+            or not source.passing
             or not self.alone
             or self._mixer.gain != 1.0
         ):
             return False
-        self._measure(source, now)
+        self._prebuffer.arrived(now - source.first_at - source.queued / self._second)
         source.passed(size)
         return True
 

@@ -28,11 +28,13 @@ STRIDE = 1536
 """Bytes kept of a datagram; a longer one is no RTP of ours and is dropped as truncated."""
 NAME_BYTES = 28
 """A sockaddr_in6; a sockaddr_in is 16 of them."""
+IPV4_BYTES = 16
 _CONTROL_BYTES = 64
 _SO_TIMESTAMPNS = 35
 _SO_RXQ_OVFL = 40
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 _WANTED_BUFFER = 16 * 1024 * 1024
 _TIMESTAMP_LEN = 32
 
@@ -73,10 +75,15 @@ class Outbox:
 
     def __init__(self, rows: int, row_bytes: int) -> None:
         self.data: NDArray[np.uint8] = np.zeros((rows, row_bytes), dtype=np.uint8)
+        begin = np.dtype({"names": ["first"], "formats": [">i8"], "itemsize": row_bytes})
+        self.first: NDArray[np.int64] = self.data.reshape(-1).view(begin)["first"]
+        """The first 8 bytes of each row as a number, in network order."""
         self.name: NDArray[np.uint8] = np.zeros((rows, NAME_BYTES), dtype=np.uint8)
         self.name_len: NDArray[np.uint32] = np.zeros(rows, dtype=np.uint32)
         self._iov = np.zeros(rows, dtype=IOVEC)
         self.headers = np.zeros(rows, dtype=MMSGHDR)
+        self.envelopes = self.headers.view(f"V{MMSGHDR.itemsize}")
+        """The same, each as one piece, which is copied in a twentieth of the time."""
         at = np.arange(rows, dtype=np.uint64)
         self._iov["base"] = self.data.ctypes.data + at * row_bytes
         self._iov["length"] = row_bytes
@@ -156,6 +163,9 @@ def bind(host: str, port: int) -> socket.socket:
         sock.setblocking(False)
         for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             _enlarge(sock, force, plain)
+        if sys.platform == "linux" and family == socket.AF_INET:
+            # our packets fit every path: no identification for fragments, which the kernel hands out one by one from a shared counter
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
         sock.bind((host, port))
     except OSError as error:
         sock.close()
@@ -246,7 +256,7 @@ class BatchedSocket:
         return headers, iov, control
 
     def send(self, outbox: Outbox, rows: NDArray[np.int64]) -> int:
-        batch = outbox.headers[rows]
+        batch = outbox.envelopes.take(rows)
         total, position, sent = len(rows), 0, 0
         while position < total:
             count = min(BLOCK, total - position)

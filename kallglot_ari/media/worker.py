@@ -93,9 +93,9 @@ class Worker:
             self._deliver(report)
 
     def _execute(self, now: float) -> None:
-        while self._commands:
-            name, args = self._commands.popleft()
-            self.plane.execute(name, args, now)
+        commands, execute = self._commands, self.plane.execute
+        while commands:
+            execute(*commands.popleft(), now)
 
     def _rest(self) -> None:
         self._idle = True

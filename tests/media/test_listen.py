@@ -253,3 +253,50 @@ def test_a_hold_within_a_hold_s_silence_still_goes_forward() -> None:
     starts = [chunk.timestamp_ms for chunk in rig.of(0)]
     assert len(starts) >= 10
     assert all(later >= earlier + 100 for earlier, later in itertools.pairwise(starts))
+
+
+def burst(rig: Rig, legs: int, numbers: range, now: float) -> None:
+    """These packets of every leg, all at once, by their order."""
+    for number in numbers:
+        packets = [
+            (leg, now, RtpPacket(0, number, number * 160, 7, payload(leg, number)).pack()) for leg in range(legs)
+        ]
+        rig.take(packets, now)
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_gap_that_all_legs_have_is_silence_at_once(waited: bool) -> None:
+    """A socket that overflowed: none but a few are dealt with one at a time, whether or not time was let go on meanwhile."""
+    legs = 100
+    rig = Rig(legs)
+    for number in range(10):
+        burst(rig, legs, range(number, number + 1), number * 0.02)
+        rig.listen.overdue(rig.legs, number * 0.02)
+    for beat in range(20, 30) if waited else ():
+        rig.listen.overdue(rig.legs, beat * 0.01)
+    burst(rig, legs, range(15, 16), 0.3)
+    few = 2 * listen._SINGLY + listen._CONCEALMENTS
+    assert np.count_nonzero(rig.legs.smooth[:legs]) >= legs - few
+    burst(rig, legs, range(16, 18), 0.36)
+    for row in range(few, legs):
+        sounds = [payload(row, n) for n in range(10)] + [SILENCE * 800] + [payload(row, n) for n in range(15, 18)]
+        assert rig.said(row) == b"".join(sounds)
+        assert rig.legs.expected[row] - rig.legs.received[row] == 5
+        check_time(rig, row, 100)
+
+
+def test_a_stall_of_all_legs_loses_nothing_though_it_is_long() -> None:
+    """Nothing comes for 0.6 s and then everything: sound after the silence, none of it dropped as too late."""
+    legs = 100
+    rig = Rig(legs)
+    burst(rig, legs, range(10), 0.0)
+    for beat in range(20, 80):
+        rig.listen.overdue(rig.legs, beat * 0.01)
+    burst(rig, legs, range(10, 45), 0.8)
+    few = 2 * listen._SINGLY + listen._CONCEALMENTS
+    for row in range(few, legs):
+        said = rig.said(row)
+        assert said.replace(SILENCE, b"") == b"".join(payload(row, n) for n in range(45))
+        assert 0.4 < said.count(SILENCE) / 8000 <= 0.7
+        assert rig.legs.late[row] == 0
+        check_time(rig, row, 100)
