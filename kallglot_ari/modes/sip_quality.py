@@ -86,7 +86,8 @@ def sip_quality(counted: RTPstat) -> SipQuality:
         packets_sent=counted.txcount,
         packets_lost=lost,
         packets_lost_there=max(0, counted.txploss),
-        jitter_ms=1000 * (counted.txjitter or 0.0),  # Asterisk calls its own measurement so: it is what its reports carry
+        jitter_ms=1000
+        * (counted.txjitter or 0.0),  # Asterisk calls its own measurement so: it is what its reports carry
         jitter_there_ms=1000 * (counted.rxjitter or 0.0),
         round_trip_ms=round_trip,
         r_factor=r,
