@@ -10,6 +10,7 @@ import pytest
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import bench_calls
 from tests.asterisk.conftest import missing
+from tests.asterisk.running import long_form
 
 
 def test_what_it_cannot_do_is_said_in_one_line() -> None:
@@ -21,6 +22,7 @@ def test_what_it_cannot_do_is_said_in_one_line() -> None:
 
 @pytest.mark.asterisk
 @pytest.mark.slow
+@long_form
 def test_asterisk_alone_and_with_the_service(tmp_path: Path) -> None:
     file = tmp_path / "calls.json"
     try:
