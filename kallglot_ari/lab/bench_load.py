@@ -24,6 +24,8 @@ from kallglot_ari.rtp.pacer import Deadlines
 
 TICK = 0.005
 PHASES = 4
+SPREAD = 5
+"""Packet times over which the legs begin: a chunk's."""
 TONES = 16
 MARK_EVERY = 50
 PAUSE_EVERY, PAUSE_FRAMES, PAUSE_SHIFT = 200, 50, 7
@@ -169,6 +171,8 @@ class Load:
         if not rows.size:
             return
         frame = beat // PHASES
+        if frame < SPREAD:  # calls do not begin all at once, or their chunks would all be due at once for ever
+            rows = rows[rows // PHASES % SPREAD <= frame]
         data = self.outbox.data
         header = np.empty((rows.size, 6), dtype=np.uint8)
         header[:, :2] = np.frombuffer((frame & 0xFFFF).to_bytes(2, "big"), dtype=np.uint8)

@@ -13,6 +13,8 @@ from kallglot_ari.rtp.playout import Prebuffer
 
 _RECALLED = 3
 """Frames that were sent as they came, for a gap after them to be filled from."""
+_REPAIRS = 16
+"""Frames made up in one tick where speech ran dry; when the stream stumbles for all legs at once, those past that say silence, so that all are in time."""
 
 
 class Speak:
@@ -37,7 +39,7 @@ class Speak:
         """Seconds from a talkspurt's arrival to its first packet, since the caller last took them."""
         self.lags: list[float] = []
         """The most that each talkspurt was behind, of those that ended since the caller last took them."""
-        self.underruns = 0
+        self._repairs = _REPAIRS
 
     def open(self, row: int) -> None:
         self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags)
@@ -118,6 +120,7 @@ class Speak:
         records = fetch(legs.outbound, rows)
         empty = records["talk"] & (records["count"] == 0)
         if empty.any():
+            self._repairs = _REPAIRS
             for row in rows[empty].tolist():
                 self._refill(legs, row, now)
             records = fetch(legs.outbound, rows)
@@ -163,6 +166,10 @@ class Speak:
         if ready:
             legs.plain[row] = True
         else:
+            if speech.dry:
+                if self._repairs <= 0:
+                    return
+                self._repairs -= 1
             if legs.plain[row]:
                 legs.plain[row] = False
                 last = legs.staged[row, (head - np.arange(_RECALLED, 0, -1)) % STAGED]

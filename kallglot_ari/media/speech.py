@@ -151,6 +151,11 @@ class Source:
         """Whether speech that comes now may be sent without lying here: under way, nothing waits, no gap is being joined."""
         return self.started and not self.size and self._concealer is None and not self._ending
 
+    @property
+    def dry(self) -> bool:
+        """Whether what is said next must be made up: under way, not over, and nothing waits."""
+        return self.started and not self.size and not self._ending
+
     def passed(self, size: int) -> None:
         """So many bytes went by without lying here."""
         self.queued += size
@@ -285,6 +290,11 @@ class Speech:
         if self.voices or not self._law:
             return False
         return len(self._sources) == 1 or sum(1 for s in self._sources.values() if s.size or s.started) == 1
+
+    @property
+    def dry(self) -> bool:
+        """Whether `next` would make its frame up, of nothing but what was said before."""
+        return self.alone and any(source.dry for source in self._sources.values())
 
     def play(self, name: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:
         """Queue a piece of speech; the number of 20 ms frames dropped because too much waits already, the oldest.
