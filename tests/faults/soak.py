@@ -281,7 +281,7 @@ async def run(arguments: argparse.Namespace) -> list[str]:
     return soak.problems
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--settled", type=int, default=200, help="calls after which memory is first looked at")
@@ -292,7 +292,11 @@ def main() -> int:
     parser.add_argument("--settle", type=float, default=32.0, help="seconds without a call before figures are taken")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="keep the service's log there")
-    return 1 if asyncio.run(run(parser.parse_args())) else 0
+    return parser
+
+
+def main() -> int:
+    return 1 if asyncio.run(run(parser().parse_args())) else 0
 
 
 if __name__ == "__main__":
