@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-out
 ARGS ?=
 
-.PHONY: help demo test lint unit venv clean bench doctor
+.PHONY: help demo test lint unit venv clean bench doctor dist
 
 help:
 	@echo "make demo    one translated conversation on this machine (ENGINE=echo: without models, says back what it hears)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff, mypy and import-linter only"
 	@echo "make unit    the tests that need no Asterisk"
 	@echo "make bench   the load benchmarks (ARGS=media)"
+	@echo "make dist    a release in dist/: wheel, locked packages, SBOM, checksums"
 	@echo "make clean   remove what the above made here"
 
 # The stamp is redone when setup.cfg changes, so a second run is quick.
@@ -43,6 +44,9 @@ bench: venv
 
 doctor: venv
 	$(BIN)/kallglot-ari doctor
+
+dist:
+	@PYTHON="$(PYTHON)" sh tools/dist
 
 clean:
 	rm -rf $(VENV) demo-out bench-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

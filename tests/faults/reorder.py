@@ -45,6 +45,10 @@ def reordered(port: int) -> Iterator[list[int]]:
         seen.bind(("lo", ALL_IP))
         seen.setblocking(False)
 
+        def send(packet: bytes) -> None:
+            if out.fileno() >= 0:  # what is still held back in the end is lost
+                out.sendto(packet, ("127.0.0.1", 0))
+
         def come() -> None:
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -62,9 +66,9 @@ def reordered(port: int) -> Iterator[list[int]]:
                     )  # the checksum is not there yet on loopback; 0: there is none
                     if again[header + 11] % 2:
                         held.append(len(held))
-                        loop.call_later(HELD, out.sendto, bytes(again), ("127.0.0.1", 0))
+                        loop.call_later(HELD, send, bytes(again))
                     else:
-                        out.sendto(again, ("127.0.0.1", 0))
+                        send(bytes(again))
 
         loop.add_reader(seen, come)
         subprocess.run(["iptables", "-A", *rule], check=True)

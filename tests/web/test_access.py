@@ -84,6 +84,7 @@ async def test_without_the_token_sent_nothing_but_healthz_answers_from_elsewhere
         {"Authorization": "Basic " + base64.b64encode(b"kallglot:wrong").decode()},
         {"Authorization": "Basic " + base64.b64encode(b"\xff\xfe").decode()},
         {"Authorization": "Bearer ünïcode"},
+        {"Authorization": "Basic ünïcode"},
         {"X-API-Key": TOKEN},
         {"Cookie": f"token={TOKEN}"},
     ],
