@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,12 +26,19 @@ class Steadiness:
         self._terminal = terminal
         self._watch = Watch()
         self._test = ""
+        self._file: Path | None = None
         self._told: list[str] = []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
         """What happened before the test is none of its business."""
         self._test = item.nodeid
+        if item.path != self._file and any(item.get_closest_marker(name) for name in REAL_TIME):
+            self._file = item.path
+            # A collection of garbage would stop real time for all objects of all tests before.
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
         self._watch.seen()
         return (yield)
 

@@ -44,7 +44,8 @@ async def test_what_is_lost_between_asterisk_and_a_phone_is_told_from_which_way(
     for view in (call, kept):
         _told_apart(view)
     assert sample("kallglot_sip_mos_count") == sample("kallglot_sip_jitter_seconds_count") > 10
-    assert sample("kallglot_sip_round_trip_seconds_sum") < 0.2 * sample("kallglot_sip_round_trip_seconds_count")
+    # Asterisk has a round trip only once a phone has answered a report of its own.
+    assert sample("kallglot_sip_round_trip_seconds_sum") <= 0.2 * sample("kallglot_sip_round_trip_seconds_count")
 
 
 def _told_apart(call: CallView) -> None:
