@@ -97,7 +97,7 @@ class MediaEngine:
 
     @property
     def late(self) -> float:
-        """Seconds by which a tenth of the ticks of the last moments was late, or more."""
+        """Seconds by which a tenth of the ticks of the last moments was late, or taken up late by the event loop, or more."""
         return self._strain.late(self._clock.now())
 
     @property
@@ -276,6 +276,7 @@ class MediaEngine:
     def _post(self, report: Report) -> None:
         """Called on the tick's thread."""
         assert self._loop is not None
+        report.at = self._clock.now()
         self._pending.append(report)
         if self._called:  # it looks for reports after it has taken this back
             return
@@ -330,7 +331,8 @@ class MediaEngine:
         for reason, count in report.discarded.items():
             metrics.rtp_discarded.labels(reason=reason).inc(count)
         self._beat = self._clock.now()
-        self._strain.seen(report.lateness, self._beat)
+        taken = self._beat - report.at  # an event loop that is behind delays calls as a late tick does
+        self._strain.seen([late + taken for late in report.lateness], self._beat)
         for seconds in report.lateness:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:

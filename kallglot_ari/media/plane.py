@@ -61,6 +61,8 @@ class Report:
     """How late the ticks were, in seconds."""
     closed: list[tuple[int, int, tuple[float, ...]]] = field(default_factory=list)
     """Legs that ended: row, generation, last figures."""
+    at: float = 0.0
+    """Monotonic seconds at which it was handed over."""
     interrupted: list[tuple[int, int]] = field(default_factory=list)
     """Legs whose party spoke into what was said to them: row, generation."""
 

@@ -27,6 +27,8 @@ KEY_LIFE = 23 * 3600.0
 """Kallglot keeps an idempotency key for about 24 h. After that the same key would buy a second session, while the first, unused
 for over 30 minutes, was ended by the server long ago."""
 _ENDED = 1000
+_AT_ONCE = 10
+"""Sessions that the sweep ends at a time: after an outage of the API hundreds wait, and each of them costs money."""
 
 _log = get(__name__)
 
@@ -58,6 +60,7 @@ class Outbox:
         self._rows: dict[str, PendingSession] = {}
         self._not_before: dict[str, float] = {}
         self._busy: set[str] = set()
+        self._unwritten: set[str] = set()
         self._ended: dict[str, None] = {}
         self._taken_over = False
         self._watched: dict[str, tuple[float, Callable[[], set[str]]]] = {}
@@ -162,11 +165,11 @@ class Outbox:
         if before := self._rows.get(key):  # asked again after a restart
             row = replace(row, session_id=before.session_id, base_url=before.base_url, created_at=before.created_at)
         self._rows[key] = row
-        await self._quietly(self._store.session_intended(row))
+        await self._quietly(key, self._store.session_intended(row))
         try:
             session = await self._translator.create_session(request, idempotency_key=key)
             self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
-            await self._quietly(self._store.session_created(key, session.id, session.base_url))
+            await self._quietly(key, self._store.session_created(key, session.id, session.base_url))
         except BaseException as error:
             if isinstance(error, ApiError) and not error.retryable and not row.session_id:
                 await self._strike(key)
@@ -176,7 +179,7 @@ class Outbox:
             self._not_before[key] = self._clock.now() + SWEEP_SECONDS
             self._count()
             if isinstance(error, Exception):
-                await self._quietly(self._store.session_to_end(key, "error"))
+                await self._quietly(key, self._store.session_to_end(key, "error"))
             raise
         return session
 
@@ -193,7 +196,7 @@ class Outbox:
         self._rows[key] = row = replace(row, session_id=row.session_id or session_id, reason=row.reason or reason)
         reason = row.reason
         self._count()
-        await self._quietly(self._store.session_to_end(key, reason))
+        await self._quietly(key, self._store.session_to_end(key, reason))
         await self._try(key)
 
     async def _try(self, key: str) -> None:
@@ -231,7 +234,7 @@ class Outbox:
                 raise
             return row
         self._rows[row.key] = row = replace(row, session_id=session.id, base_url=session.base_url)
-        await self._quietly(self._store.session_created(row.key, session.id, session.base_url))
+        await self._quietly(row.key, self._store.session_created(row.key, session.id, session.base_url))
         return row
 
     async def _failed(self, key: str, why: str) -> None:
@@ -241,7 +244,7 @@ class Outbox:
         _log.warning(
             "session_not_ended", session=row.session_id, attempt=row.attempts, again_in=round(pause), error=why
         )
-        await self._quietly(self._store.session_attempted(key))
+        await self._quietly(key, self._store.session_attempted(key))
 
     async def _strike(self, key: str) -> None:
         self._ended[key] = None
@@ -250,7 +253,7 @@ class Outbox:
         self._rows.pop(key, None)
         self._not_before.pop(key, None)
         self._count()
-        await self._quietly(self._store.session_ended(key))
+        await self._quietly(key, self._store.session_ended(key))
 
     async def _sweep(self) -> None:
         while True:
@@ -260,20 +263,37 @@ class Outbox:
                 await self._look()
             now = self._clock.now()
             due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
-            for key in due[:20]:
-                await self._try(key)
+            for first in range(0, len(due), _AT_ONCE):
+                await asyncio.gather(*(self._try(key) for key in due[first : first + _AT_ONCE]))
+            await self._write_again()
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _quietly(self, writing: Coroutine[Any, Any, None]) -> None:
+    async def _quietly(self, key: str, writing: Coroutine[Any, Any, None]) -> None:
         """Wait for the store, but not for long: a call goes first, and what is slow is written all the same."""
-        write = self._writes.spawn(writing, name="write")
+        write = self._writes.spawn(self._written(key, writing), name="write")
         try:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.shield(write)
         except TimeoutError:
             _log.warning("store_slow", seconds=PATIENCE)
+
+    async def _written(self, key: str, writing: Coroutine[Any, Any, None]) -> bool:
+        try:
+            await writing
         except StoreError as error:
-            _log.error("outbox_not_written", error=str(error))
+            self._unwritten.add(key)
+            _log.error("outbox_not_written", key=key, error=str(error))
+            return False
+        return True
+
+    async def _write_again(self) -> None:
+        """What the store did not take, as it is now: a row that stays unwritten would be forgotten with this process."""
+        for key in list(self._unwritten):
+            self._unwritten.discard(key)
+            row = self._rows.get(key)
+            again = self._store.session_ended(key) if row is None else self._store.session_intended(row)
+            if not await self._written(key, again):
+                return
 
     def _count(self) -> None:
         self._metrics.sessions_pending_end.set(self.pending)

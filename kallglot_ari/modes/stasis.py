@@ -26,6 +26,7 @@ from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.modes.resume import Resume
+from kallglot_ari.modes.sweep import Sweep
 from kallglot_ari.settings import ConferenceSettings, FeatureSettings, KallglotSettings, MediaSettings, ServiceSettings
 from kallglot_ari.tasks import Tasks
 
@@ -60,12 +61,14 @@ class StasisMode:
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
+        self._sweep = Sweep(plant, self.calls, prefix, self._give_back)
         self._draining = False
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to ask how the parties' own channels fare."""
+        """Begin to ask how the parties' own channels fare, and to look for what nobody owns."""
+        self._sweep.start()
         self._tasks.spawn(self._plant.sip.follow(self.calls.legs), name="sip-quality")
 
     def refuse_new(self) -> None:
@@ -82,6 +85,7 @@ class StasisMode:
             await self.calls.wait_empty(15)
 
     async def close(self) -> None:
+        await self._sweep.close()
         await self.resume.close()
         await self.calls.close()
         await self._tasks.close()
@@ -116,7 +120,7 @@ class StasisMode:
             case m.BridgeDestroyed():
                 self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
             case Connected():
-                self._reconcile(event.snapshot)
+                self._sweep.connected(event.snapshot)
                 self._resume(event.snapshot)
             case Disconnected():
                 _log.warning("ari_disconnected", reason=event.reason, calls=len(self.calls))
@@ -248,53 +252,6 @@ class StasisMode:
         for channel in seen.channels:
             if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
                 self._contexts.setdefault(channel.id, channel.dialplan.context)
-
-    # --- after a connect ---------------------------------------------------------------------------------------------
-
-    def _reconcile(self, seen: Snapshot) -> None:
-        """What happened while nobody listened: end what is gone, sweep what nobody owns."""
-        there = {channel.id: channel for channel in seen.channels}
-        in_app = set(seen.application.channel_ids) if seen.application else set(there)
-        bridges = {bridge.id for bridge in seen.bridges}
-        for runner in self.calls.runners():
-            machine = runner.machine
-            for leg in list(machine.legs.values()):
-                for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
-                    if expected and channel_id not in there:
-                        runner.post(e.ChannelGone(channel_id))
-                    elif expected and channel_id not in in_app:
-                        runner.post(e.ChannelLeft(channel_id))
-                if leg.media_id in in_app and leg.media_id in there and not leg.media_entered:
-                    runner.post(e.ChannelEntered(leg.media_id, there[leg.media_id].name))
-                if leg.bridge_id not in bridges:
-                    runner.post(e.BridgeGone(leg.bridge_id))
-            for candidate in list(machine.candidates.values()):
-                channel = there.get(candidate.channel_id)
-                if channel is None and candidate.placed:
-                    runner.post(e.CandidateLost(candidate.channel_id))
-                elif channel is not None and channel.state == "Up" and channel.id in in_app:
-                    runner.post(e.ChannelEntered(channel.id, channel.name))
-        self._tasks.spawn(self._sweep(seen), name="sweep")  # begins when those that are taken up have their owner
-
-    async def _sweep(self, seen: Snapshot) -> None:
-        ours = f"{self._prefix}-"
-        in_app = set(seen.application.channel_ids) if seen.application else set()
-        swept = 0
-        for bridge in seen.bridges:
-            if bridge.id.startswith(ours) and self.calls.owner(bridge.id) is None:
-                swept += 1
-                await self._settled(self._plant.ari.bridges.destroy(bridge.id))
-        for channel in seen.channels:
-            if self.calls.owner(channel.id) is not None:
-                continue
-            if channel.id.startswith(ours):
-                swept += 1
-                await self._remove_channel(channel.id)
-            elif channel.id in in_app and not channel.id.startswith("kg-"):
-                swept += 1
-                await self._give_back(channel.id, DialplanStatus.FAILED)
-        if swept:
-            _log.warning("left_by_an_earlier_run_or_while_disconnected", removed=swept)
 
     # --- what people ask ---------------------------------------------------------------------------------------------
 

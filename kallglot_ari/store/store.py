@@ -1,20 +1,17 @@
 """`calls.interfaces.CallStore` on SQLite and PostgreSQL.
 
-Every write is one transaction, on disk when the method returns. A caller that is cancelled, or that gives up after `patience`, leaves its
-transaction to finish as a whole in the background. In SQLite our own writers take turns, so only another program can make us wait.
+Every write is all or nothing, and on disk when the method returns. A caller that is cancelled, or that gives up after `patience`, leaves
+its write to finish in the background. In SQLite our own writers take turns, and those that wait for their turn share the next commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, Table, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kallglot_ari import log
@@ -24,7 +21,7 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.errors import KallglotAriError, StoreError
 from kallglot_ari.settings import StoreSettings
 from kallglot_ari.store import connect, damage, migrations, rows, schema
-from kallglot_ari.store.failures import explain
+from kallglot_ari.store.writer import Outcome, Writer, attempt
 from kallglot_ari.tasks import Tasks
 
 T = TypeVar("T")
@@ -37,14 +34,6 @@ _RETENTION_EVERY = 3600.0
 _RETENTION_BATCH = 500
 
 _log = log.get(__name__)
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What a transaction came to; errors travel as values so that a caller that left is no unhandled failure."""
-
-    value: Any = None
-    error: KallglotAriError | None = None
 
 
 def open_store(
@@ -76,7 +65,7 @@ class Store:
         self._busy_timeout = busy_timeout
         self._patience = patience
         self._engine: AsyncEngine | None = None
-        self._one_writer: asyncio.Lock | None = None
+        self._writer: Writer | None = None
         self._one_reader: asyncio.Lock | None = None
         self._tasks = Tasks("store")
         self._background = Tasks("store.background")
@@ -96,8 +85,9 @@ class Store:
             rescue = await asyncio.to_thread(damage.inspect, target.path, self._clock.wall(), self._busy_timeout)
         engine = connect.engine_of(target, busy_timeout=self._busy_timeout)
         if target.sqlite:
-            self._one_writer = asyncio.Lock()
-            self._one_reader = self._one_writer if target.memory else None
+            turn = asyncio.Lock()
+            self._writer = Writer(engine, turn, self._tasks)
+            self._one_reader = turn if target.memory else None
         self._engine = engine
         try:
             now = self._clock.wall().timestamp()
@@ -119,6 +109,8 @@ class Store:
         await self._background.close()
         await self._tasks.join(self._busy_timeout)
         await self._tasks.close()
+        if self._writer is not None:
+            self._writer.close()
         await engine.dispose()
 
     async def _carry_over(self, rescue: damage.Rescue) -> None:
@@ -363,40 +355,33 @@ class Store:
         return await self._write(what, work)
 
     async def _write(self, what: str, work: Work[T]) -> T:
-        return await self._run(what, work, self._one_writer, write=True)
-
-    async def _read(self, what: str, work: Work[T]) -> T:
-        return await self._run(what, work, self._one_reader, write=False)
-
-    async def _run(self, what: str, work: Work[T], lock: asyncio.Lock | None, *, write: bool) -> T:
         engine = self._opened()
-        task = self._tasks.spawn(self._attempt(engine, what, work, lock, write=write), name=what.replace(" ", "_"))
-        done, _ = await asyncio.wait({task}, timeout=self._patience)
-        if not done:
-            raise StoreError(f"store: {what}: the database did not answer within {self._patience:g} s")
-        if task.cancelled():
-            raise StoreError(f"store: {what}: the store was closed")
-        outcome = task.result()
-        if outcome.error is not None:
-            raise outcome.error
-        value: T = outcome.value
+        if self._writer is not None:
+            waiting = self._writer.put(what, work)
+        else:
+            waiting = self._start(engine, what, work, None, write=True)
+        value: T = await self._outcome(what, waiting)
         return value
 
-    async def _attempt(
+    async def _read(self, what: str, work: Work[T]) -> T:
+        value: T = await self._outcome(what, self._start(self._opened(), what, work, self._one_reader, write=False))
+        return value
+
+    def _start(
         self, engine: AsyncEngine, what: str, work: Work[T], lock: asyncio.Lock | None, *, write: bool
-    ) -> _Outcome:
-        try:
-            async with AsyncExitStack() as stack:
-                if lock is not None:
-                    await stack.enter_async_context(lock)
-                connection = await stack.enter_async_context(engine.connect())
-                await connection.execution_options(**{connect.WRITE: write})
-                async with connection.begin():
-                    return _Outcome(await work(connection))
-        except (SQLAlchemyError, OSError, TimeoutError, KallglotAriError) as error:
-            failure = explain(error, what)
-            failure.__cause__ = error if failure is not error else None
-            return _Outcome(error=failure)
+    ) -> asyncio.Future[Outcome]:
+        return self._tasks.spawn(attempt(engine, what, work, lock, write=write), name=what.replace(" ", "_"))
+
+    async def _outcome(self, what: str, waiting: asyncio.Future[Outcome]) -> Any:
+        done, _ = await asyncio.wait({waiting}, timeout=self._patience)
+        if not done:
+            raise StoreError(f"store: {what}: the database did not answer within {self._patience:g} s")
+        if waiting.cancelled():
+            raise StoreError(f"store: {what}: the store was closed")
+        outcome = waiting.result()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value
 
 
 def _mapping(kind: str, key: str) -> tuple[Any, Any]:

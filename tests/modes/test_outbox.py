@@ -234,3 +234,43 @@ async def test_stop_does_not_wait_for_ever(bench: Bench) -> None:
     async with asyncio.timeout(2):
         await bench.outbox.stop(0.05)
     assert bench.store.pending[KEY].reason == "completed"
+
+
+async def test_what_the_store_did_not_take_is_written_when_it_is_back(bench: Bench) -> None:
+    bench.store.fail = True
+    session = await bench.outbox.create(KEY, "kg-a-1", REQUEST)
+    assert bench.store.pending == {}
+    bench.store.fail = False
+    await bench.outbox.start()
+    await bench.until(lambda: bench.store.pending)
+    row = bench.store.pending[KEY]
+    assert (row.session_id, row.call_id, row.reason) == (session.id, "kg-a-1", "")
+    await bench.outbox.end(KEY, session.id, "completed")
+    assert bench.settled()
+
+
+async def test_an_end_that_the_store_did_not_take_is_not_made_again(bench: Bench) -> None:
+    await bench.outbox.start()
+    session = await bench.outbox.create(KEY, "kg-a-1", REQUEST)
+    bench.store.fail = True
+    await bench.outbox.end(KEY, session.id, "completed")
+    await asyncio.sleep(0.02)
+    bench.store.fail = False
+    await bench.until(bench.settled)
+    assert bench.kallglot.ended == [("sess_1", "completed")]
+
+
+async def test_after_an_outage_many_sessions_are_ended_at_once(bench: Bench) -> None:
+    await bench.outbox.start()
+    bench.kallglot.end_error = ApiUnavailable("down")
+    for number in range(40):
+        session = await bench.outbox.create(f"kg-a-{number}.k1", f"kg-a-{number}", REQUEST)
+        await bench.outbox.end(f"kg-a-{number}.k1", session.id, "completed")
+    assert bench.outbox.pending == 40
+    bench.kallglot.end_error = None
+    bench.clock.advance(module.MAX_PAUSE * 2)
+    async with asyncio.timeout(1):
+        while bench.outbox.pending:
+            await asyncio.sleep(0.002)
+    await bench.until(bench.settled)
+    assert len(bench.kallglot.ended) == 40

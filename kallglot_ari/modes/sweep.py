@@ -1,0 +1,153 @@
+"""What Asterisk has against what calls own: nothing of ours stays without a call, and no call waits for what is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+from kallglot_ari.ari.snapshot import Snapshot
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.model import DialplanStatus
+from kallglot_ari.errors import AriError, AriNotFound
+from kallglot_ari.log import get
+from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.registry import Registry
+from kallglot_ari.tasks import Tasks
+
+EVERY = 15.0
+"""Seconds between two looks. What two in a row find is so; a single one may have come between an action and its event."""
+
+GiveBack = Callable[[str, DialplanStatus], Awaitable[None]]
+
+_log = get(__name__)
+
+
+class Sweep:
+    """At every connect, by its snapshot, and every so often: an answer or an event may have been lost without the connection."""
+
+    def __init__(self, plant: Plant, calls: Registry, prefix: str, give_back: GiveBack) -> None:
+        self._plant = plant
+        self._calls = calls
+        self._ours = f"{prefix}-"
+        self._give_back = give_back
+        self._suspects: set[tuple[str, str]] = set()
+        self._tasks = Tasks("sweep")
+
+    def start(self) -> None:
+        self._tasks.spawn(self._look_now_and_then(), name="look")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    # --- after a connect ---------------------------------------------------------------------------------------------
+
+    def connected(self, seen: Snapshot) -> None:
+        """What happened while nobody listened: end what is gone, sweep what nobody owns."""
+        self._suspects.clear()
+        there = {channel.id: channel for channel in seen.channels}
+        in_app = set(seen.application.channel_ids) if seen.application else set(there)
+        bridges = {bridge.id for bridge in seen.bridges}
+        for runner in self._calls.runners():
+            machine = runner.machine
+            for leg in list(machine.legs.values()):
+                for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
+                    if expected and channel_id not in there:
+                        runner.post(e.ChannelGone(channel_id))
+                    elif expected and channel_id not in in_app:
+                        runner.post(e.ChannelLeft(channel_id))
+                if leg.media_id in in_app and leg.media_id in there and not leg.media_entered:
+                    runner.post(e.ChannelEntered(leg.media_id, there[leg.media_id].name))
+                if leg.bridge_id not in bridges:
+                    runner.post(e.BridgeGone(leg.bridge_id))
+            for candidate in list(machine.candidates.values()):
+                channel = there.get(candidate.channel_id)
+                if channel is None and candidate.placed:
+                    runner.post(e.CandidateLost(candidate.channel_id))
+                elif channel is not None and channel.state == "Up" and channel.id in in_app:
+                    runner.post(e.ChannelEntered(channel.id, channel.name))
+        listed = set(seen.application.channel_ids) if seen.application else set()
+        ours = {channel for channel in there if channel.startswith(self._ours)}
+        # begins when those that are taken up have their owner
+        self._tasks.spawn(self._remove_all(bridges, ours | (listed & set(there))), name="after-connect")
+
+    async def _remove_all(self, bridges: set[str], channels: set[str]) -> None:
+        await self._remove(self._unowned(bridges, channels))
+
+    # --- now and then ------------------------------------------------------------------------------------------------
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            if not self._plant.ari.connected:
+                self._suspects.clear()
+                continue
+            try:
+                await self.look()
+            except AriError as error:
+                _log.debug("sweep_postponed", error=str(error))
+
+    async def look(self) -> None:
+        """Compare once, and act on what the look before found as well. :raises AriError:"""
+        ari = self._plant.ari
+        application, bridges = await asyncio.gather(ari.applications.get(self._plant.app), ari.bridges.list())
+        there, in_app = {bridge.id for bridge in bridges}, set(application.channel_ids)
+        odd = set(self._unowned(there, in_app)) | set(self._missed(there, in_app))
+        certain, self._suspects = odd & self._suspects, odd - self._suspects
+        await self._remove([one for one in certain if not one[0].startswith("lost")])
+        for kind, thing in certain:
+            runner = self._calls.owner(thing)
+            if runner is None or not kind.startswith("lost"):
+                continue
+            _log.warning("event_missed", call=runner.id, lost=thing)
+            if kind == "lost bridge":
+                runner.post(e.BridgeGone(thing))
+            else:
+                runner.post(e.ChannelLeft(thing) if await self._exists(thing) else e.ChannelGone(thing))
+
+    def _missed(self, bridges: set[str], in_app: set[str]) -> Iterator[tuple[str, str]]:
+        for runner in self._calls.runners():
+            for leg in runner.machine.legs.values():
+                for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
+                    if expected and channel_id not in in_app:
+                        yield "lost channel", channel_id
+                if leg.media_entered and leg.bridge_id not in bridges:
+                    yield "lost bridge", leg.bridge_id
+
+    async def _exists(self, channel_id: str) -> bool:
+        try:
+            await self._plant.ari.channels.get(channel_id)
+        except AriNotFound:
+            return False
+        return True
+
+    # --- what nobody owns --------------------------------------------------------------------------------------------
+
+    def _unowned(self, bridges: set[str], channels: set[str]) -> list[tuple[str, str]]:
+        found = []
+        for bridge in bridges:
+            if bridge.startswith(self._ours) and self._calls.owner(bridge) is None:
+                found.append(("bridge", bridge))
+        for channel in channels:
+            if self._calls.owner(channel) is not None:
+                continue
+            if channel.startswith(self._ours):
+                found.append(("channel", channel))
+            elif not channel.startswith("kg-"):
+                found.append(("caller", channel))
+        return found
+
+    async def _remove(self, things: list[tuple[str, str]]) -> None:
+        removed = 0
+        for kind, thing in things:
+            try:
+                if kind == "bridge":
+                    await self._plant.ari.bridges.destroy(thing)
+                elif kind == "channel":
+                    await self._plant.ari.channels.hangup(thing)
+                else:
+                    await self._give_back(thing, DialplanStatus.FAILED)
+                removed += 1
+            except AriError as error:
+                _log.debug("too_late", error=str(error))
+        if removed:
+            _log.warning("nobody_s_things_removed", removed=removed)

@@ -1,0 +1,178 @@
+"""The sweep: what nobody owns is removed, and lost events are found out, when two looks in a row say so."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.model import DialplanStatus
+from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable
+from kallglot_ari.modes import sweep as module
+from kallglot_ari.modes.sweep import Sweep
+
+
+class Asterisk:
+    """What the sweep asks of ARI."""
+
+    def __init__(self) -> None:
+        self.channels_there: set[str] = set()
+        self.in_app: set[str] = set()
+        self.bridges_there: set[str] = set()
+        self.removed: list[str] = []
+        self.connected = True
+        self.away = False
+        self.channels = self.bridges = self.applications = self
+
+    async def get(self, thing: str) -> Any:
+        if self.away:
+            raise AriUnavailable("no answer")
+        if thing == "kallglot":
+            return SimpleNamespace(channel_ids=sorted(self.in_app))
+        if thing not in self.channels_there:
+            raise AriNotFound(thing)
+        return SimpleNamespace(id=thing)
+
+    async def list(self) -> list[Any]:
+        return [SimpleNamespace(id=bridge) for bridge in sorted(self.bridges_there)]
+
+    async def destroy(self, bridge: str) -> None:
+        self.removed.append(bridge)
+        self.bridges_there.discard(bridge)
+
+    async def hangup(self, channel: str) -> None:
+        self.removed.append(channel)
+        self.in_app.discard(channel)
+
+
+class Call:
+    """A call with one leg that is up."""
+
+    def __init__(self, call_id: str) -> None:
+        self.id = call_id
+        self.got: list[e.Event] = []
+        self.leg = SimpleNamespace(
+            channel_id="customer", up=True, media_id=f"{call_id}.m", media_entered=True, bridge_id=f"{call_id}.b"
+        )
+        self.machine = SimpleNamespace(legs={"customer": self.leg}, candidates={})
+
+    def post(self, event: e.Event) -> None:
+        self.got.append(event)
+
+
+class Calls:
+    def __init__(self, *calls: Call) -> None:
+        self.up = {call.id: call for call in calls}
+
+    def runners(self) -> list[Call]:
+        return list(self.up.values())
+
+    def owner(self, thing: str) -> Call | None:
+        return self.up.get("kg-a-1" if thing == "customer" else thing.partition(".")[0])
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.asterisk = Asterisk()
+        self.call = Call("kg-a-1")
+        self.calls = Calls(self.call)
+        self.given_back: list[tuple[str, DialplanStatus]] = []
+        plant: Any = SimpleNamespace(ari=self.asterisk, app="kallglot")
+        calls: Any = self.calls
+        self.sweep = Sweep(plant, calls, "kg-a", self.give_back)
+        self.asterisk.in_app = {"customer", "kg-a-1.m"}
+        self.asterisk.bridges_there = {"kg-a-1.b", "somebody"}
+
+    async def give_back(self, channel: str, status: DialplanStatus) -> None:
+        if channel == "gone":
+            raise AriConflict("not in Stasis")
+        self.given_back.append((channel, status))
+        self.asterisk.in_app.discard(channel)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_what_is_as_it_should_be_is_let_alone(bench: Bench) -> None:
+    for _ in range(3):
+        await bench.sweep.look()
+    assert (bench.asterisk.removed, bench.given_back, bench.call.got) == ([], [], [])
+
+
+async def test_what_nobody_owns_goes_at_the_second_look(bench: Bench) -> None:
+    bench.asterisk.bridges_there |= {"kg-a-9.b", "kg-b-1.b"}
+    bench.asterisk.in_app |= {"kg-a-9.m", "kg-b-1.m", "caller", "gone"}
+    await bench.sweep.look()
+    assert bench.asterisk.removed == []
+    await bench.sweep.look()
+    assert sorted(bench.asterisk.removed) == ["kg-a-9.b", "kg-a-9.m"], "other instances sweep by themselves"
+    assert bench.given_back == [("caller", DialplanStatus.FAILED)]
+    assert bench.call.got == []
+
+
+async def test_what_got_its_owner_meanwhile_stays(bench: Bench) -> None:
+    bench.asterisk.bridges_there.add("kg-a-2.b")
+    await bench.sweep.look()
+    call = Call("kg-a-2")
+    call.leg.up = call.leg.media_entered = False
+    bench.calls.up[call.id] = call
+    await bench.sweep.look()
+    assert bench.asterisk.removed == []
+
+
+async def test_a_channel_that_is_gone_unheard(bench: Bench) -> None:
+    bench.asterisk.in_app.discard("customer")
+    await bench.sweep.look()
+    assert bench.call.got == []
+    await bench.sweep.look()
+    assert bench.call.got == [e.ChannelGone("customer")]
+
+
+async def test_a_channel_that_left_unheard(bench: Bench) -> None:
+    bench.asterisk.channels_there.add("customer")
+    bench.asterisk.in_app.discard("customer")
+    await bench.sweep.look()
+    await bench.sweep.look()
+    assert bench.call.got == [e.ChannelLeft("customer")]
+
+
+async def test_a_bridge_that_is_gone_unheard(bench: Bench) -> None:
+    bench.asterisk.bridges_there.discard("kg-a-1.b")
+    await bench.sweep.look()
+    await bench.sweep.look()
+    assert bench.call.got == [e.BridgeGone("kg-a-1.b")]
+
+
+async def test_a_call_that_ended_between_two_looks(bench: Bench) -> None:
+    bench.asterisk.in_app.discard("customer")
+    await bench.sweep.look()
+    bench.calls.up.clear()
+    bench.asterisk.in_app.clear()
+    bench.asterisk.bridges_there.clear()
+    await bench.sweep.look()
+    assert bench.call.got == []
+
+
+async def test_it_looks_by_itself_and_not_while_asterisk_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.005)
+    bench.asterisk.bridges_there.add("kg-a-9.b")
+    bench.asterisk.connected = False
+    bench.sweep.start()
+    await asyncio.sleep(0.05)
+    assert bench.asterisk.removed == []
+    bench.asterisk.connected, bench.asterisk.away = True, True
+    await asyncio.sleep(0.05)
+    assert bench.asterisk.removed == []
+    bench.asterisk.away = False
+    async with asyncio.timeout(5):
+        while not bench.asterisk.removed:
+            await asyncio.sleep(0.005)
+    await bench.sweep.close()
+    assert bench.asterisk.removed == ["kg-a-9.b"]
