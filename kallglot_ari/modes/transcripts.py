@@ -58,8 +58,9 @@ class Transcripts:
         try:
             while not self._waiting.empty():
                 turn, at = self._waiting.get_nowait()
-                await self._store.add_turn(self._call_id, turn, at)
-        except StoreError as error:
-            self._log.error("transcript_not_saved", error=str(error))
+                try:
+                    await self._store.add_turn(self._call_id, turn, at)
+                except StoreError as error:
+                    self._log.error("transcript_not_saved", turn=turn.id, error=str(error))
         finally:
             self._writing = False

@@ -1,12 +1,14 @@
 """`calls.interfaces.CallStore` on SQLite and PostgreSQL.
 
 Every write is all or nothing, and on disk when the method returns. A caller that is cancelled, or that gives up after `patience`, leaves
-its write to finish in the background. In SQLite our own writers take turns, and those that wait for their turn share the next commit.
+its write to finish in the background; a call's record or a turn that the database refuses is written when it is back. In SQLite our own
+writers take turns, and those that wait for their turn share the next commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.errors import KallglotAriError, StoreError
 from kallglot_ari.settings import StoreSettings
 from kallglot_ari.store import connect, damage, migrations, rows, schema
+from kallglot_ari.store.later import Later
 from kallglot_ari.store.writer import Outcome, Writer, attempt
 from kallglot_ari.tasks import Tasks
 
@@ -67,6 +70,7 @@ class Store:
         self._engine: AsyncEngine | None = None
         self._writer: Writer | None = None
         self._one_reader: asyncio.Lock | None = None
+        self._later = Later(self._execute)
         self._tasks = Tasks("store")
         self._background = Tasks("store.background")
 
@@ -98,15 +102,25 @@ class Store:
         except KallglotAriError:
             await self.close()
             raise
+        self._background.spawn(self._later.run(), name="later")
         if self._retention_days > 0:
             self._background.spawn(self._keep_retention(), name="retention")
 
     async def close(self) -> None:
         """Let what is being written finish, then disconnect. Harmless when closed already."""
-        engine, self._engine = self._engine, None
+        engine = self._engine
         if engine is None:
             return
         await self._background.close()
+        if self._later:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._busy_timeout):
+                    await self._later.write()
+        if self._later:
+            _log.error("store_writes_lost", writes=len(self._later))
+        if self._engine is not engine:
+            return
+        self._engine = None
         await self._tasks.join(self._busy_timeout)
         await self._tasks.close()
         if self._writer is not None:
@@ -134,7 +148,8 @@ class Store:
         row = rows.call_row(call)
         statement = self._insert(schema.calls).values(row)
         changed = {name: statement.excluded[name] for name in row if name != "id"}
-        await self._execute("save call", statement.on_conflict_do_update(index_elements=["id"], set_=changed))
+        statement = statement.on_conflict_do_update(index_elements=["id"], set_=changed)
+        await self._keep_at_it(("call", call.id), "save call", statement)
 
     async def get_call(self, call_id: str) -> CallView | None:
         c = schema.calls.c
@@ -170,11 +185,12 @@ class Store:
 
     async def add_turn(self, call_id: str, turn: TranscriptTurn, at: float) -> None:
         """:param at: Unix seconds. The same turn again (same id, speaker and words) replaces the first in its place."""
-        statement = self._insert(schema.turns).values(rows.turn_row(call_id, turn, at))
+        row = rows.turn_row(call_id, turn, at)
+        statement = self._insert(schema.turns).values(row)
         statement = statement.on_conflict_do_update(
             index_elements=["call_id", "fingerprint"], set_={"turn": statement.excluded.turn}
         )
-        await self._execute("add turn", statement)
+        await self._keep_at_it(("turn", call_id, str(row["fingerprint"])), "add turn", statement)
 
     async def turns(self, call_id: str) -> list[dict[str, Any]]:
         """``{sequence, id, speaker, language, text, translation {language, text} or None, timestamp}`` each, in order."""
@@ -345,6 +361,15 @@ class Store:
         if self._engine is None:
             raise StoreError("store: it is not open")
         return self._engine
+
+    async def _keep_at_it(self, key: tuple[str, ...], what: str, statement: Any) -> None:
+        try:
+            await self._execute(what, statement)
+        except StoreError:
+            if self._engine is not None:
+                self._later.keep(key, what, statement)
+            raise
+        self._later.done(key)
 
     async def _execute(self, what: str, statement: Any) -> int:
         """Run one statement; returns the rows it touched."""

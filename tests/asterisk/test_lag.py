@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
 TONES = (431.0, 601.0, 797.0, 967.0, 1153.0, 1747.0)
 SOUNDS, PACE = 0.7, 1.1
-SECONDS = 60 if LONG else 20
+SECONDS = 60 if LONG else 12
 BOUND = 2.0
 
 

@@ -65,13 +65,16 @@ async def test_people_hear_each_other_and_the_transcript_says_why(
         await customer.wait_state("CONFIRMED")
         path = speech.line(DIALOGUE[LINE].text["de"], "de", LINE, tmp_path, espeak=False)
         said = Recording(0, customer.rate, at_rate(path, customer.rate, customer.rate))
-        for _ in range(2):  # the first may be heard once it is known that it cannot be translated, the second at once
-            began, ended = await customer.wait_spoken(await customer.play(path))
-            await asyncio.sleep(1.5)
-        heard = agent.recording.since(began, ended + 1.0)
-        async with asyncio.timeout(20):
+        await customer.wait_spoken(await customer.play(path))
+        async with asyncio.timeout(
+            30
+        ):  # the first is heard once it is known that it cannot be translated, the second at once
             while not finals:
                 await asyncio.sleep(0.05)
+        await asyncio.sleep(said.seconds + 0.5)
+        began, ended = await customer.wait_spoken(await customer.play(path))
+        await asyncio.sleep(1.5)
+        heard = agent.recording.since(began, ended + 1.0)
         await customer.hangup()
         await nothing_left(service, asterisk22)
         await tasks.close()

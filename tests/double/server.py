@@ -395,7 +395,10 @@ class KallglotDouble:
         self, request: web.Request, transport: asyncio.Transport, session: DoubleSession
     ) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(max_msg_size=1 << 20, timeout=1)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:  # who asked is gone
+            return socket
         connection = Connection(socket, transport, time.monotonic())
         session.connections.append(connection)
         if session.status == "created":

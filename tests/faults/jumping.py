@@ -2,18 +2,20 @@
 
 - AHEAD: the wall clock jumps an hour ahead. BACK: two hours back.
 - STALL: the event loop stands still for 2 s, while the media thread goes on.
-- COUNT: the number of asyncio tasks and threads goes into the file `tasks.json` of the working directory.
+- COUNT: asyncio tasks, threads, objects by type and the allocator's figures go into the file `tasks.json` of the working directory.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,6 +29,26 @@ COUNTED = "tasks.json"
 _off = timedelta(0)
 
 
+class _Mallinfo2(ctypes.Structure):
+    """struct mallinfo2 of malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
 def _jump(by: timedelta) -> None:
     global _off
     _off += by
@@ -36,11 +58,23 @@ def _wall(_: SystemClock) -> datetime:
     return datetime.now(UTC) + _off
 
 
+def _used() -> float:
+    """MB that the program has of the C library's allocator; what is resident beyond it is free, but not given back."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return 0.0
+    libc.mallinfo2.restype = _Mallinfo2
+    figures = libc.mallinfo2()
+    return float(figures.uordblks + figures.hblkhd) / 1e6
+
+
 def _count(*_: object) -> None:
     gc.collect()
     tasks = sorted(task.get_name() for task in asyncio.all_tasks(asyncio.get_running_loop()))
+    objects = Counter(type(thing).__qualname__ for thing in gc.get_objects())
     part = Path(f"{COUNTED}.part")
-    part.write_text(json.dumps({"tasks": tasks, "threads": threading.active_count()}))
+    said = {"tasks": tasks, "threads": threading.active_count(), "objects": objects, "used": _used()}
+    part.write_text(json.dumps(said))
     part.rename(COUNTED)
 
 

@@ -54,6 +54,11 @@ class Figures:
     descriptors: int
     tasks: Counter[str]
     threads: int
+    used: float
+    """MB, of what is resident, that the allocator has given out."""
+    objects: Counter[str]
+    open: Counter[str]
+    """Descriptors by what they are."""
 
 
 @dataclass
@@ -62,9 +67,12 @@ class Soaked(Site):
 
     farm: Farm = field(kw_only=True)
     asterisk_gone_at: list[float] = field(default_factory=list)
+    booting: bool = False
+    """Asterisk is back, and does not know the number that is called."""
 
     async def new_phones(self) -> None:
         """Asterisk is back, and its calls are not."""
+        self.booting = True
         self.asterisk_gone_at.append(time.monotonic())
         for channel in await asyncio.to_thread(self.farm.asterisk.ari, "GET", "/channels"):
             await self.hang_up(channel["id"])
@@ -78,6 +86,7 @@ class Soaked(Site):
         steps = f"Stasis(kallglot,source=de,target=en,agent={self.farm.agent_endpoint})", "Milliwatt()"
         await self.asterisk.extension("900", *steps)
         self.asterisk_gone_at.append(time.monotonic())  # who called before had no number to call
+        self.booting = False
 
 
 class Soak:
@@ -113,7 +122,7 @@ class Soak:
         how = self.random.choices(("caller", "agent", "api", "caller, while it rings"), (5, 3, 2, 1))[0]
         await asyncio.sleep(self.random.uniform(0.1, 0.4 if "rings" in how else self.arguments.longest))
         if not await self._there(channel):
-            if any(gone > began for gone in s.asterisk_gone_at) or not s.asterisk.running:
+            if any(gone > began for gone in s.asterisk_gone_at) or s.booting or not s.asterisk.running:
                 return "lost with Asterisk"
             self.problems.append(f"a call was lost within {time.monotonic() - began:.1f} s; fault: {self._now}")
             return "lost"
@@ -167,13 +176,17 @@ class Soak:
                 began = time.monotonic()
                 self._now = fault.name
                 self.faults[fault.name] += 1
-                print(f"  {self.begun} calls: {fault.name}", flush=True)
+                print(f"  {self.begun} calls, {self._resident():.0f} MB: {fault.name}", flush=True)
                 async with fault.doing(self.site):
                     await asyncio.sleep(fault.lasting)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), max(0.1, began + self.arguments.every - time.monotonic()))
                 if over.is_set():
                     return
+
+    def _resident(self) -> float:
+        process = self.site.served.process
+        return psutil.Process(process.pid).memory_info().rss / 1e6 if process is not None else 0.0
 
     # --- afterwards
 
@@ -220,14 +233,22 @@ class Soak:
             await asyncio.sleep(0.1)
         said = json.loads(counted.read_text())
         resident = process.memory_info().rss / 1e6
-        return Figures(resident, process.num_fds(), Counter(said["tasks"]), said["threads"])
+        return Figures(
+            resident, process.num_fds(), Counter(said["tasks"]), said["threads"], said["used"], Counter(said["objects"]),
+            descriptors(process),
+        )  # fmt: skip
 
     def compare(self, first: Figures, last: Figures) -> None:
         """Whether the service takes no more than after the first calls."""
         if last.resident > MEMORY * first.resident:
-            self.problems.append(f"resident memory grew from {first.resident:.1f} to {last.resident:.1f} MB")
+            objects = ", ".join(f"{count} {name}" for name, count in (last.objects - first.objects).most_common(12))
+            self.problems.append(
+                f"resident memory grew from {first.resident:.1f} to {last.resident:.1f} MB, given out {first.used:.1f} and "
+                f"{last.used:.1f}; objects: {objects}"
+            )
         if last.descriptors > first.descriptors + SPARE:
-            self.problems.append(f"descriptors grew from {first.descriptors} to {last.descriptors}")
+            opened = ", ".join(f"{count} {name}" for name, count in (last.open - first.open).most_common())
+            self.problems.append(f"descriptors grew from {first.descriptors} to {last.descriptors}: {opened}")
         if last.threads > first.threads + SPARE or last.tasks.total() > first.tasks.total() + SPARE:
             more = dict(last.tasks - first.tasks)
             self.problems.append(f"tasks and threads grew: {more}, {first.threads} to {last.threads} threads")
@@ -244,6 +265,7 @@ class Soak:
         print(f"  sessions: {double.created} created, {double.ended} ended, {twice} twice; {heard} with a stream")
         for name, a, b in (
             ("resident memory, MB", round(first.resident, 1), round(last.resident, 1)),
+            ("of it given out by the allocator, MB", round(first.used, 1), round(last.used, 1)),
             ("descriptors", first.descriptors, last.descriptors),
             ("tasks", first.tasks.total(), last.tasks.total()),
             ("threads", first.threads, last.threads),
@@ -252,6 +274,15 @@ class Soak:
         for problem in self.problems:
             print(f"  RED {problem}")
         print("nothing was lost, nothing is left" if not self.problems else f"{len(self.problems)} problems")
+
+
+def descriptors(process: psutil.Process) -> Counter[str]:
+    """What a process has open: files by name, connections by where they lead."""
+    found = Counter(Path(file.path).name for file in process.open_files())
+    for one in process.net_connections():
+        there = f"to {one.raddr.port}" if one.raddr else "bound"
+        found[f"{one.status} {there if one.laddr else 'socket'}"] += 1
+    return found
 
 
 async def run(arguments: argparse.Namespace) -> list[str]:
@@ -290,7 +321,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--longest", type=float, default=6.0, help="seconds a call lasts at most")
     parser.add_argument("--every", type=float, default=10.0, help="seconds from one fault to the next")
     parser.add_argument("--only", default="", help="faults whose name holds this")
-    parser.add_argument("--settle", type=float, default=32.0, help="seconds without a call before figures are taken")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=95.0,
+        help="seconds without a call before figures are taken: kept connections are closed after 90",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="keep the service's log there")
     return parser

@@ -158,9 +158,7 @@ async def test_a_call_that_ended_between_two_looks(bench: Bench) -> None:
     assert bench.call.got == []
 
 
-async def test_it_looks_by_itself_and_not_while_asterisk_is_away(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_looks_by_itself_and_not_while_asterisk_is_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EVERY", 0.005)
     bench.asterisk.bridges_there.add("kg-a-9.b")
     bench.asterisk.connected = False

@@ -295,3 +295,56 @@ class TestPatience:
     def test_nothing_of_the_password_in_repr(self) -> None:
         store = open_store(StoreSettings(url="postgresql://u:secret@h/d"), ManualClock())
         assert "secret" not in repr(store)
+
+
+class TestWrittenLater:
+    async def test_records_and_turns_that_were_refused_are_there_when_the_lock_is_gone(
+        self, file: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kallglot_ari.store.later.AGAIN", 0.05)
+        store = await opened(f"sqlite:///{file}", busy_timeout=0.1)
+        await store.save_call(call("c1", state="active"))
+        with held(file):
+            for number in range(3):
+                with pytest.raises(StoreError):
+                    await store.add_turn("c1", turn(number), float(number))
+            with pytest.raises(StoreError):
+                await store.save_call(call("c1", state="ended"))
+            with pytest.raises(StoreError):
+                await store.put_mapping("pbx", "k", {})
+        async with asyncio.timeout(5):
+            while store._later:
+                await asyncio.sleep(0.02)
+        assert await store.get_call("c1") == call("c1", state="ended")
+        assert len(await store.turns("c1")) == 3
+        assert await store.get_mapping("pbx", "k") is None, "its writer was told, and decides"
+
+    async def test_what_is_newer_is_not_written_over(self, file: Path, opened: Open) -> None:
+        store = await opened(f"sqlite:///{file}", busy_timeout=0.1)
+        with held(file), pytest.raises(StoreError):
+            await store.save_call(call("c1", state="active"))
+        await store.save_call(call("c1", state="ended"))
+        assert await store._later.write() == 0
+        assert await store.get_call("c1") == call("c1", state="ended")
+
+    async def test_a_store_that_is_closed_tries_once_more(self, file: Path, opened: Open) -> None:
+        store = await opened(f"sqlite:///{file}", busy_timeout=0.1)
+        with held(file), pytest.raises(StoreError):
+            await store.save_call(call("c1"))
+        await store.close()
+        assert await (await opened(f"sqlite:///{file}")).get_call("c1") == call("c1")
+
+    async def test_what_is_lost_in_the_end_is_told(
+        self, file: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("kallglot_ari.store.later.KEPT_MAX", 2)
+        store = await opened(f"sqlite:///{file}", busy_timeout=0.05)
+        with held(file):
+            for number in range(3):
+                with pytest.raises(StoreError):
+                    await store.save_call(call(f"c{number}"))
+            await store.close()
+        said = capsys.readouterr().out
+        assert "store_write_lost" in said
+        assert "call c0" in said
+        assert "store_writes_lost" in said

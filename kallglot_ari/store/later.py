@@ -1,0 +1,63 @@
+"""What the database refused and nobody else will write again: calls' records and transcripts, written when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kallglot_ari import log
+from kallglot_ari.errors import StoreError
+
+AGAIN = 5.0
+"""Seconds between two attempts."""
+KEPT_MAX = 5000
+"""Writes kept; beyond it the oldest is lost, and told."""
+
+_log = log.get(__name__)
+
+
+class Later:
+    """Keeps the newest write of each key. `execute` makes it again: what it is, and the statement."""
+
+    def __init__(self, execute: Callable[[str, Any], Awaitable[Any]]) -> None:
+        self._execute = execute
+        self._kept: dict[tuple[str, ...], tuple[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, key: tuple[str, ...], what: str, statement: Any) -> None:
+        """To be written later, in place of what was kept under `key`."""
+        self._kept.pop(key, None)
+        self._kept[key] = what, statement
+        while len(self._kept) > KEPT_MAX:
+            lost = next(iter(self._kept))
+            del self._kept[lost]
+            _log.error("store_write_lost", what=" ".join(lost))
+
+    def done(self, key: tuple[str, ...]) -> None:
+        """Something newer was written under `key`."""
+        self._kept.pop(key, None)
+
+    async def run(self) -> None:
+        """Write what is kept, every few seconds; ends by cancellation only."""
+        while True:
+            await asyncio.sleep(AGAIN)
+            if self._kept and (written := await self.write()):
+                _log.info("store_written_later", writes=written, left=len(self._kept))
+
+    async def write(self) -> int:
+        """Write what is kept, the oldest first, until one fails; returns how many were written."""
+        written = 0
+        for key, (what, statement) in list(self._kept.items()):
+            if self._kept.get(key, ("", None))[1] is not statement:
+                continue  # something newer is kept or written by now
+            try:
+                await self._execute(what, statement)
+            except StoreError:
+                break
+            written += 1
+            if self._kept.get(key, ("", None))[1] is statement:
+                del self._kept[key]
+        return written
