@@ -25,6 +25,9 @@ import pjsua2 as pj
 
 TICK_MS = 5
 FRAME_MS = 20
+UNREGISTER_SECONDS = 0.5
+NO_NETWORK = 3
+"""PJSUA_DESTROY_NO_NETWORK: what had to be said was said, and pjsua2 would wait a second for answers."""
 _out = threading.Lock()
 _stdout = os.fdopen(os.dup(1), "w", buffering=1)
 
@@ -180,9 +183,10 @@ class PhoneAccount(pj.Account):  # type: ignore[misc]
     def __init__(self, phone: PhoneProcess) -> None:
         super().__init__()
         self._phone = phone
+        self.registered = False
 
     def onRegState(self, prm: pj.OnRegStateParam) -> None:  # noqa: N802 - pjsua2's name
-        active = self.getInfo().regIsActive
+        active = self.registered = self.getInfo().regIsActive
         emit(
             {
                 "event": "registration",
@@ -451,9 +455,13 @@ class PhoneProcess:
         until = time.monotonic() + 0.3
         while time.monotonic() < until and any(not c.ended for c in self._calls):
             self.endpoint.libHandleEvents(TICK_MS)
-        self.account.shutdown()
+        if self.account.registered:
+            self.account.setRegistration(False)
+            until = time.monotonic() + UNREGISTER_SECONDS
+            while time.monotonic() < until and self.account.registered:
+                self.endpoint.libHandleEvents(TICK_MS)
         self._calls.clear()
-        self.endpoint.libDestroy()
+        self.endpoint.libDestroy(NO_NETWORK)
 
 
 def main() -> int:

@@ -51,11 +51,15 @@ class Figures:
 
     resident: float
     """MB."""
+    private: float
+    """MB of it that no file stands behind."""
     descriptors: int
+    kept: int
+    """Connections kept open for the next request to Kallglot, for 90 s or two times that."""
     tasks: Counter[str]
     threads: int
     used: float
-    """MB, of what is resident, that the allocator has given out."""
+    """MB, of what is resident, that is in use; the rest was, and is kept for the next burst of calls."""
     objects: Counter[str]
     open: Counter[str]
     """Descriptors by what they are."""
@@ -67,12 +71,11 @@ class Soaked(Site):
 
     farm: Farm = field(kw_only=True)
     asterisk_gone_at: list[float] = field(default_factory=list)
-    booting: bool = False
-    """Asterisk is back, and does not know the number that is called."""
+    killing: bool = False
+    """Asterisk is killed, started, and told its extension again."""
 
     async def new_phones(self) -> None:
         """Asterisk is back, and its calls are not."""
-        self.booting = True
         self.asterisk_gone_at.append(time.monotonic())
         for channel in await asyncio.to_thread(self.farm.asterisk.ari, "GET", "/channels"):
             await self.hang_up(channel["id"])
@@ -86,7 +89,6 @@ class Soaked(Site):
         steps = f"Stasis(kallglot,source=de,target=en,agent={self.farm.agent_endpoint})", "Milliwatt()"
         await self.asterisk.extension("900", *steps)
         self.asterisk_gone_at.append(time.monotonic())  # who called before had no number to call
-        self.booting = False
 
 
 class Soak:
@@ -122,7 +124,7 @@ class Soak:
         how = self.random.choices(("caller", "agent", "api", "caller, while it rings"), (5, 3, 2, 1))[0]
         await asyncio.sleep(self.random.uniform(0.1, 0.4 if "rings" in how else self.arguments.longest))
         if not await self._there(channel):
-            if any(gone > began for gone in s.asterisk_gone_at) or s.booting or not s.asterisk.running:
+            if any(gone > began for gone in s.asterisk_gone_at) or s.killing:
                 return "lost with Asterisk"
             self.problems.append(f"a call was lost within {time.monotonic() - began:.1f} s; fault: {self._now}")
             return "lost"
@@ -177,8 +179,10 @@ class Soak:
                 self._now = fault.name
                 self.faults[fault.name] += 1
                 print(f"  {self.begun} calls, {self._resident():.0f} MB: {fault.name}", flush=True)
+                self.site.killing = fault.ends_call
                 async with fault.doing(self.site):
                     await asyncio.sleep(fault.lasting)
+                self.site.killing = False
                 with suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), max(0.1, began + self.arguments.every - time.monotonic()))
                 if over.is_set():
@@ -233,18 +237,21 @@ class Soak:
             await asyncio.sleep(0.1)
         said = json.loads(counted.read_text())
         resident = process.memory_info().rss / 1e6
+        opened = descriptors(process)
+        kept = opened.pop(f"ESTABLISHED to {self.site.api.port}", 0)
+        private = sum(float(line.split()[1]) for line in _status(process) if line.startswith("RssAnon")) / 1000
         return Figures(
-            resident, process.num_fds(), Counter(said["tasks"]), said["threads"], said["used"], Counter(said["objects"]),
-            descriptors(process),
+            resident, private, process.num_fds() - kept, kept, Counter(said["tasks"]), said["threads"], said["used"],
+            Counter(said["objects"]), opened,
         )  # fmt: skip
 
     def compare(self, first: Figures, last: Figures) -> None:
         """Whether the service takes no more than after the first calls."""
-        if last.resident > MEMORY * first.resident:
+        if last.used > MEMORY * first.used:
             objects = ", ".join(f"{count} {name}" for name, count in (last.objects - first.objects).most_common(12))
             self.problems.append(
-                f"resident memory grew from {first.resident:.1f} to {last.resident:.1f} MB, given out {first.used:.1f} and "
-                f"{last.used:.1f}; objects: {objects}"
+                f"memory in use grew from {first.used:.1f} to {last.used:.1f} MB, resident from {first.resident:.1f} to "
+                f"{last.resident:.1f}; objects: {objects}"
             )
         if last.descriptors > first.descriptors + SPARE:
             opened = ", ".join(f"{count} {name}" for name, count in (last.open - first.open).most_common())
@@ -265,8 +272,10 @@ class Soak:
         print(f"  sessions: {double.created} created, {double.ended} ended, {twice} twice; {heard} with a stream")
         for name, a, b in (
             ("resident memory, MB", round(first.resident, 1), round(last.resident, 1)),
-            ("of it given out by the allocator, MB", round(first.used, 1), round(last.used, 1)),
+            ("of it no file's, MB", round(first.private, 1), round(last.private, 1)),
+            ("of that in use, MB", round(first.used, 1), round(last.used, 1)),
             ("descriptors", first.descriptors, last.descriptors),
+            ("beside them kept connections", first.kept, last.kept),
             ("tasks", first.tasks.total(), last.tasks.total()),
             ("threads", first.threads, last.threads),
         ):
@@ -274,6 +283,10 @@ class Soak:
         for problem in self.problems:
             print(f"  RED {problem}")
         print("nothing was lost, nothing is left" if not self.problems else f"{len(self.problems)} problems")
+
+
+def _status(process: psutil.Process) -> list[str]:
+    return Path(f"/proc/{process.pid}/status").read_text().splitlines()
 
 
 def descriptors(process: psutil.Process) -> Counter[str]:
