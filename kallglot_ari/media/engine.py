@@ -21,7 +21,7 @@ from kallglot_ari.media.legs import STATS
 from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
 from kallglot_ari.media.speech import silent_payload
-from kallglot_ari.media.strain import Strain
+from kallglot_ari.media.strain import Strain, Waits
 from kallglot_ari.media.udp import Socket, family_of, open_socket, pack_address
 from kallglot_ari.media.websocket import WebSocketMedia
 from kallglot_ari.media.worker import Worker
@@ -84,6 +84,8 @@ class MediaEngine:
         self._packets = [metrics.rtp_packets.labels(direction=direction) for direction in ("in", "out")]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._strain = Strain()
+        self._waits = Waits()
+        self._delivered = 0.0
         self._beat = 0.0
         self._worker: Worker | None = None
         self._socket_port = 0
@@ -97,8 +99,9 @@ class MediaEngine:
 
     @property
     def late(self) -> float:
-        """Seconds by which a tenth of the ticks of the last moments was late, or taken up late by the event loop, or more."""
-        return self._strain.late(self._clock.now())
+        """Seconds by which a tenth of the ticks of the last moments was late, or more; or that the event loop is behind."""
+        now = self._clock.now()
+        return max(self._strain.late(now), self._waits.mean(now))
 
     @property
     def silent(self) -> float:
@@ -289,6 +292,10 @@ class MediaEngine:
     def _deliver(self) -> None:
         """Bring what the tick reported to sinks and metrics, oldest first, a bounded share at a time."""
         self._called = False
+        if self._pending:
+            now = self._clock.now()
+            self._waits.seen(now - max(self._pending[0].at, self._delivered), now)
+            self._delivered = now
         done = 0
         encoding, rate, by_row = self._encoding, self._sample_rate, self._by_row
         while self._pending and done < _AT_ONCE:
@@ -331,8 +338,7 @@ class MediaEngine:
         for reason, count in report.discarded.items():
             metrics.rtp_discarded.labels(reason=reason).inc(count)
         self._beat = self._clock.now()
-        taken = self._beat - report.at  # an event loop that is behind delays calls as a late tick does
-        self._strain.seen([late + taken for late in report.lateness], self._beat)
+        self._strain.seen(report.lateness, self._beat)
         for seconds in report.lateness:
             metrics.tick_lateness.observe(seconds)
         for seconds in report.downlink:

@@ -35,3 +35,27 @@ class Strain:
     def _forget(self, now: float) -> None:
         while self._seen and self._seen[0][0] <= now - WINDOW:
             self._seen.popleft()
+
+
+class Waits:
+    """Fed with how long what was handed over waited; tells how long anything that came in the last moments had to, on average.
+
+    A single stall of a tenth of a second is next to nothing in that; one stall after the other is not.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def seen(self, waited: float, now: float) -> None:
+        """:param waited: seconds since the time before, or since the first thing that waited came. :param now: monotonic seconds."""
+        self._seen.append((now, waited))
+        self._forget(now)
+
+    def mean(self, now: float) -> float:
+        """Seconds. What comes at any moment of a wait of w waits w / 2, and such moments are w of the window."""
+        self._forget(now)
+        return sum(waited * waited / 2 for _, waited in self._seen) / WINDOW
+
+    def _forget(self, now: float) -> None:
+        while self._seen and self._seen[0][0] <= now - WINDOW:
+            self._seen.popleft()

@@ -40,8 +40,8 @@ class ServiceSettings(Section):
     on_unavailable: Literal["continue", "passthrough", "hangup"] = "continue"
     """When a call cannot be translated: go on in the dialplan, connect the parties untranslated, or hang up."""
     shed_late_ms: int = Field(60, ge=0, le=1000)
-    """While a tenth of the media's ticks come, or reach the calls, later than this, in milliseconds, new calls go on in the dialplan with
-    KALLGLOT_STATUS=BUSY, so that those that are up keep their sound. 0 = never."""
+    """While a tenth of the media's ticks come later than this, in milliseconds, or the event loop is as far behind, new calls go on in the
+    dialplan with KALLGLOT_STATUS=BUSY, so that those that are up keep their sound. 0 = never."""
     instance: str = Field("", pattern=r"^[A-Za-z0-9]{0,16}$")
     """Part of every id this service makes. Empty: derived from the host name."""
 

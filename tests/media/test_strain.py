@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kallglot_ari.media.strain import LEAST, WINDOW, Strain
+from kallglot_ari.media.strain import LEAST, WINDOW, Strain, Waits
 
 
 def test_a_tenth_of_late_beats_is_strain_and_a_single_stall_is_not() -> None:
@@ -24,3 +24,24 @@ def test_few_beats_say_nothing() -> None:
     strain = Strain()
     strain.seen([1.0] * (LEAST - 1), 0.0)
     assert strain.late(0.0) == 0.0
+
+
+def test_one_stall_of_the_event_loop_is_no_strain() -> None:
+    waits = Waits()
+    for beat in range(100):
+        waits.seen(0.11 if beat == 50 else 0.0005, beat * 0.01)
+    assert waits.mean(1.0) < 0.005
+
+
+def test_one_stall_after_the_other_is() -> None:
+    waits = Waits()
+    for beat in range(13):
+        waits.seen(0.15, beat * 0.15)
+    assert waits.mean(1.95) > 0.07
+
+
+def test_a_stall_of_seconds_is_forgotten_when_it_is_over() -> None:
+    waits = Waits()
+    waits.seen(2.0, 2.0)
+    assert waits.mean(2.0) == 1.0
+    assert waits.mean(2.0 + WINDOW) == 0.0
