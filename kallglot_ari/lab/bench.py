@@ -15,12 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
-from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter
+from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter, wide
 from kallglot_ari.lab.bench_serve import SERVERS
 
 _WARM_UP = 3.0
@@ -212,7 +211,7 @@ def run_bench(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     if not 1 <= args.seconds <= 3600:
         raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")
-    console = Console()
+    console = wide.console()
     results: list[dict[str, Any]] = []
     for legs in args.legs:
         for kind in args.servers or (["stream"] if args.what == "stream" else [k for k in SERVERS if k != "stream"]):

@@ -26,6 +26,7 @@ from kallglot_ari.ami.client import AmiClient
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import AmiError, LabError, UsageError
 from kallglot_ari.lab import edge as sip_edge
+from kallglot_ari.lab import wide
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.pbx import asterisk as render
@@ -286,7 +287,7 @@ def run(argv: list[str]) -> int:
     if not 1 <= args.calls_per_minute <= 6000 or not 1 <= args.seconds <= 86400:
         raise UsageError("bench agi: expected 1 to 6000 calls a minute and 1 to 86400 seconds")
     log.configure("error", "console")
-    console = Console(highlight=False)
+    console = wide.console()
     result = asyncio.run(measure(args.calls_per_minute, args.seconds, step=console))
     for name, value in asdict(result).items():
         console.print(

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rich.console import Console
 
 from kallglot_ari import log
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.lab import wide
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
 from kallglot_ari.lab.bench_bridges import BARE, NUMBER, measure_bare, taken, technologies
 from kallglot_ari.lab.farm import Farm
@@ -223,7 +223,7 @@ def run(argv: list[str]) -> int:
     if not 1 <= args.calls <= 400 or not 1 <= args.seconds <= 3600:
         raise UsageError("bench calls: expected 1 to 400 calls and 1 to 3600 seconds")
     log.configure("error", "console")
-    console = Console(highlight=False)
+    console = wide.console()
     results = []
     for run in _runs(args):
         console.print(f"{args.calls} calls: {', '.join(run)}", end=" ")

@@ -24,7 +24,7 @@ from rich.console import Console
 from kallglot_ari import log
 from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import UsageError
-from kallglot_ari.lab import speech, verify
+from kallglot_ari.lab import speech, verify, wide
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.bench_agi import Samples, quantile
 from kallglot_ari.lab.bench_calls import ready, spawn
@@ -235,7 +235,7 @@ def run(argv: list[str]) -> int:
         raise UsageError("bench interpreter: expected 1 to 20 calls and 1 to 1000 turns")
     check_languages(args.source, args.target)
     log.configure("error", "console")
-    console = Console(highlight=False)
+    console = wide.console()
     result = asyncio.run(measure(args.calls, args.turns, args.source, args.target, console))
     console.print(markdown(result, " ".join(["kallglot-ari bench interpreter", *argv])), soft_wrap=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ CONTROLS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
 )
 """Path, a body that would be taken, and its fields of which one is spoilt."""
 PUBLIC = re.compile(rb"^[A-Za-z]+ +(?:https?://[^/ ]*)?/(?:healthz|readyz|metrics|subtitles|static/\w+\.\w+)?(?:[?#]\S*)?(?:\s|$)", re.MULTILINE)  # fmt: skip
-ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3})")
+ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) [A-Z]")
 
 
 class Attacker:
