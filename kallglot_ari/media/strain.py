@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 WINDOW = 2.0
 """Seconds that are looked back on."""
+WAITS_WINDOW = 5.0
+"""The same for waits, which are fewer and may be long."""
 LEAST = 50
 """Beats below which nothing is said: a single stall of an idle machine is no strain."""
 SHARE = 0.1
@@ -40,7 +42,7 @@ class Strain:
 class Waits:
     """Fed with how long what was handed over waited; tells how long anything that came in the last moments had to, on average.
 
-    A single stall of a tenth of a second is next to nothing in that; one stall after the other is not.
+    The longest wait does not count: whatever it was, it is over. One stall after the other is another matter.
     """
 
     def __init__(self) -> None:
@@ -54,8 +56,12 @@ class Waits:
     def mean(self, now: float) -> float:
         """Seconds. What comes at any moment of a wait of w waits w / 2, and such moments are w of the window."""
         self._forget(now)
-        return sum(waited * waited / 2 for _, waited in self._seen) / WINDOW
+        waits = [waited for _, waited in self._seen]
+        return (
+            sum(waited * waited / 2 for waited in waits) / WAITS_WINDOW
+            - max(waits, default=0.0) ** 2 / 2 / WAITS_WINDOW
+        )
 
     def _forget(self, now: float) -> None:
-        while self._seen and self._seen[0][0] <= now - WINDOW:
+        while self._seen and self._seen[0][0] <= now - WAITS_WINDOW:
             self._seen.popleft()

@@ -12,6 +12,7 @@ import pytest
 from kallglot_ari.app import Service
 from kallglot_ari.calls.orders import Transfer
 from kallglot_ari.lab.asterisk import LabAsterisk
+from kallglot_ari.media.engine import MediaEngine
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import manager, nothing_left, running, settings_for, until
 from tests.audio_checks import dominant_frequency
@@ -244,6 +245,36 @@ async def test_beyond_max_calls_the_dialplan_goes_on(
         await scene.customer.hangup()
         await first.hangup()
         await nothing_left(service, asterisk)
+
+
+async def test_while_the_media_is_late_the_dialplan_goes_on(
+    asterisk22: LabAsterisk,
+    double: KallglotDouble,
+    phones: PhoneFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call that is up stays, a new one goes on with BUSY, and the next is taken when the media keeps up again."""
+    async with running(settings_for(asterisk22, tmp_path, double, service={"shed_late_ms": 60})) as service:
+        await extension(asterisk22, AGENT)
+        await phones(asterisk22, "agent", on_call=0.1)
+        first = await phones(asterisk22, "agent2")
+        await first.call("900")
+        await until(lambda: [c.state for c in service.calls()] == ["active"], what="the first call")
+        with monkeypatch.context() as late:
+            late.setattr(MediaEngine, "late", property(lambda _: 0.061))
+            scene = Scene(asterisk22, double, service, phones)
+            await scene.dial(AGENT)
+            await until(lambda: went_on(asterisk22, scene.log_before), what="the second goes on")
+            assert [s for s, _ in went_on(asterisk22, scene.log_before)] == ["BUSY"]
+            assert [c.state for c in service.calls()] == ["active"]
+            await scene.customer.hangup()
+        await first.hangup()
+        await nothing_left(service, asterisk22)
+        await scene.customer.call("900")
+        await until(lambda: [c.state for c in service.calls()] == ["active"], what="the third call")
+        await scene.customer.hangup()
+        await nothing_left(service, asterisk22)
 
 
 async def test_dtmf_is_passed_on_kept_and_published(scene: Scene) -> None:
