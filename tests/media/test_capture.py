@@ -92,7 +92,6 @@ async def test_a_capture_holds_both_ways_of_the_legs_asked_for(running: Running,
         flow.capture(file)
         flow.connect(peer.address)
         unwatched.connect(other.address)
-        await asyncio.sleep(0.05)  # the tick knows of them
         await asyncio.gather(*(p.say(engine.address, [ulaw(tone(8000, 0.02))] * 25) for p in (peer, other)))
         await asyncio.sleep(0.1)
         flow.capture(None)

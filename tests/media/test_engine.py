@@ -147,6 +147,7 @@ async def test_a_hundred_thousand_fuzzed_datagrams(running: Running, metrics: Me
         await settle(0.1)
 
         async def fuzz() -> None:
+            await settle(0.1)  # the call is up
             for i in range(100_000):
                 sock = peer.sock if i % 2 else stranger.sock
                 data = rng.randbytes(rng.choice((0, 1, 11, 12, 13, 160, 172, 172, 400, 1600)))
