@@ -32,6 +32,7 @@ class Left(NamedTuple):
     """What this process holds."""
 
     tasks: int
+    """But those that serve a connection which is kept open: one for each at the double's end."""
     connections: int
     descriptors: int
     """But those of TCP connections."""
@@ -42,8 +43,12 @@ class Left(NamedTuple):
 def left_over() -> Left:
     process = psutil.Process()
     connections = len(process.net_connections("tcp"))
+    serving = [t for t in asyncio.all_tasks() if getattr(t.get_coro(), "__qualname__", "") == "RequestHandler.start"]
     return Left(
-        len(asyncio.all_tasks()), connections, process.num_fds() - connections, process.memory_info().rss // 1024
+        len(asyncio.all_tasks()) - len(serving),
+        connections,
+        process.num_fds() - connections,
+        process.memory_info().rss // 1024,
     )
 
 
