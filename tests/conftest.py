@@ -1,7 +1,4 @@
-"""Tests whose verdict depends on real time are run again when they fail and the machine stood still meanwhile; others never are.
-
-One of them in a run is also tried again when the machine did not, once: there are hundreds. It is told at the end, to be looked at.
-"""
+"""Tests whose verdict depends on real time are run again when they fail and the machine stood still meanwhile; others never are."""
 
 from __future__ import annotations
 
@@ -18,8 +15,6 @@ REAL_TIME = ("real_time", "asterisk", "phones", "docker")
 """Markers of such tests: a real Asterisk and real phones keep their own time and wait for nobody."""
 AGAIN = 2
 """Times a test is run again at most."""
-FORGIVEN = 1
-"""Tests of a run that are tried again, once, though the machine never stood still."""
 _SETTLE = 0.1
 """Seconds after which the watch has said what it saw."""
 
@@ -33,7 +28,6 @@ class Steadiness:
         self._test = ""
         self._file: Path | None = None
         self._told: list[str] = []
-        self._forgiven: set[str] = set()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
@@ -56,12 +50,8 @@ class Steadiness:
         seen = self._watch.seen()
         first = str(error).partition("\n")[0][:200]
         if not seen:
-            once_more = len(self._forgiven) < FORGIVEN and self._test not in self._forgiven
-            if once_more:
-                self._forgiven.add(self._test)
-            more = " (tried once more: LOOK AT IT)" if once_more else ""
-            self._tell(f"{self._test} failed, and the machine never stood still{more}: {first}")
-            return once_more
+            self._tell(f"{self._test} failed, and the machine never stood still: {first}")
+            return False
         longest: dict[str, Standstill] = {}
         for one in sorted(seen, key=lambda one: one.seconds):
             longest[one.who] = one
