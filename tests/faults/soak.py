@@ -247,11 +247,11 @@ class Soak:
 
     def compare(self, first: Figures, last: Figures) -> None:
         """Whether the service takes no more than after the first calls."""
-        if last.used > MEMORY * first.used:
+        if last.resident > MEMORY * first.resident:
             objects = ", ".join(f"{count} {name}" for name, count in (last.objects - first.objects).most_common(12))
             self.problems.append(
-                f"memory in use grew from {first.used:.1f} to {last.used:.1f} MB, resident from {first.resident:.1f} to "
-                f"{last.resident:.1f}; objects: {objects}"
+                f"resident memory grew from {first.resident:.1f} to {last.resident:.1f} MB, in use from {first.used:.1f} to "
+                f"{last.used:.1f}; objects: {objects}"
             )
         if last.descriptors > first.descriptors + SPARE:
             opened = ", ".join(f"{count} {name}" for name, count in (last.open - first.open).most_common())
