@@ -71,6 +71,7 @@ class Taking:
         self._payloads = self._chunk_data.view(f"V{chunk}").reshape(-1)
         self._held = np.zeros(0, dtype=np.int64)
         self._late = np.zeros(0, dtype=np.int64)
+        self._late_at = self._connected = 0
         self._version = -1
         self._clock_rate = codec.clock_rate
         self._fields = _TakingFields(
@@ -85,23 +86,25 @@ class Taking:
         self._at = ctypes.addressof(self._fields)
 
     def take(
-        self, legs: Legs, block: Block, count: int, completed: Completed
-    ) -> tuple[NDArray[np.int64], list[int], list[int]]:  # fmt: skip
-        """Take `count` rows of `block`: whose each is, those left to do, and those of tapped legs that were taken.
+        self, legs: Legs, block: Block, first: int, end: int, completed: Completed
+    ) -> tuple[NDArray[np.int64], list[int], list[int]]:
+        """Take rows `first` to `end` of `block`: whose each of the block is, those left to do, and those of tapped legs that were taken.
 
-        `completed` is given the chunks that are whole: rows, starts in ms, arrivals and stream bytes.
+        A leg's packets are left from the first on that is not in its turn. `completed` is given the chunks that are whole: rows, starts in ms,
+        arrivals and stream bytes.
         """
         fields = self._fields
         if legs.version != self._version:
             self._bind(legs)
-        if not legs.index.exact:
-            self._rows_of[:count] = legs.lookup(block.name[:count])
+        if not fields.exact:
+            self._rows_of[first:end] = legs.lookup(block.name[first:end])
         fields.now_held += 1
-        fields.others_count = fields.tapped_count = done = 0
+        fields.others_count = fields.tapped_count = 0
         data, names, length, arrival = block.pointers
-        while done < count:
+        done = first
+        while done < end:
             fields.chunk_count = 0
-            done = self._library.take(self._at, data, names, length, arrival, done, count)
+            done = self._library.take(self._at, data, names, length, arrival, done, end)
             n = fields.chunk_count
             if n:
                 completed(
@@ -110,7 +113,7 @@ class Taking:
                 )  # fmt: skip
         others, tapped = fields.others_count, fields.tapped_count
         return (
-            self._rows_of[:count],
+            self._rows_of,
             self._others[:others].tolist() if others else [],
             self._tapped[:tapped].tolist() if tapped else [],
         )
@@ -120,8 +123,8 @@ class Taking:
         if legs.version != self._version:
             self._bind(legs)
         found = self._library.overdue(
-            self._fields.legs, legs.connected.ctypes.data, legs.capacity, now, MARGIN, HEADROOM, low, high,
-            self._clock_rate, (1 + PATIENCE) * step, self._late.ctypes.data,
+            self._fields.legs, self._connected, legs.capacity, now, MARGIN, HEADROOM, low, high,
+            self._clock_rate, (1 + PATIENCE) * step, self._late_at,
         )  # fmt: skip
         return self._late[:found].copy()
 
@@ -129,6 +132,8 @@ class Taking:
         if self._held.size < legs.capacity:
             self._held = np.zeros(legs.capacity, dtype=np.int64)
             self._late = np.zeros(legs.capacity, dtype=np.int64)
+            self._late_at = self._late.ctypes.data
+        self._connected = legs.connected.ctypes.data
         index, fields = legs.index, self._fields
         for name, array in (
             ("legs", legs.inbound), ("uplink", legs.uplink), ("held", self._held), ("slots", index.slots),
@@ -148,6 +153,7 @@ class Sending:
         self._silence = silence
         self._version = -1
         self._dry = np.zeros(0, dtype=np.int64)
+        self._dry_at = 0
         self._fields = _SendingFields(
             first=first, unit=unit, step=step, staged_frames=STAGED, silence=silence.ctypes.data
         )
@@ -157,7 +163,7 @@ class Sending:
         """Those of `rows` that should speak and have nothing ready."""
         if legs.version != self._version:
             self._bind(legs)
-        found = self._library.dry(self._at, rows.ctypes.data, rows.size, self._dry.ctypes.data)
+        found = self._library.dry(self._at, rows.ctypes.data, rows.size, self._dry_at)
         return self._dry[:found].tolist() if found else []
 
     def pack(self, legs: Legs, rows: NDArray[np.int64]) -> None:
@@ -168,6 +174,7 @@ class Sending:
 
     def _bind(self, legs: Legs) -> None:
         self._dry = np.zeros(legs.capacity, dtype=np.int64)
+        self._dry_at = self._dry.ctypes.data
         fields = self._fields
         fields.staged, fields.packets = legs.staged.ctypes.data, legs.outbox.data.ctypes.data
         fields.packet_bytes, fields.legs = legs.outbox.data.shape[1], legs.outbound.ctypes.data

@@ -107,18 +107,29 @@ class Listen:
             self._count_if("address", count - pending.size)
             self._rounds(legs, block, count, rows_of, pending, now)
             return rows_of
-        rows_of, others, tapped = self._taking.take(
-            legs, block, count, lambda *chunks: self._completed(legs.generation, *chunks)
-        )
+        rows_of, others = self._take(legs, block, 0, count)
+        rows_of = rows_of[:count]
         self._count_if("address", int(np.count_nonzero(rows_of < 0)))
-        for at in tapped:
-            self._tap_payload(int(rows_of[at]), block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in])
         if len(others) > _SINGLY:
             self._rounds(legs, block, count, rows_of, np.array(others), now)
-        else:
-            for at in others:
-                self._datagram_at(legs, int(rows_of[at]), block, at, now)
+            return rows_of
+        begun: set[int] = set()
+        for at in others:
+            row = int(rows_of[at])
+            if row not in begun or self._take(legs, block, at, at + 1)[1]:
+                begun.add(row)
+                self._datagram_at(legs, row, block, at, now)
         return rows_of
+
+    def _take(self, legs: Legs, block: Block, first: int, end: int) -> tuple[NDArray[np.int64], list[int]]:
+        """What is in its turn of these rows of `block`, by machine code: whose each is, and which are left to do."""
+        assert self._taking is not None
+        rows_of, others, tapped = self._taking.take(
+            legs, block, first, end, lambda *chunks: self._completed(legs.generation, *chunks)
+        )
+        for at in tapped:
+            self._tap_payload(int(rows_of[at]), block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in])
+        return rows_of, others
 
     def _datagram_at(self, legs: Legs, row: int, block: Block, at: int, now: float) -> None:
         data = block.data[at, : block.length[at]].tobytes()

@@ -1,12 +1,12 @@
 """The tick's loops as machine code (`tick.c`), where the package was built with a C compiler; numpy and ctypes do the same without.
 
-Every call holds the interpreter's lock, like a numpy operation: none of them waits.
+A call holds the interpreter's lock, like a numpy operation, for none of them waits; but for sending, which is most of the tick's work and its last: the event
+loop goes on meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ class Native:
     """The library's functions. :raises OSError: when it cannot be used here."""
 
     def __init__(self, path: Path) -> None:
-        library = ctypes.PyDLL(str(path))
+        library, unlocked = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         sizes = ctypes.c_int64(), ctypes.c_int64()
         if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
             raise OSError(f"{path.name}: expected version {_VERSION}")
@@ -37,24 +37,24 @@ class Native:
         self.receive = self._function(
             library, "receive", ctypes.c_int, _pointer, *[_int] * 4, _double, _double, *[_pointer] * 3
         )
-        self.send = self._function(library, "send", ctypes.c_int, _pointer, _pointer, _int, _pointer, _int)
+        self.send = self._function(unlocked, "send", ctypes.c_int, _pointer, _pointer, _int, _pointer, _int)
 
     @staticmethod
-    def _function(library: ctypes.PyDLL, name: str, *arguments: Any) -> Callable[..., int]:
+    def _function(library: ctypes.CDLL, name: str, *arguments: Any) -> Callable[..., int]:
         function: Any = getattr(library, f"kallglot_{name}")
         function.argtypes, function.restype = arguments, None if name == "pack" else _int
         return function  # type: ignore[no-any-return]
 
 
 def _load() -> Native | None:
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_tick{suffix}")
-        if path.exists():
-            try:
-                return Native(path)
-            except (OSError, AttributeError) as error:  # of another machine or version, or without recvmmsg
-                log.warning("native_media_unusable", extra={"error": str(error)})
-    return None
+    path = Path(__file__).with_name("_tick.so")
+    if not path.exists():
+        return None
+    try:
+        return Native(path)
+    except (OSError, AttributeError) as error:  # of another machine or version, or without recvmmsg
+        log.warning("native_media_unusable", extra={"error": str(error)})
+        return None
 
 
 LIBRARY = _load()
