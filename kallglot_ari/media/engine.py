@@ -140,8 +140,12 @@ class MediaEngine:
         self._worker = Worker(plane, self._clock, self._post)
         self._worker.start()
         log.info(
-            "media_started", extra={"bind": self._settings.bind, "port": sock.port, "format": self._format.asterisk}
-        )
+            "media_started",
+            extra={
+                "bind": self._settings.bind, "port": sock.port, "format": self._format.asterisk,
+                "native": self._library is not None,
+            },
+        )  # fmt: skip
 
     async def _open_socket(self) -> Socket:
         if self._settings.transport == "rtp":
