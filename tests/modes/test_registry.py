@@ -1,4 +1,4 @@
-"""The registry: a call that has ended is gone at once, with all that it held, and needs no garbage collector for that."""
+"""The registry: a call that has ended is gone at once, with all that it held, and needs no garbage collector for that; and it tells quiet times."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.modes.sip_quality import SipQualities
+from kallglot_ari.tasks import Tasks
 from tests.calls.script import CALLER, plan
 from tests.modes.trunk_fakes import FakeHub, FakeStore, FakeTranslator
 
@@ -191,4 +192,28 @@ async def test_a_stream_that_ends_after_its_call_is_harmless() -> None:
     await bench.gone()
     sink(StreamEnd(ended=True, reason="completed"))
     assert len(bench.calls) == 0
+    await bench.outbox.stop(1)
+
+
+async def test_quiet_is_without_a_call_for_some_time() -> None:
+    bench, tasks = Bench(), Tasks("test")
+    busy = tasks.spawn(bench.calls.wait_busy(), name="busy")
+    await asyncio.sleep(0)
+    assert not busy.done()
+    await bench.calls.wait_quiet(0)
+    await bench.up("kg-t-1")
+    assert busy.done()
+    at_once = tasks.spawn(bench.calls.wait_quiet(0), name="quiet")
+    late = tasks.spawn(bench.calls.wait_quiet(3600), name="quiet")
+    await asyncio.sleep(0)
+    assert not at_once.done()
+    await bench.gone()
+    async with asyncio.timeout(5):
+        await at_once
+    bench.kallglot.streams.clear()
+    bench.media.flows.clear()
+    await bench.up("kg-t-2")
+    await bench.gone()
+    assert not late.done()
+    await tasks.close()
     await bench.outbox.stop(1)
