@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from kallglot_ari import log
+from kallglot_ari import log, memory
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
@@ -55,6 +55,8 @@ CLAIM_EVERY = 1.0
 TAKE_OVER_SECONDS = 10.0
 """How long a run that takes over waits for the other to let go; then that one is taken for dead."""
 MEDIA_SILENT = 5.0
+QUIET_SECONDS = 10.0
+"""Without a call; then the memory that calls took is given back."""
 WEBHOOKS = ("session.ended", "transcript.ready", "recording.ready")
 """What the embedded Kallglot notifies us of; the rest its streams tell."""
 
@@ -246,6 +248,7 @@ class Service:
         self.outbox.watch(f"{instance_name(s)}-t-", self.trunk.live_keys)
         self.outbox.watch(f"{instance_name(s)}-p-", self.pbx.live_keys)
         self._tasks.spawn(self._probe(), name="probe")
+        self._tasks.spawn(self._give_back(), name="memory")
         self._on_stop("tasks", self._tasks.close)
         web_settings = s.web
         if self.embedded is not None and not s.web.webhook_secret.get_secret_value():
@@ -347,6 +350,13 @@ class Service:
             except ApiError as error:
                 self._api_problem = str(error)
             await asyncio.sleep(PROBE_SECONDS if not self._api_problem else 2.0)
+
+    async def _give_back(self) -> None:
+        """After the last of some calls: the memory that they took. Not while there are calls: they would hear it."""
+        while True:
+            await self.stasis.calls.wait_busy()
+            await self.stasis.calls.wait_quiet(QUIET_SECONDS)
+            memory.give_back()
 
     async def live(self) -> list[str]:
         """Reasons why this process should be restarted; its calls are taken up by the next."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from kallglot_ari import __version__, log, settings
+from kallglot_ari import __version__, log, memory, settings
 from kallglot_ari.arguments import Parser, port, ring_seconds
 from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
 
@@ -28,6 +28,7 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    memory.one_heap()
     gc.disable()  # calls of a run that was killed wait for the end of the imports; what they bring is never garbage
     from kallglot_ari.serve import serve
 

@@ -30,36 +30,6 @@ class CallMachine(Call):
         super().__init__(plan, now, wall)
         self._outstanding: set[c.Command] = set()
         self._finished = False
-        self._handlers: dict[type[e.Event], Callable[[Any], list[c.Command]]] = {
-            e.ChannelEntered: self._entered,
-            e.ChannelLeft: self._left,
-            e.ChannelGone: self._gone,
-            e.CandidateLost: self._lost,
-            e.HangupRequested: self._hangup_requested,
-            e.ChannelRinging: self._ringing,
-            e.BridgeGone: self._bridge_gone,
-            e.DtmfReceived: lambda ev: features.dialled(self, ev),
-            e.HoldChanged: self._hold,
-            e.Done: self._done,
-            e.Failed: self._failed,
-            e.SessionCreated: self._session_created,
-            e.StreamUp: self._stream_up,
-            e.StreamDown: self._stream_down,
-            e.TimerFired: self._timer,
-            e.HangupAsked: lambda _: finish(self, EndReason.COMPLETED, DialplanStatus.COMPLETED),
-            e.TransferAsked: lambda ev: transfers.asked(self, ev),
-            e.FetchAsked: lambda ev: transfers.fetch(self, ev),
-            e.PartyReplaced: lambda ev: transfers.replaced(self, ev),
-            e.PartyGiven: lambda ev: transfers.given(self, ev),
-            e.DialplanAsked: lambda ev: transfers.to_dialplan(self, ev),
-            e.PartyDropped: self._dropped,
-            e.DtmfAsked: self._send_dtmf,
-            e.OriginalAsked: lambda ev: features.original(self, ev),
-            e.SuperviseAsked: lambda ev: supervising.asked(self, ev),
-            e.SuperviseChanged: lambda ev: supervising.changed(self, ev),
-            e.PartyJoined: self._joined,
-            e.PartyAsked: self._party_asked,
-        }
 
     # --- in and out --------------------------------------------------------------------------------------------------
 
@@ -83,7 +53,7 @@ class CallMachine(Call):
     def handle(self, event: e.Event, now: float, wall: datetime) -> list[c.Command]:
         """What `event` leads to. Events that mean nothing (any more) lead to nothing."""
         self.now, self.wall = now, wall
-        return self._follow(self._handlers[type(event)](event))
+        return self._follow(_HANDLERS[type(event)](self, event))
 
     def go_on(self, commands: list[c.Command]) -> list[c.Command]:
         """The first commands of a call that another process had: `commands`, and what its state still lacks."""
@@ -338,3 +308,36 @@ class CallMachine(Call):
             return []
         leg = self.add_party(event.speaker, event.language)
         return dialling.dial_for(self, event.endpoint, leg.id, event.timeout)[1]
+
+
+_HANDLERS: dict[type[e.Event], Callable[[CallMachine, Any], list[c.Command]]] = {
+    e.ChannelEntered: CallMachine._entered,
+    e.ChannelLeft: CallMachine._left,
+    e.ChannelGone: CallMachine._gone,
+    e.CandidateLost: CallMachine._lost,
+    e.HangupRequested: CallMachine._hangup_requested,
+    e.ChannelRinging: CallMachine._ringing,
+    e.BridgeGone: CallMachine._bridge_gone,
+    e.DtmfReceived: features.dialled,
+    e.HoldChanged: CallMachine._hold,
+    e.Done: CallMachine._done,
+    e.Failed: CallMachine._failed,
+    e.SessionCreated: CallMachine._session_created,
+    e.StreamUp: CallMachine._stream_up,
+    e.StreamDown: CallMachine._stream_down,
+    e.TimerFired: CallMachine._timer,
+    e.HangupAsked: lambda call, _: finish(call, EndReason.COMPLETED, DialplanStatus.COMPLETED),
+    e.TransferAsked: transfers.asked,
+    e.FetchAsked: transfers.fetch,
+    e.PartyReplaced: transfers.replaced,
+    e.PartyGiven: transfers.given,
+    e.DialplanAsked: transfers.to_dialplan,
+    e.PartyDropped: CallMachine._dropped,
+    e.DtmfAsked: CallMachine._send_dtmf,
+    e.OriginalAsked: features.original,
+    e.SuperviseAsked: supervising.asked,
+    e.SuperviseChanged: supervising.changed,
+    e.PartyJoined: CallMachine._joined,
+    e.PartyAsked: CallMachine._party_asked,
+}
+"""One table for all calls: a machine that held its own methods would wait for the garbage collector."""

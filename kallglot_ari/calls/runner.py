@@ -48,7 +48,7 @@ class CallRunner:
         self._on_changed = on_changed
         self._inbox: deque[e.Event] = deque()
         self._busy = True  # until the start, events wait
-        self._lanes: dict[str, deque[c.Command]] = {}
+        self._lanes: dict[str, list[c.Command]] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks = Tasks(self.id)
@@ -101,8 +101,7 @@ class CallRunner:
                 task.cancel()
             lane = self._lanes.get(command.lane)
             if lane is None:
-                lane = self._lanes[command.lane] = deque()
-                lane.append(command)
+                lane = self._lanes[command.lane] = [command]
                 self._tasks.spawn(self._run_lane(command.lane, lane), name=command.lane)
             else:
                 lane.append(command)
@@ -134,9 +133,9 @@ class CallRunner:
         self._timers.pop(name, None)
         self.post(e.TimerFired(name))
 
-    async def _run_lane(self, name: str, lane: deque[c.Command]) -> None:
+    async def _run_lane(self, name: str, lane: list[c.Command]) -> None:
         while lane:
-            command = lane.popleft()
+            command = lane.pop(0)
             self.post(await self._one(command))
         del self._lanes[name]
         if self._finish is not None and not self._lanes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from weakref import ref
 
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.calls import commands as c
@@ -87,7 +88,11 @@ class CallActions:
 
     def __init__(self, plant: Plant, runner: CallRunner, request: SessionRequest) -> None:
         self._plant = plant
-        self._runner = runner
+        self._call_id = runner.id
+        self._machine = runner.machine
+        self._tasks = runner.tasks
+        self._runner = ref(runner)
+        """Weak: the runner has us, and what is in no circle is freed as soon as the call has ended."""
         self._request = request
         self._flows: dict[str, Flow] = {}
         self._quality: dict[str, LegQuality] = {}
@@ -104,11 +109,11 @@ class CallActions:
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
         """Link and label → leg."""
-        self._diagnosis = Diagnosis(runner.id, plant.debug, plant.media)
-        self._transcripts = Transcripts(runner.id, plant.store, plant.hub, plant.clock, runner.tasks)
+        self._diagnosis = Diagnosis(self._call_id, plant.debug, plant.media)
+        self._transcripts = Transcripts(self._call_id, plant.store, plant.hub, plant.clock, self._tasks)
         self._saving = False
         self._latency = TurnLatency(plant.metrics.translation_latency)
-        self._log = get(__name__).bind(call=runner.id)
+        self._log = get(__name__).bind(call=self._call_id)
 
     # --- at once -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +159,7 @@ class CallActions:
 
     def _publish(self, command: c.Publish) -> None:
         self._log.info(command.event, **{k: v for k, v in command.data.items() if k != "event"})
-        self._plant.hub.publish(command.event, self._runner.id, command.data)
+        self._plant.hub.publish(command.event, self._call_id, command.data)
         if command.event == "call.active":
             self._plant.metrics.call_setup.observe(command.data["setup_seconds"])
         if command.event == "ladder":
@@ -166,12 +171,12 @@ class CallActions:
         """Calls write little and late, so that the outbox, which calls wait for, is never behind them in the store."""
         if not self._saving:
             self._saving = True
-            self._runner.tasks.spawn(self._save_later(), name="save")
+            self._tasks.spawn(self._save_later(), name="save")
 
     async def _save_later(self) -> None:
         await asyncio.sleep(SAVE_AFTER)
         self._saving = False
-        if not self._runner.machine.finished:  # then its last save is done, and the store may be closed
+        if not self._machine.finished:  # then its last save is done, and the store may be closed
             await self.save()
 
     async def save(self) -> None:
@@ -183,8 +188,8 @@ class CallActions:
 
     def view(self) -> CallView:
         """The call with its media's figures."""
-        view = self._runner.machine.view()
-        for leg, shown in zip(self._runner.machine.legs.values(), view.legs, strict=True):
+        view = self._machine.view()
+        for leg, shown in zip(self._machine.legs.values(), view.legs, strict=True):
             flow = self._flows.get(leg.id)
             shown.quality = flow.quality() if flow else self._quality.get(leg.id, LegQuality())
             shown.sip = self._plant.sip.of(leg.channel_id)
@@ -253,12 +258,12 @@ class CallActions:
     async def _kallglot(self, command: c.Command) -> e.Event | None:
         match command:
             case c.CreateSession():
-                session = await self._plant.outbox.create(command.key, self._runner.id, self._request_of(command))
+                session = await self._plant.outbox.create(command.key, self._call_id, self._request_of(command))
                 return e.SessionCreated(command, session)
             case c.EndSession():
                 await self._plant.outbox.end(command.key, command.session_id, command.reason.value)
                 self._plant.hub.publish(
-                    "session.ended", self._runner.id, {"session_id": command.session_id, "reason": command.reason.value}
+                    "session.ended", self._call_id, {"session_id": command.session_id, "reason": command.reason.value}
                 )
             case c.OpenStream():
                 await self._open_stream(command)
@@ -281,7 +286,7 @@ class CallActions:
         if command.mode != request.mode:  # from Kallglot alone to a person
             metadata["context"] = self._transcripts.context()
             turns = [{"speaker": turn.speaker, "text": turn.text} for turn in self._transcripts.said]
-            self._plant.hub.publish("handover", self._runner.id, {"transcript": turns})
+            self._plant.hub.publish("handover", self._call_id, {"transcript": turns})
         return replace(
             request,
             metadata=metadata,
@@ -336,7 +341,7 @@ class CallActions:
         )
 
     async def _create_media(self, command: c.CreateMedia) -> None:
-        leg = self._runner.machine.legs.get(command.leg)
+        leg = self._machine.legs.get(command.leg)
         if leg is None:
             raise AriNotFound(f"leg {command.leg} is gone")
         flow = self._open_flow(leg, command.channel_id)
@@ -443,14 +448,13 @@ class CallActions:
                 self._transcripts.take(self._named(link, event.turn))
             case StreamProblem():
                 self._log.warning("stream_problem", code=event.code, message=event.message)
-                self._plant.hub.publish(
-                    "stream.problem", self._runner.id, {"code": event.code, "message": event.message}
-                )
+                self._plant.hub.publish("stream.problem", self._call_id, {"code": event.code, "message": event.message})
             case StreamEnd():
                 if current:
                     del self._streams[link]
                     self._replay.lost(link, self._plant.clock.now())
-                    self._runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
+                    if (runner := self._runner()) is not None:
+                        runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass
 
@@ -462,12 +466,12 @@ class CallActions:
     def _interrupted(self, leg: str) -> None:
         """The party spoke into an answer; the media have dropped what was there of it."""
         self._answers.interrupted(leg, self._plant.clock.now())
-        party = self._runner.machine.legs.get(leg)
-        self._plant.hub.publish("barge_in", self._runner.id, {"speaker": party.speaker if party else ""})
+        party = self._machine.legs.get(leg)
+        self._plant.hub.publish("barge_in", self._call_id, {"speaker": party.speaker if party else ""})
 
     def _named(self, link: str, turn: TranscriptTurn) -> TranscriptTurn:
         """With the call's own name of the speaker, and an id that no other session of the call has."""
-        leg = self._runner.machine.legs.get(self._who.get((link, turn.speaker), ""))
+        leg = self._machine.legs.get(self._who.get((link, turn.speaker), ""))
         speaker = leg.speaker if leg else turn.speaker
         return replace(turn, speaker=speaker, id=f"{link}.{turn.id}" if link else turn.id)
 
@@ -483,7 +487,7 @@ class CallActions:
 
     def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
         """The one line of a finished call."""
-        view = self._runner.machine.view()
+        view = self._machine.view()
         line: dict[str, object] = {
             "session": view.session_id,
             "end_reason": finish.reason.value,

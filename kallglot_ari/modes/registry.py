@@ -30,6 +30,7 @@ class Registry:
         self._callers: dict[str, str] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        self._busy = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._runners)
@@ -97,6 +98,7 @@ class Registry:
         if machine.plan.customer_channel:
             self.adopt(machine.plan.customer_channel, runner)
         self._empty.clear()
+        self._busy.set()
         self._plant.metrics.calls_active.set(len(self._runners))
         return runner, actions
 
@@ -118,6 +120,21 @@ class Registry:
         runner.tasks.spawn(actions.save(), name="last-save")
         if not self._runners:
             self._empty.set()
+            self._busy.clear()
+
+    async def wait_busy(self) -> None:
+        """Wait until a call is up."""
+        await self._busy.wait()
+
+    async def wait_quiet(self, seconds: float) -> None:
+        """Wait until there has been no call for `seconds`."""
+        while True:
+            await self._empty.wait()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._busy.wait()
+            except TimeoutError:
+                return
 
     async def wait_empty(self, seconds: float) -> bool:
         """Wait until no call is up; False when some still are."""

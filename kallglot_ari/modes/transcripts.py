@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 
 from kallglot_ari.calls.interfaces import CallStore, Hub
@@ -27,7 +26,7 @@ class Transcripts:
         self._hub = hub
         self._clock = clock
         self._tasks = tasks
-        self._waiting: asyncio.Queue[tuple[TranscriptTurn, float]] = asyncio.Queue(TURNS_WAITING)
+        self._waiting: deque[tuple[TranscriptTurn, float]] = deque()
         self._writing = False
         self._log = get(__name__).bind(call=call_id)
         self.said: deque[TranscriptTurn] = deque(maxlen=TURNS_WAITING)
@@ -46,18 +45,18 @@ class Transcripts:
         if not turn.final:
             return
         self.said.append(turn)
-        if self._waiting.full():
-            self._waiting.get_nowait()
+        if len(self._waiting) == TURNS_WAITING:
+            self._waiting.popleft()
             self._log.warning("transcript_not_kept", turn=turn.id)
-        self._waiting.put_nowait((turn, self._clock.wall().timestamp()))
+        self._waiting.append((turn, self._clock.wall().timestamp()))
         if not self._writing:
             self._writing = True
             self._tasks.spawn(self._write(), name="transcript")
 
     async def _write(self) -> None:
         try:
-            while not self._waiting.empty():
-                turn, at = self._waiting.get_nowait()
+            while self._waiting:
+                turn, at = self._waiting.popleft()
                 try:
                     await self._store.add_turn(self._call_id, turn, at)
                 except StoreError as error:

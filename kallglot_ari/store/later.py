@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from kallglot_ari import log
@@ -14,23 +14,25 @@ AGAIN = 5.0
 KEPT_MAX = 5000
 """Writes kept; beyond it the oldest is lost, and told."""
 
+Row = Mapping[str, Any]
+
 _log = log.get(__name__)
 
 
 class Later:
-    """Keeps the newest write of each key. `execute` makes it again: what it is, and the statement."""
+    """Keeps the newest write of each key. `execute` makes it again: what it is, the statement, and its row."""
 
-    def __init__(self, execute: Callable[[str, Any], Awaitable[Any]]) -> None:
+    def __init__(self, execute: Callable[[str, Any, Row], Awaitable[Any]]) -> None:
         self._execute = execute
-        self._kept: dict[tuple[str, ...], tuple[str, Any]] = {}
+        self._kept: dict[tuple[str, ...], tuple[str, Any, Row]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, key: tuple[str, ...], what: str, statement: Any) -> None:
+    def keep(self, key: tuple[str, ...], what: str, statement: Any, row: Row) -> None:
         """To be written later, in place of what was kept under `key`."""
         self._kept.pop(key, None)
-        self._kept[key] = what, statement
+        self._kept[key] = what, statement, row
         while len(self._kept) > KEPT_MAX:
             lost = next(iter(self._kept))
             del self._kept[lost]
@@ -50,14 +52,14 @@ class Later:
     async def write(self) -> int:
         """Write what is kept, the oldest first, until one fails; returns how many were written."""
         written = 0
-        for key, (what, statement) in list(self._kept.items()):
-            if self._kept.get(key, ("", None))[1] is not statement:
+        for key, kept in list(self._kept.items()):
+            if self._kept.get(key) is not kept:
                 continue  # something newer is kept or written by now
             try:
-                await self._execute(what, statement)
+                await self._execute(*kept)
             except StoreError:
                 break
             written += 1
-            if self._kept.get(key, ("", None))[1] is statement:
+            if self._kept.get(key) is kept:
                 del self._kept[key]
         return written

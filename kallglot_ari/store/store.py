@@ -12,8 +12,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, Table, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Select, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kallglot_ari import log
@@ -22,8 +21,9 @@ from kallglot_ari.calls.model import CallState, CallView, TranscriptTurn
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import KallglotAriError, StoreError
 from kallglot_ari.settings import StoreSettings
-from kallglot_ari.store import connect, damage, migrations, rows, schema
-from kallglot_ari.store.later import Later
+from kallglot_ari.store import connect, damage, migrations, rows, schema, upserts
+from kallglot_ari.store.later import Later, Row
+from kallglot_ari.store.upserts import Insert, Upserts
 from kallglot_ari.store.writer import Outcome, Writer, attempt
 from kallglot_ari.tasks import Tasks
 
@@ -35,6 +35,10 @@ SEEN_SECONDS = 3 * 86400.0
 LIST_MAX = 1000
 _RETENTION_EVERY = 3600.0
 _RETENTION_BATCH = 500
+
+_DELETE_MAPPING = delete(schema.mappings).where(
+    schema.mappings.c.kind == bindparam("of"), schema.mappings.c.key == bindparam("named")
+)
 
 _log = log.get(__name__)
 
@@ -138,18 +142,14 @@ class Store:
                 table = schema.metadata.tables[name]
                 for row in found:
                     known = {c.name: row[c.name] for c in table.columns if c.name in row}
-                    await connection.execute(self._insert(table).values(known).on_conflict_do_nothing())
+                    await connection.execute(self._upserts.new(table).values(known))
 
         await self._write("carry over", work)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
     async def save_call(self, call: CallView) -> None:
-        row = rows.call_row(call)
-        statement = self._insert(schema.calls).values(row)
-        changed = {name: statement.excluded[name] for name in row if name != "id"}
-        statement = statement.on_conflict_do_update(index_elements=["id"], set_=changed)
-        await self._keep_at_it(("call", call.id), "save call", statement)
+        await self._keep_at_it(("call", call.id), "save call", self._upserts.call, rows.call_row(call))
 
     async def get_call(self, call_id: str) -> CallView | None:
         c = schema.calls.c
@@ -186,11 +186,7 @@ class Store:
     async def add_turn(self, call_id: str, turn: TranscriptTurn, at: float) -> None:
         """:param at: Unix seconds. The same turn again (same id, speaker and words) replaces the first in its place."""
         row = rows.turn_row(call_id, turn, at)
-        statement = self._insert(schema.turns).values(row)
-        statement = statement.on_conflict_do_update(
-            index_elements=["call_id", "fingerprint"], set_={"turn": statement.excluded.turn}
-        )
-        await self._keep_at_it(("turn", call_id, str(row["fingerprint"])), "add turn", statement)
+        await self._keep_at_it(("turn", call_id, str(row["fingerprint"])), "add turn", self._upserts.turn, row)
 
     async def turns(self, call_id: str) -> list[dict[str, Any]]:
         """``{sequence, id, speaker, language, text, translation {language, text} or None, timestamp}`` each, in order."""
@@ -207,18 +203,12 @@ class Store:
 
     async def session_intended(self, pending: PendingSession) -> None:
         """Written before the request that creates the session. Again with the same key: what is known already is kept."""
-        row = rows.pending_row(pending)
-        statement = self._insert(schema.pending).values(row)
-        kept = {name for name in ("session_id", "base_url", "reason") if not row[name]} | {"key", "created_at"}
-        changed = {name: statement.excluded[name] for name in row if name not in kept}
-        await self._execute("session intended", statement.on_conflict_do_update(index_elements=["key"], set_=changed))
+        await self._execute("session intended", self._upserts.session_intended, rows.pending_row(pending))
 
     async def session_created(self, key: str, session_id: str, base_url: str) -> None:
         """A key that is not there is entered: whatever went wrong before, a session that exists must be ended."""
         new = PendingSession(key, "", session_id, base_url, created_at=self._clock.wall().timestamp())
-        statement = self._insert(schema.pending).values(rows.pending_row(new))
-        changed = {name: statement.excluded[name] for name in ("session_id", "base_url")}
-        await self._execute("session created", statement.on_conflict_do_update(index_elements=["key"], set_=changed))
+        await self._execute("session created", self._upserts.session_created, rows.pending_row(new))
 
     async def session_to_end(self, key: str, reason: str) -> None:
         t = schema.pending
@@ -248,10 +238,8 @@ class Store:
     # --- mappings -----------------------------------------------------------------------------------------------------
 
     async def put_mapping(self, kind: str, key: str, value: dict[str, Any], *, expires_at: float | None = None) -> bool:
-        statement = self._insert(schema.mappings).values(
-            kind=rows.clean(kind), key=rows.clean(key), value=rows.dump(value), expires_at=expires_at
-        )
-        return await self._execute("put mapping", statement.on_conflict_do_nothing()) > 0
+        row = {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": expires_at}
+        return await self._execute("put mapping", self._upserts.new_mapping, row) > 0
 
     async def update_mapping(self, kind: str, key: str, value: dict[str, Any]) -> None:
         """Its expiry stays; a mapping that is not there stays away."""
@@ -261,23 +249,20 @@ class Store:
 
     async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
         """In one transaction; those that are replaced lose their expiry."""
-        table = schema.mappings
-        gone = [rows.clean(key) for key, value in changes.items() if value is None]
+        gone = [{"of": rows.clean(kind), "named": rows.clean(key)} for key, value in changes.items() if value is None]
         new = [
             {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": None}
             for key, value in changes.items()
             if value is not None
         ]
 
+        replace = self._upserts.mapping
+
         async def work(connection: AsyncConnection) -> None:
             if gone:
-                await connection.execute(delete(table).where(table.c.kind == rows.clean(kind), table.c.key.in_(gone)))
+                await connection.execute(_DELETE_MAPPING, gone)
             if new:
-                statement = self._insert(table)
-                changed = {name: statement.excluded[name] for name in ("value", "expires_at")}
-                await connection.execute(
-                    statement.on_conflict_do_update(index_elements=["kind", "key"], set_=changed), new
-                )
+                await connection.execute(replace, new)
 
         await self._write("write mappings", work)
 
@@ -309,13 +294,8 @@ class Store:
     # --- webhooks, health, retention ----------------------------------------------------------------------------------
 
     async def seen_once(self, event_id: str, now: float) -> bool:
-        statement = self._insert(schema.seen_events).values(id=rows.clean(event_id), at=now)
-        statement = statement.on_conflict_do_update(
-            index_elements=["id"],
-            set_={"at": statement.excluded.at},
-            where=schema.seen_events.c.at <= now - SEEN_SECONDS,
-        )
-        return await self._execute("seen once", statement) > 0
+        row = {"id": rows.clean(event_id), "at": now, "forgotten": now - SEEN_SECONDS}
+        return await self._execute("seen once", self._upserts.seen, row) > 0
 
     async def check(self) -> None:
         await self.put_mapping("_check", "_check", {})
@@ -353,29 +333,29 @@ class Store:
 
     # --- transactions -------------------------------------------------------------------------------------------------
 
-    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        engine = self._opened()
-        return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
+    @property
+    def _upserts(self) -> Upserts:
+        return upserts.of(self._opened().dialect.name)
 
     def _opened(self) -> AsyncEngine:
         if self._engine is None:
             raise StoreError("store: it is not open")
         return self._engine
 
-    async def _keep_at_it(self, key: tuple[str, ...], what: str, statement: Any) -> None:
+    async def _keep_at_it(self, key: tuple[str, ...], what: str, statement: Insert, row: Row) -> None:
         try:
-            await self._execute(what, statement)
+            await self._execute(what, statement, row)
         except StoreError:
             if self._engine is not None:
-                self._later.keep(key, what, statement)
+                self._later.keep(key, what, statement, row)
             raise
         self._later.done(key)
 
-    async def _execute(self, what: str, statement: Any) -> int:
-        """Run one statement; returns the rows it touched."""
+    async def _execute(self, what: str, statement: Any, row: Row | None = None) -> int:
+        """Run one statement, with the values of a row; returns the rows it touched."""
 
         async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(statement)).rowcount
+            return (await connection.execute(statement, row)).rowcount
 
         return await self._write(what, work)
 

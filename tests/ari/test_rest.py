@@ -156,6 +156,27 @@ async def test_no_answer_in_time(fake: FakeAsterisk, monkeypatch: pytest.MonkeyP
     await client.close()
 
 
+async def test_requests_beyond_the_pool_wait_within_their_time(
+    fake: FakeAsterisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "POOL", 2)
+    monkeypatch.setattr(rest, "TIMEOUT", 0.3)
+    release = asyncio.Event()
+
+    async def later(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response(status=204)
+
+    client = AriClient(fake.settings(), Metrics(), SystemClock())
+    fake.answers["POST", "/channels/c1/answer"] = later
+    asked = await asyncio.gather(*(client.channels.answer("c1") for _ in range(6)), return_exceptions=True)
+    assert [type(error) for error in asked] == [errors.AriUnavailable] * 6
+    assert len(fake.seen) == 2, "the others' time was over before their turn came"
+    release.set()
+    await asyncio.gather(*(client.channels.answer("c1") for _ in range(6)))
+    await client.close()
+
+
 async def test_nobody_there_and_closed(fake: FakeAsterisk, client: AriClient) -> None:
     await fake.stop()
     with pytest.raises(errors.AriUnavailable, match=r"no connection to .*is Asterisk running") as caught:

@@ -128,3 +128,9 @@ async def test_who_still_waits_when_the_store_is_closed_is_told(store: Store) ->
     await store.close()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [str(outcome).rpartition(": ")[2] for outcome in outcomes] == ["the store was closed"] * 4
+
+
+async def test_a_connection_keeps_little_of_the_file(store: Store) -> None:
+    assert store._engine is not None
+    async with store._engine.connect() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA cache_size")).scalar() == -512
