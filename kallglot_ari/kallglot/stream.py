@@ -57,6 +57,9 @@ class Stream:
         self._queue: deque[tuple[str, UplinkChunk]] = deque()
         self._room = max(8, 2 * _QUEUE_MS // settings.chunk_ms)
         self._waiting = asyncio.Event()
+        self._direct: Socket | None = None
+        """Where chunks go at once while none waits and the transport is not behind."""
+        self._transmitting = False
         self._unobserved: deque[float] = deque(maxlen=64)
         self._tasks = Tasks(f"kallglot.stream.{session.id}")
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -75,6 +78,7 @@ class Stream:
         """
         if isinstance(self._socket, Socket):
             self._socket.keep_short(self._backlog)
+            self._socket.listen(self._hear)
         self._tasks.spawn(self._receive(), name="receive")
         if self._settings.contract == "provider":
             self._became_ready()
@@ -87,13 +91,22 @@ class Stream:
         except BaseException:
             await self._abandon()
             raise
+        if isinstance(self._socket, Socket):
+            self._direct = self._socket
         self._tasks.spawn(self._send(), name="send")
         if self._encoder.ping() is not None:
             self._tasks.spawn(self._keep_alive(), name="ping")
 
     def send(self, speaker: str, chunk: UplinkChunk) -> None:
-        """Queue a chunk; when the queue is full the oldest goes, counted."""
+        """Send a chunk, or queue it where the transport is behind; when the queue is full the oldest goes, counted."""
         if self._closing or self._ended:
+            return
+        socket = self._direct
+        if socket is not None and not self._queue and not self._transmitting and socket.takes(self._backlog):
+            if messages := self._encoded(speaker, chunk):
+                for text in messages:
+                    socket.send_now(text)
+                self._observe()
             return
         if len(self._queue) >= self._room:
             self._queue.popleft()
@@ -122,6 +135,19 @@ class Stream:
         await self._tasks.close()
 
     # --- server → client ---
+
+    def _hear(self, message: str) -> None:
+        """A text message that `_receive` need not wake for."""
+        if self._ended:
+            return
+        now = self._heard_at = self._clock.now()
+        for event in self._decoder.decode(message, received_at=now):
+            if type(event) is StreamSpeech and self._is_ready:
+                self._call_sink(event)
+            else:
+                self._handle(event)
+        if self._ended and not self._closing:
+            self._tasks.spawn(self._hang_up(), name="hang_up")
 
     async def _receive(self) -> None:
         handled = 0
@@ -244,19 +270,33 @@ class Stream:
             await asyncio.sleep(0.02)
 
     async def _transmit(self, speaker: str, chunk: UplinkChunk) -> None:
+        messages = self._encoded(speaker, chunk)
+        self._transmitting = True
+        try:
+            for text in messages:
+                await self._socket.send_frame(text, aiohttp.WSMsgType.TEXT)
+        finally:
+            self._transmitting = False
+        if messages:
+            self._observe()
+
+    def _encoded(self, speaker: str, chunk: UplinkChunk) -> list[bytes]:
+        """The messages that are to be sent now that `chunk` has come."""
         try:
             messages = self._encoder.audio(speaker, chunk)
         except ValueError as error:
             self._metrics.stream_messages.labels("unsendable").inc()
             self._log.warning("stream_chunk_unsendable", speaker=speaker, why=str(error))
-            return
+            return []
         self._unobserved.append(chunk.received_at)
-        for text in messages:
-            await self._socket.send_frame(text, aiohttp.WSMsgType.TEXT)
-        if messages:
-            now = self._clock.now()
-            while self._unobserved:
-                self._metrics.uplink_latency.observe(max(0.0, now - self._unobserved.popleft()))
+        return messages
+
+    def _observe(self) -> None:
+        """What was encoded is with the transport."""
+        now, observe = self._clock.now(), self._metrics.uplink_latency.observe
+        for received_at in self._unobserved:
+            observe(now - received_at if now > received_at else 0.0)
+        self._unobserved.clear()
 
     async def _keep_alive(self) -> None:
         """Ping; when nothing at all came since the last one, the connection is lost, however alive TCP may think it is."""

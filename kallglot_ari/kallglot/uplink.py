@@ -13,28 +13,47 @@ from kallglot_ari.kallglot import assumed
 from kallglot_ari.kallglot.interleave import Interleaver
 
 
+class _Leg:
+    """Where one leg is on the line."""
+
+    __slots__ = ("at", "audio", "own", "shift")
+
+    def __init__(self, shift: int, own: int) -> None:
+        self.shift = shift
+        self.own = own
+        self.at = 0
+        self.audio: StreamAudio | None = None
+
+    def end(self) -> int:
+        """Where what it said last ends."""
+        if self.audio is None:
+            return 0
+        width = 2 if self.audio.encoding == "pcm_16" else 1
+        return self.at + len(self.audio.payload) * 1000 // (self.audio.sample_rate * width)
+
+
 class Timeline:
     """Puts the legs' own times, which start at each leg's first packet, on the stream's one time line."""
 
     def __init__(self) -> None:
         self._epoch: float | None = None
-        self._shifts: dict[str, int] = {}
-        self._own: dict[str, int] = {}
-        self._ends: dict[str, int] = {}
+        self._legs: dict[str, _Leg] = {}
 
     def at(self, speaker: str, chunk: UplinkChunk) -> int:
         """Milliseconds from the stream's first chunk to `chunk`."""
-        if self._epoch is None:
-            self._epoch = chunk.received_at
-        if speaker not in self._shifts or chunk.timestamp_ms < self._own[speaker]:
+        audio, own, received_at = chunk
+        leg = self._legs.get(speaker)
+        if leg is None or own < leg.own:
+            if self._epoch is None:
+                self._epoch = received_at
             # A leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that;
             # one whose media channel was made anew counts from 0 again, and goes on after what it has said.
-            begin = max(self._ends.get(speaker, 0), round((chunk.received_at - self._epoch) * 1000))
-            self._shifts[speaker] = begin - chunk.timestamp_ms
-        at = max(0, chunk.timestamp_ms + self._shifts[speaker])
-        self._own[speaker] = chunk.timestamp_ms
-        width = 2 if chunk.audio.encoding == "pcm_16" else 1
-        self._ends[speaker] = at + len(chunk.audio.payload) * 1000 // (chunk.audio.sample_rate * width)
+            begin = max(leg.end() if leg is not None else 0, round((received_at - self._epoch) * 1000))
+            leg = self._legs[speaker] = _Leg(begin - own, own)
+        at = own + leg.shift
+        leg.at = at = at if at > 0 else 0
+        leg.own = own
+        leg.audio = audio
         return at
 
 

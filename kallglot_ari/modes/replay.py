@@ -22,10 +22,12 @@ class Replay:
         self._lost: dict[str, float] = {}
 
     def spoke(self, link: str, label: str, chunk: UplinkChunk) -> None:
-        said = self._said.setdefault(link, deque())
+        said = self._said.get(link)
+        if said is None:
+            said = self._said[link] = deque()
         said.append((label, chunk))
-        keep = LONGEST if link in self._lost else BEFORE
-        while said[0][1].received_at < chunk.received_at - keep:
+        oldest = chunk.received_at - (LONGEST if link in self._lost else BEFORE)
+        while said[0][1].received_at < oldest:
             said.popleft()
 
     def lost(self, link: str, now: float) -> None:
