@@ -17,9 +17,9 @@ help:
 	@echo "make dist    a release in dist/: wheel, locked packages, SBOM, checksums"
 	@echo "make clean   remove what the above made here"
 
-# The stamp is redone when setup.cfg changes, so a second run is quick.
+# The stamp is redone when one of these changes, so a second run is quick.
 venv: $(VENV)/.stamp
-$(VENV)/.stamp: setup.cfg setup.py tools/prepare
+$(VENV)/.stamp: setup.cfg setup.py kallglot_ari/media/tick.c tools/prepare
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/prepare
 
 # The offline engine needs models, 1.3 GB, which are fetched once (docs/interpreter.md).

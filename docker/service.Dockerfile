@@ -1,13 +1,18 @@
 # The service. For the offline interpreter: --build-arg EXTRAS=[offline] --build-arg PACKAGES="libopus0 espeak-ng".
+FROM python:3.12-slim AS build
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev
+COPY . /src
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel /src
+
 FROM python:3.12-slim
 ARG EXTRAS=
 ARG PACKAGES=libopus0
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $PACKAGES \
  && rm -rf /var/lib/apt/lists/*
-COPY . /src
-RUN pip install --no-cache-dir "/src${EXTRAS}" \
- && rm -rf /src \
+COPY --from=build /wheel /wheel
+RUN pip install --no-cache-dir "$(echo /wheel/*.whl)${EXTRAS}" \
+ && rm -rf /wheel \
  && useradd --uid 1500 --no-create-home --shell /usr/sbin/nologin lab \
  && install -d -o lab -g lab /var/lib/kallglot-ari
 USER lab

@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if tuple(map(int, setuptools.split(".")[:2])) < (70, 1):
         missing(f"setuptools {setuptools}: 70.1 builds a wheel by itself")
     folder = tmp_path_factory.mktemp("wheel")
-    unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "*.so")
     for name in ("kallglot_ari", "asterisk-conf"):
         shutil.copytree(TREE / name, folder / "src" / name, ignore=unwanted)
     for name in ("setup.cfg", "setup.py", "README.md", "LICENSE"):
@@ -71,7 +71,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     here = {
         path.relative_to(TREE).as_posix()
         for path in PACKAGE.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".c"
     }
     assert here - names == set()
     (data,) = {name.split("/")[0] for name in names if ".data/" in name}

@@ -18,6 +18,7 @@ from kallglot_ari.media import formats
 from kallglot_ari.media.capture import Capture, CaptureFile, Pcap, Scribe, Track
 from kallglot_ari.media.flow import MediaFlow
 from kallglot_ari.media.legs import STATS
+from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
 from kallglot_ari.media.speech import silent_payload
@@ -40,6 +41,7 @@ class MediaEngine:
     """Implements `calls.interfaces.Media`. Construct it anywhere, `start` it and call the rest on the event loop.
 
     `encoding`, `sample_rate` and `chunk_ms` are the stream's. `batched` forces the kind of socket; None takes the best there is.
+    `library` is the machine code to use, None for numpy.
 
     :raises ConfigError: when the format cannot work in both directions on this machine.
     """
@@ -54,6 +56,7 @@ class MediaEngine:
         metrics: Metrics,
         clock: Clock,
         batched: bool | None = None,
+        library: Native | None = LIBRARY,
         asterisk_url: str = "",
         asterisk_ca: str = "",
     ) -> None:
@@ -66,6 +69,7 @@ class MediaEngine:
         self._metrics = metrics
         self._clock = clock
         self._batched = batched
+        self._library = library
         self._format = formats.choose(settings, encoding)
         self._asterisk = (asterisk_url, asterisk_ca)
         self._websocket: WebSocketMedia | None = None
@@ -124,7 +128,7 @@ class MediaEngine:
         plane = Plane(
             sock, self._format, self._settings,
             encoding=self._encoding, sample_rate=self._sample_rate, chunk_ms=self._chunk_ms,
-            capture=Capture(self._scribe, (self._settings.bind, sock.port)),
+            capture=Capture(self._scribe, (self._settings.bind, sock.port)), library=self._library,
         )  # fmt: skip
         self._socket = sock
         self._worker = Worker(plane, self._clock, self._post)
@@ -135,7 +139,7 @@ class MediaEngine:
 
     async def _open_socket(self) -> Socket:
         if self._settings.transport == "rtp":
-            return open_socket(self._settings.bind, self._settings.port, batched=self._batched)
+            return open_socket(self._settings.bind, self._settings.port, batched=self._batched, library=self._library)
         url, ca = self._asterisk
         silence = silent_payload(registry.get(self._format.send))
         media = WebSocketMedia(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ STATS = (
 )  # fmt: skip
 """Columns of the published figures: counts, seconds, parts per million, dBFS."""
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+MIX = np.uint64(0x9E3779B97F4A7C15)
 _SLOTS_PER_ROW = 8
 
 Record: TypeAlias = np.void
@@ -64,6 +64,21 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
 }
 _FRESH: dict[str, float] = {"ssrc": -1, "transit": np.nan, "window_min": np.inf}
 """Fields of the records that do not begin at 0."""
+
+
+class Index(NamedTuple):
+    """Connected rows by the keys of their addresses."""
+
+    keys: NDArray[np.uint64]
+    """In order."""
+    rows: NDArray[np.int64]
+    """In the order of their keys."""
+    key_of: NDArray[np.uint64]
+    slots: NDArray[np.int64]
+    """A hash table of rows; of those that share a slot, one."""
+    shift: np.uint64
+    exact: bool
+    """Whether a key says all of an address: IPv4."""
 
 
 class Legs:
@@ -114,6 +129,7 @@ class Legs:
     plain: NDArray[np.bool_]
     queued: NDArray[np.float64]
     lag: NDArray[np.float64]
+    index: Index
 
     def __init__(self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int) -> None:
         self._uplink_bytes = uplink_bytes
@@ -127,15 +143,8 @@ class Legs:
         """Each leg's last chunks in the stream's encoding, written round and round."""
         self.staged: NDArray[np.uint8] = np.zeros((0, STAGED, frame_bytes), dtype=np.uint8)
         self.outbox = Outbox(0, RTP_HEADER + frame_bytes)
-        self._keys: NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
-        self._rows: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        """Connected rows in the order of their keys."""
-        self._key_of: NDArray[np.uint64] = np.zeros(1, dtype=np.uint64)
-        self._slots: NDArray[np.int64] = np.full(2, -1, dtype=np.int64)
-        """A hash table of rows; of those that share a slot, one."""
-        self._shift = np.uint64(63)
-        self._exact = True
-        """Whether a key says all of an address: IPv4."""
+        self.version = 0
+        """Another one whenever arrays were replaced."""
         self.need(64)
 
     def need(self, rows: int) -> None:
@@ -165,6 +174,7 @@ class Legs:
         outbox.headers["name_len"][:old] = self.outbox.name_len
         self.outbox = outbox
         self.capacity = capacity
+        self._index()
 
     def open(self, row: int, generation: int, *, ssrc: int, sequence: int, timestamp: int, phase: int) -> None:
         """Begin a leg in `row`, with nothing left of the one before."""
@@ -202,29 +212,31 @@ class Legs:
 
     def _index(self) -> None:
         rows = np.flatnonzero(self.connected)
-        self._exact = bool((self.outbox.name_len[rows] == IPV4_BYTES).all())
-        keys = _keys(self.outbox.name[rows], exact=self._exact)
+        exact = bool((self.outbox.name_len[rows] == IPV4_BYTES).all())
+        keys = _keys(self.outbox.name[rows], exact=exact)
         order = np.argsort(keys, kind="stable")
-        self._keys, self._rows = keys[order], rows[order]
         bits = (self.capacity * _SLOTS_PER_ROW).bit_length()
-        self._shift = np.uint64(64 - bits)
-        self._slots = np.full(1 << bits, -1, dtype=np.int64)
-        self._slots[keys * _MIX >> self._shift] = rows
-        self._key_of = np.zeros(self.capacity + 1, dtype=np.uint64)
-        self._key_of[rows] = keys
+        shift = np.uint64(64 - bits)
+        slots = np.full(1 << bits, -1, dtype=np.int64)
+        slots[keys * MIX >> shift] = rows
+        key_of = np.zeros(self.capacity + 1, dtype=np.uint64)
+        key_of[rows] = keys
+        self.index = Index(keys[order], rows[order], key_of, slots, shift, exact)
+        self.version += 1
 
     def lookup(self, names: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The row of each packed address, -1 where no leg has it."""
-        if not self._keys.size:
+        index = self.index
+        if not index.keys.size:
             return np.full(len(names), -1, dtype=np.int64)
-        keys = _keys(names, exact=self._exact)
-        rows: NDArray[np.int64] = self._slots[keys * _MIX >> self._shift]
-        same = self._key_of[rows] == keys
+        keys = _keys(names, exact=index.exact)
+        rows: NDArray[np.int64] = index.slots[keys * MIX >> index.shift]
+        same = index.key_of[rows] == keys
         if not same.all():
             others = np.flatnonzero(~same)
-            at = np.minimum(np.searchsorted(self._keys, keys[others]), self._keys.size - 1)
-            rows[others] = np.where(self._keys[at] == keys[others], self._rows[at], -1)
-        if not self._exact:
+            at = np.minimum(np.searchsorted(index.keys, keys[others]), index.keys.size - 1)
+            rows[others] = np.where(index.keys[at] == keys[others], index.rows[at], -1)
+        if not index.exact:
             rows[(self.outbox.name[rows, :24] != names[:, :24]).any(axis=1)] = -1
         return rows
 
@@ -260,5 +272,5 @@ def _keys(names: NDArray[np.uint8], *, exact: bool) -> NDArray[np.uint64]:
     if exact:
         return np.ascontiguousarray(names[:, :8]).view(np.uint64).reshape(-1)
     words = np.ascontiguousarray(names[:, :24]).view(np.uint64).reshape(-1, 3)
-    keys: NDArray[np.uint64] = (words[:, 0] * _MIX) ^ (words[:, 1] * _MIX >> np.uint64(7)) ^ words[:, 2]
+    keys: NDArray[np.uint64] = (words[:, 0] * MIX) ^ (words[:, 1] * MIX >> np.uint64(7)) ^ words[:, 2]
     return keys

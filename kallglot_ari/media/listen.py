@@ -1,6 +1,6 @@
 """From Asterisk to the stream: a block of datagrams in, chunks of `chunk_ms` out.
 
-The fast path takes every packet that comes in its turn, for all legs in one go. Whatever is not in its turn (the first packet, reordering, loss,
+The fast path takes every packet that comes in its turn, for all legs in one go: machine code where there is some (`fast`), else numpy. Whatever is not in its turn (the first packet, reordering, loss,
 silence, a new source, odd sizes, codecs with memory) goes through a `JitterBuffer` and an `UplinkVoice` of its leg, one at a time.
 """
 
@@ -17,7 +17,9 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_sample_bytes
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media.fast import Taking
 from kallglot_ari.media.legs import RTP_HEADER, Legs, Record, fetch, put
+from kallglot_ari.media.native import Native
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
 from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer
@@ -49,8 +51,9 @@ class Listen:
     """The uplink of all legs."""
 
     def __init__(
-        self, codec: Codec, encoding: str, rate: int, chunk_ms: int, *, jitter_min_ms: int, jitter_max_ms: int
-    ) -> None:
+        self, codec: Codec, encoding: str, rate: int, chunk_ms: int, *, jitter_min_ms: int, jitter_max_ms: int,
+        library: Native | None = None,
+    ) -> None:  # fmt: skip
         self._codec = codec
         self._encoding = encoding
         self._rate = rate
@@ -87,14 +90,55 @@ class Listen:
         self.discarded: Counter[str] = Counter()
         self.chunks: list[Chunk] = []
         """Complete since the caller last took them."""
+        self._taking: Taking | None = None
+        if library is not None and self._convert is not None:
+            self._taking = Taking(
+                library, codec, self._convert, first_half=self._first_half, most_ahead=self._most_ahead,
+                frame=self._frame, chunk=self._chunk, second=self._second,
+            )  # fmt: skip
 
     # --- a block of datagrams ---------------------------------------------------------------------------------------
 
     def block(self, legs: Legs, block: Block, count: int, now: float) -> NDArray[np.int64]:
         """Take `count` rows of `block`; whose each is, -1 where it is nobody's."""
-        rows_of = legs.lookup(block.name[:count])
-        pending = np.flatnonzero(rows_of >= 0)
-        self._count_if("address", count - pending.size)
+        if self._taking is None:
+            rows_of = legs.lookup(block.name[:count])
+            pending = np.flatnonzero(rows_of >= 0)
+            self._count_if("address", count - pending.size)
+            self._rounds(legs, block, count, rows_of, pending, now)
+            return rows_of
+        rows_of, others = self._take(legs, block, 0, count)
+        rows_of = rows_of[:count]
+        self._count_if("address", int(np.count_nonzero(rows_of < 0)))
+        if len(others) > _SINGLY:
+            self._rounds(legs, block, count, rows_of, np.array(others), now)
+            return rows_of
+        begun: set[int] = set()
+        for at in others:
+            row = int(rows_of[at])
+            if row not in begun or self._take(legs, block, at, at + 1)[1]:
+                begun.add(row)
+                self._datagram_at(legs, row, block, at, now)
+        return rows_of
+
+    def _take(self, legs: Legs, block: Block, first: int, end: int) -> tuple[NDArray[np.int64], list[int]]:
+        """What is in its turn of these rows of `block`, by machine code: whose each is, and which are left to do."""
+        assert self._taking is not None
+        rows_of, others, tapped = self._taking.take(
+            legs, block, first, end, lambda *chunks: self._completed(legs.generation, *chunks)
+        )
+        for at in tapped:
+            self._tap_payload(int(rows_of[at]), block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in])
+        return rows_of, others
+
+    def _datagram_at(self, legs: Legs, row: int, block: Block, at: int, now: float) -> None:
+        data = block.data[at, : block.length[at]].tobytes()
+        self.datagram(legs, row, data, float(block.arrival[at]), now)
+
+    def _rounds(
+        self, legs: Legs, block: Block, count: int, rows_of: NDArray[np.int64], pending: NDArray[np.int64], now: float
+    ) -> None:
+        """Take `pending` of the first `count` rows of `block`, one of each leg at a time."""
         length = block.length[:count]
         words = np.ascontiguousarray(block.data[:count, :RTP_HEADER]).view(">u4").astype(np.int64)
         plain = ((words[:, 0] & ~_MARKER) >> 16 == self._first_half) & (length == RTP_HEADER + self._frame_in)
@@ -126,17 +170,14 @@ class Listen:
                 if chosen.size:
                     self._in_turn(legs, legs_here[chosen], fetch(records, chosen), block, pending[chosen])
                 for row, at in zip(legs_here[others].tolist(), pending[others].tolist(), strict=True):
-                    data = block.data[at, : length[at]].tobytes()
-                    self.datagram(legs, row, data, float(block.arrival[at]), now)
+                    self._datagram_at(legs, row, block, at, now)
             pending = later
-        return rows_of
 
     def _in_turn(
         self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64]
     ) -> None:
         """Packets in their turn: `records` are a copy of `rows`, which this writes back; `which` are the rows of `block`."""
         assert self._convert is not None
-        assert self._decoder is not None
         arrival = block.arrival[which]
         payload = block.data[which, RTP_HEADER : RTP_HEADER + self._frame_in]
         seen, base, spread, jitter = (records[name] for name in ("seen", "base", "spread", "jitter"))
@@ -159,7 +200,7 @@ class Listen:
         put(legs.inbound, rows, records)
         if self.taps and records["tapped"].any():
             for at in np.flatnonzero(records["tapped"]).tolist():
-                self._tap(int(rows[at]), self._decoder.decode(payload[at].tobytes()))
+                self._tap_payload(int(rows[at]), payload[at])
 
     def _leap(
         self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64],
@@ -396,10 +437,13 @@ class Listen:
     def overdue(self, legs: Legs, now: float) -> None:
         """Let time go on for legs from which nothing has come: call once a tick."""
         self._concealments = _CONCEALMENTS
-        low, high = self._bounds
-        target = np.clip(legs.spread * MARGIN + HEADROOM, low / 1000, high / 1000)
-        behind = (now - legs.base - target) * self._codec.clock_rate - legs.emitted
-        late = np.flatnonzero((behind >= (1 + PATIENCE) * self._step) & legs.started & legs.connected)
+        low, high = (bound / 1000 for bound in self._bounds)
+        if self._taking is not None:
+            late = self._taking.overdue(legs, now, low, high, self._step)
+        else:
+            target = np.clip(legs.spread * MARGIN + HEADROOM, low, high)
+            behind = (now - legs.base - target) * self._codec.clock_rate - legs.emitted
+            late = np.flatnonzero((behind >= (1 + PATIENCE) * self._step) & legs.started & legs.connected)
         if late.size > self._concealments and self._convert is not None:
             late = self._fill(legs, late, now)
         waiting = late.tolist()
@@ -445,14 +489,23 @@ class Listen:
     def _emit_block(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record]) -> None:
         """The chunk that the frame at `fill` belongs to is complete, for each of `rows`."""
         whole = legs.uplink.reshape(-1, self._chunk).view(f"V{self._chunk}").reshape(-1)
-        self.chunks += map(
-            Chunk,
+        self._completed(
+            legs.generation,
             rows.tolist(),
-            legs.generation[rows].tolist(),
             (records["chunk_start"] * 1000 // self._second).tolist(),
             records["chunk_at"].tolist(),
             whole.take((rows * self.uplink_bytes + records["fill"]) // self._chunk).tolist(),
         )
+
+    def _completed(
+        self,
+        generation: NDArray[np.int64],
+        rows: list[int],
+        starts: list[int],
+        arrivals: list[float],
+        payloads: list[bytes],
+    ) -> None:
+        self.chunks += map(Chunk, rows, generation[rows].tolist(), starts, arrivals, payloads)
 
     def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
         start_ms = int(legs.chunk_start[row]) * 1000 // self._second
@@ -482,6 +535,10 @@ class Listen:
         self._candidates.pop(row, None)
         self._waiting.discard(row)
         self.taps.pop(row, None)
+
+    def _tap_payload(self, row: int, payload: NDArray[np.uint8]) -> None:
+        assert self._decoder is not None
+        self._tap(row, self._decoder.decode(payload.tobytes()))
 
     def _tap(self, row: int, pcm: Pcm) -> None:
         for listener in self.taps.get(row, ()):

@@ -21,6 +21,7 @@ from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.legs import STATS, Legs
 from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.pcap import Address
 from kallglot_ari.media.speak import Speak
 from kallglot_ari.media.udp import Block, Socket, unpack_address
@@ -80,6 +81,7 @@ class Plane:
         sample_rate: int,
         chunk_ms: int,
         capture: Capture,
+        library: Native | None = LIBRARY,
     ) -> None:
         receive, send = registry.get(form.receive), registry.get(form.send)
         assert send.send_type is not None
@@ -88,8 +90,9 @@ class Plane:
         self._listen = Listen(
             receive, encoding, sample_rate, chunk_ms,
             jitter_min_ms=settings.jitter_min_ms, jitter_max_ms=settings.jitter_max_ms,
+            library=library,
         )  # fmt: skip
-        self._speak = Speak(send, settings.backlog_max_ms, settings.lag_max_ms)
+        self._speak = Speak(send, settings.backlog_max_ms, settings.lag_max_ms, library)
         self._capture = capture
         self.legs = Legs(
             uplink_bytes=self._listen.uplink_bytes,

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.media.fast import Sending
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
+from kallglot_ari.media.native import Native
 from kallglot_ari.media.speech import Speech, silent_payload
 from kallglot_ari.media.udp import Socket
 from kallglot_ari.rtp.playout import Prebuffer
@@ -20,7 +22,7 @@ _REPAIRS = 16
 class Speak:
     """The downlink of all legs."""
 
-    def __init__(self, codec: Codec, backlog_max_ms: int, lag_max_ms: int) -> None:
+    def __init__(self, codec: Codec, backlog_max_ms: int, lag_max_ms: int, library: Native | None = None) -> None:
         self._codec = codec
         self._step = codec.timestamp_step
         assert codec.send_type is not None
@@ -40,6 +42,11 @@ class Speak:
         self.lags: list[float] = []
         """The most that each talkspurt was behind, of those that ended since the caller last took them."""
         self._repairs = _REPAIRS
+        self._sending: Sending | None = None
+        if library is not None:
+            self._sending = Sending(
+                library, first=0x8000 | codec.send_type, unit=self._unit, step=self._step, silence=self._silence
+            )
 
     def open(self, row: int) -> None:
         self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags)
@@ -117,12 +124,16 @@ class Speak:
         self.settle(legs)
         if not rows.size:
             return 0
+        if self._sending is not None:
+            dry = self._sending.dry(legs, rows)
+            if dry:
+                self._refill_all(legs, dry, now)
+            self._sending.pack(legs, rows)
+            return socket.send(legs.outbox, rows)
         records = fetch(legs.outbound, rows)
         empty = records["talk"] & (records["count"] == 0)
         if empty.any():
-            self._repairs = _REPAIRS
-            for row in rows[empty].tolist():
-                self._refill(legs, row, now)
+            self._refill_all(legs, rows[empty].tolist(), now)
             records = fetch(legs.outbound, rows)
         has = records["count"] > 0
         self._payloads(legs, rows, records, has)
@@ -158,6 +169,11 @@ class Speak:
         records["sequence"] = (sequence + 1) & 0xFFFF
         records["timestamp"] = (timestamp + self._step) & 0xFFFFFFFF
         records["sent"] += 1
+
+    def _refill_all(self, legs: Legs, rows: list[int], now: float) -> None:
+        self._repairs = _REPAIRS
+        for row in rows:
+            self._refill(legs, row, now)
 
     def _refill(self, legs: Legs, row: int, now: float) -> None:
         speech = self.speech[row]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.errors import ConfigError, ListenError, cannot_listen
+from kallglot_ari.media.native import Native
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Block:
         """0 where the datagram was longer than a row."""
         self.arrival: NDArray[np.float64] = np.zeros(rows, dtype=np.float64)
         """Seconds on the monotonic clock."""
+        self.pointers = tuple(array.ctypes.data for array in (self.data, self.name, self.length, self.arrival))
 
 
 class Outbox:
@@ -84,6 +86,7 @@ class Outbox:
         self.headers = np.zeros(rows, dtype=MMSGHDR)
         self.envelopes = self.headers.view(f"V{MMSGHDR.itemsize}")
         """The same, each as one piece, which is copied in a twentieth of the time."""
+        self.pointer = self.headers.ctypes.data
         at = np.arange(rows, dtype=np.uint64)
         self._iov["base"] = self.data.ctypes.data + at * row_bytes
         self._iov["length"] = row_bytes
@@ -192,37 +195,57 @@ def batched_available() -> bool:
 
 
 class BatchedSocket:
-    """recvmmsg and sendmmsg on preallocated blocks."""
+    """recvmmsg and sendmmsg on preallocated blocks, by `library` where it is given."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, library: Native | None = None) -> None:
         self._sock = sock
         self._fd = sock.fileno()
+        self._library = library
         libc = ctypes.PyDLL(None, use_errno=True)
         self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
         self._recvmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p]
         self._sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
         for option in (_SO_TIMESTAMPNS, _SO_RXQ_OVFL):
             sock.setsockopt(socket.SOL_SOCKET, option, 1)
-        self._headers: dict[int, tuple[NDArray[np.void], NDArray[np.void], NDArray[np.uint8]]] = {}
-        self.dropped = 0
+        self._inboxes: dict[int, _Inbox] = {}
+        self._batch = np.zeros(BLOCK, dtype=MMSGHDR)
+        self._batch_at = self._batch.ctypes.data
+        self._overflown = ctypes.c_int64(0)
+        self._overflown_at = ctypes.addressof(self._overflown)
 
     @property
     def port(self) -> int:
         return int(self._sock.getsockname()[1])
 
+    @property
+    def dropped(self) -> int:
+        return self._overflown.value
+
     def receive(self, block: Block, now: float) -> int:
-        headers, _, control = self._prepared(block)
-        rows = len(block.length)
-        headers["name_len"] = NAME_BYTES
-        headers["control_len"] = _CONTROL_BYTES
+        inbox = self._inboxes.get(id(block))
+        if inbox is None:
+            inbox = self._inboxes[id(block)] = _Inbox(block)
+        rows, filled = len(block.length), inbox.filled
+        if self._library is not None:
+            _, _, length, arrival = block.pointers
+            got = self._library.receive(
+                self._fd, inbox.pointer, rows, filled, NAME_BYTES, _CONTROL_BYTES, now, time.time() - now,
+                length, arrival, self._overflown_at,
+            )  # fmt: skip
+            inbox.filled = max(got, 0)
+            return inbox.filled
+        headers = inbox.headers
+        headers["name_len"][:filled] = NAME_BYTES
+        headers["control_len"][:filled] = _CONTROL_BYTES
         got = int(self._recvmmsg(self._fd, headers.ctypes.data, rows, socket.MSG_DONTWAIT, None))
+        inbox.filled = max(got, 0)
         if got <= 0:
             return 0
         block.length[:got] = headers["length"][:got]
         truncated = headers["flags"][:got] & MSG_TRUNC
         if truncated.any():
             block.length[:got][truncated != 0] = 0
-        self._times(block, control, got, now)
+        self._times(block, inbox.control, got, now)
         return got
 
     def _times(self, block: Block, control: NDArray[np.uint8], got: int, now: float) -> None:
@@ -235,27 +258,11 @@ class BatchedSocket:
         block.arrival[:got] = np.where(sane, arrival, now)
         last = control[got - 1].view(np.int32)
         if last[8] == 20 and last[11] == _SO_RXQ_OVFL:
-            self.dropped = int(last[12]) & 0xFFFFFFFF
-
-    def _prepared(self, block: Block) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.uint8]]:
-        known = self._headers.get(id(block))
-        if known is not None:
-            return known
-        rows = len(block.length)
-        at = np.arange(rows, dtype=np.uint64)
-        control = np.zeros((rows, _CONTROL_BYTES), dtype=np.uint8)
-        iov = np.zeros(rows, dtype=IOVEC)
-        iov["base"] = block.data.ctypes.data + at * STRIDE
-        iov["length"] = STRIDE
-        headers = np.zeros(rows, dtype=MMSGHDR)
-        headers["name"] = block.name.ctypes.data + at * NAME_BYTES
-        headers["iov"] = iov.ctypes.data + at * IOVEC.itemsize
-        headers["iov_len"] = 1
-        headers["control"] = control.ctypes.data + at * _CONTROL_BYTES
-        self._headers[id(block)] = (headers, iov, control)
-        return headers, iov, control
+            self._overflown.value = int(last[12]) & 0xFFFFFFFF
 
     def send(self, outbox: Outbox, rows: NDArray[np.int64]) -> int:
+        if self._library is not None:
+            return self._library.send(self._fd, outbox.pointer, rows.ctypes.data, rows.size, self._batch_at, BLOCK)
         batch = outbox.envelopes.take(rows)
         total, position, sent = len(rows), 0, 0
         while position < total:
@@ -274,6 +281,26 @@ class BatchedSocket:
 
     def close(self) -> None:
         self._sock.close()
+
+
+class _Inbox:
+    """What the kernel is given to fill a block."""
+
+    def __init__(self, block: Block) -> None:
+        rows = len(block.length)
+        at = np.arange(rows, dtype=np.uint64)
+        self.control: NDArray[np.uint8] = np.zeros((rows, _CONTROL_BYTES), dtype=np.uint8)
+        self._iov = np.zeros(rows, dtype=IOVEC)
+        self._iov["base"] = block.data.ctypes.data + at * STRIDE
+        self._iov["length"] = STRIDE
+        self.headers = np.zeros(rows, dtype=MMSGHDR)
+        self.headers["name"] = block.name.ctypes.data + at * NAME_BYTES
+        self.headers["iov"] = self._iov.ctypes.data + at * IOVEC.itemsize
+        self.headers["iov_len"] = 1
+        self.headers["control"] = self.control.ctypes.data + at * _CONTROL_BYTES
+        self.pointer = self.headers.ctypes.data
+        self.filled = rows
+        """Rows whose lengths the kernel has changed since they were set."""
 
 
 class PlainSocket:
@@ -331,9 +358,9 @@ class PlainSocket:
         self._sock.close()
 
 
-def open_socket(host: str, port: int, *, batched: bool | None = None) -> Socket:
+def open_socket(host: str, port: int, *, batched: bool | None = None, library: Native | None = None) -> Socket:
     """The best socket this system has; `batched` forces one kind. :raises ListenError: when the address cannot be had."""
     sock = bind(host, port)
     if batched if batched is not None else batched_available():
-        return BatchedSocket(sock)
+        return BatchedSocket(sock, library)
     return PlainSocket(sock)

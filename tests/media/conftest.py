@@ -1,4 +1,4 @@
-"""An engine that runs, on either kind of socket."""
+"""An engine that runs, on every kind of socket, with machine code and without."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ import pytest
 
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
+from tests.asterisk.conftest import missing
 
 Running = Callable[..., AbstractAsyncContextManager[MediaEngine]]
 
 
-@pytest.fixture(params=[True, False], ids=["batched", "plain"])
-def batched(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
+@pytest.fixture(scope="session")
+def library() -> Native:
+    """The machine code, which a machine with a C compiler has."""
+    if LIBRARY is None:
+        missing("kallglot_ari/media/_tick.so; it is built when the package is installed and there is a C compiler")
+    assert LIBRARY is not None
+    return LIBRARY
+
+
+@pytest.fixture(params=["native", "numpy", "plain"])
+def way(request: pytest.FixtureRequest) -> dict[str, object]:
+    """What packets are taken and sent by, as arguments of `MediaEngine`."""
+    native = request.getfixturevalue("library") if request.param == "native" else None
+    return {"batched": request.param != "plain", "library": native}
 
 
 @pytest.fixture
@@ -29,11 +42,12 @@ def metrics() -> Metrics:
 def running(metrics: Metrics) -> Running:
     @asynccontextmanager
     async def run(
-        *, encoding: str = "mulaw", sample_rate: int = 8000, chunk_ms: int = 100, batched: bool | None = None, **settings: object
+        *, encoding: str = "mulaw", sample_rate: int = 8000, chunk_ms: int = 100, batched: bool | None = None,
+        library: Native | None = LIBRARY, **settings: object
     ) -> AsyncIterator[MediaEngine]:  # fmt: skip
         engine = MediaEngine(
             MediaSettings.model_validate(settings), encoding=encoding, sample_rate=sample_rate,
-            chunk_ms=chunk_ms, metrics=metrics, clock=SystemClock(), batched=batched,
+            chunk_ms=chunk_ms, metrics=metrics, clock=SystemClock(), batched=batched, library=library,
         )  # fmt: skip
         await engine.start()
         try:

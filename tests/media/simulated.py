@@ -16,6 +16,7 @@ from kallglot_ari.media import formats
 from kallglot_ari.media.capture import Capture, Scribe
 from kallglot_ari.media.flow import leg_quality
 from kallglot_ari.media.listen import Chunk
+from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.plane import TICK, Plane
 from kallglot_ari.media.udp import Block, Outbox, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
@@ -55,12 +56,14 @@ class Wire:
 class Simulation:
     """Legs of mu-law, connected from the start; row and generation of leg n are n and n + 1."""
 
-    def __init__(self, legs: int, **settings: object) -> None:
+    def __init__(
+        self, legs: int, *, library: Native | None = LIBRARY, encoding: str = "mulaw", **settings: object
+    ) -> None:
         chosen = MediaSettings.model_validate(settings)
         self.wire = Wire([pack_address(socket.AF_INET, "127.0.0.1", 20000 + leg) for leg in range(legs)])
         self.plane = Plane(
-            self.wire, formats.choose(chosen, "mulaw"), chosen, encoding="mulaw", sample_rate=8000, chunk_ms=100,
-            capture=Capture(Scribe(lambda *_: None), ("127.0.0.1", 1)),
+            self.wire, formats.choose(chosen, encoding), chosen, encoding=encoding, sample_rate=8000, chunk_ms=100,
+            capture=Capture(Scribe(lambda *_: None), ("127.0.0.1", 1)), library=library,
         )  # fmt: skip
         self.now = 0.0
         self.chunks: list[Chunk] = []

@@ -83,9 +83,11 @@ def test_tshark_reads_both_families_to_the_nanosecond(tmp_path: Path) -> None:
     assert [round(float(line.split("\t")[0].rstrip("Z")), 3) for line in lines] == [1_700_000_000.25, 1_700_000_001.5]
 
 
-async def test_a_capture_holds_both_ways_of_the_legs_asked_for(running: Running, tmp_path: Path, batched: bool) -> None:
+async def test_a_capture_holds_both_ways_of_the_legs_asked_for(
+    running: Running, tmp_path: Path, way: dict[str, object]
+) -> None:
     path = tmp_path / "captures" / "call.pcap"
-    async with running(batched=batched) as engine, Peer(ULAW) as peer, Peer(ULAW, ssrc=99) as other:
+    async with running(**way) as engine, Peer(ULAW) as peer, Peer(ULAW, ssrc=99) as other:
         flow, unwatched = engine.open("a", lambda _: None), engine.open("b", lambda _: None)
         port = peer.address[1]
         file = engine.capture_file(path)

@@ -45,11 +45,11 @@ async def settle(seconds: float = 0.2) -> None:
     await asyncio.sleep(seconds)
 
 
-async def test_up_and_down_byte_for_byte(running: Running, batched: bool, metrics: Metrics) -> None:
+async def test_up_and_down_byte_for_byte(running: Running, way: dict[str, object], metrics: Metrics) -> None:
     """Across both wraps, chunks in their own continuous time, packets in their own continuous numbers."""
     sound = ulaw(speech_like(8000, 1.4))
     got: list[tuple[float, UplinkChunk]] = []
-    async with running(batched=batched) as engine, Peer(ULAW) as peer:
+    async with running(**way) as engine, Peer(ULAW) as peer:
         flow = engine.open(
             "a", lambda chunk: got.append((time.monotonic(), chunk)), sequence=65520, timestamp=2**32 - 3200
         )
@@ -125,9 +125,9 @@ async def test_losses_leave_no_hole_in_time(running: Running, metrics: Metrics) 
     assert min(level.dbfs(part) for part in short[:230]) > level.dbfs(pcm) - 3
 
 
-async def test_strangers_are_not_heard(running: Running, batched: bool, metrics: Metrics) -> None:
+async def test_strangers_are_not_heard(running: Running, way: dict[str, object], metrics: Metrics) -> None:
     got: list[UplinkChunk] = []
-    async with running(batched=batched) as engine, Peer(ULAW) as peer, Peer(ULAW) as stranger:
+    async with running(**way) as engine, Peer(ULAW) as peer, Peer(ULAW) as stranger:
         engine.open("a", got.append).connect(peer.address)
         await asyncio.gather(
             stranger.say(engine.address, [b"\x01" * 160] * 20), peer.say(engine.address, [b"\x02" * 160] * 20)
@@ -449,8 +449,8 @@ async def test_a_port_that_is_taken_is_named() -> None:
             await make(port=port).start()
 
 
-async def test_ipv6(running: Running, batched: bool) -> None:
-    async with running(bind="::1", batched=batched) as engine:
+async def test_ipv6(running: Running, way: dict[str, object]) -> None:
+    async with running(bind="::1", **way) as engine:
         got: list[UplinkChunk] = []
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.bind(("::1", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def ulaw(pcm: Pcm) -> bytes:
 class Listener:
     """One leg, fed by a stream."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.simulation = Simulation(1, lag_max_ms=int(BOUND * 1000), **settings)
         self.lags: list[float] = []
         self.simulation.run(0.1)

@@ -14,6 +14,7 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.media import listen
 from kallglot_ari.media.legs import Legs
 from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.native import Native
 from kallglot_ari.media.plane import TICK
 from kallglot_ari.media.udp import NAME_BYTES, Block, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
@@ -32,8 +33,12 @@ def payload(leg: int, number: int, size: int = 160) -> bytes:
 class Rig:
     """A `Listen` with some legs, fed by hand."""
 
+    library: Native | None = None
+
     def __init__(self, legs: int, chunk_ms: int = 100) -> None:
-        self.listen = Listen(ULAW, "mulaw", 8000, chunk_ms, jitter_min_ms=20, jitter_max_ms=200)
+        self.listen = Listen(
+            ULAW, "mulaw", 8000, chunk_ms, jitter_min_ms=20, jitter_max_ms=200, library=self.library
+        )  # fmt: skip
         self.legs = Legs(uplink_bytes=self.listen.uplink_bytes, frame_bytes=160, silence=SILENCE * 160, payload_type=0)
         self._block = Block(512)
         self._names = [pack_address(socket.AF_INET, "127.0.0.1", 20000 + row) for row in range(legs)]
@@ -61,6 +66,12 @@ class Rig:
         begun = fill % self.listen._chunk
         rest = self.legs.uplink[row, fill - begun : fill].tobytes()
         return b"".join(chunk.payload for chunk in self.of(row)) + rest
+
+
+@pytest.fixture(autouse=True, params=["native", "numpy"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "native":
+        monkeypatch.setattr(Rig, "library", request.getfixturevalue("library"))
 
 
 @dataclass
@@ -283,6 +294,16 @@ def test_a_gap_that_all_legs_have_is_silence_at_once(waited: bool) -> None:
         assert rig.said(row) == b"".join(sounds)
         assert rig.legs.expected[row] - rig.legs.received[row] == 5
         check_time(rig, row, 100)
+
+
+@pytest.mark.parametrize("chunk_ms", [20, 100])
+def test_chunks_of_all_legs_may_be_whole_at_once(chunk_ms: int) -> None:
+    legs = 400
+    rig = Rig(legs, chunk_ms)
+    burst(rig, legs, range(20), 0.0)
+    for row in range(legs):
+        assert b"".join(chunk.payload for chunk in rig.of(row)) == b"".join(payload(row, n) for n in range(20))
+        check_time(rig, row, chunk_ms)
 
 
 def test_a_stall_of_all_legs_loses_nothing_though_it_is_long() -> None:

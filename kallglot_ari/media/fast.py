@@ -1,0 +1,195 @@
+"""`Listen`'s and `Speak`'s fast paths by the library of `native`.
+
+Arrays that C reads and writes are bound once, and again whenever `Legs.version` says that they are others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.media.legs import MIX, STAGED, Legs
+from kallglot_ari.media.native import Native
+from kallglot_ari.media.udp import BLOCK, NAME_BYTES, STRIDE, Block
+from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE
+
+_CHUNKS = 128
+"""Chunks that one call completes at most."""
+_COPY, _SWAP, _BYTES, _WORDS = range(4)
+_int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+Completed = Callable[[list[int], list[int], list[float], list[bytes]], None]
+
+
+class _TakingFields(ctypes.Structure):
+    """`taking` of tick.c."""
+
+    _fields_ = [
+        *((name, _int) for name in (
+            "stride", "name_bytes", "first_half", "payload_bytes", "step", "clock_rate", "most_ahead", "frame", "chunk",
+            "second", "conversion",
+        )),
+        ("creep", _double), ("forget", _double), ("table", _pointer),
+        ("legs", _pointer), ("uplink", _pointer), ("uplink_bytes", _int),
+        ("slots", _pointer), ("key_of", _pointer), ("keys", _pointer), ("sorted", _pointer),
+        ("connected", _int), ("shift", _int), ("exact", _int), ("mix", ctypes.c_uint64),
+        ("held", _pointer), ("now_held", _int),
+        ("row_of", _pointer), ("others", _pointer), ("tapped", _pointer), ("chunk_row", _pointer), ("chunk_start", _pointer),
+        ("chunk_at", _pointer), ("chunk_data", _pointer),
+        ("chunk_room", _int), ("others_count", _int), ("tapped_count", _int), ("chunk_count", _int),
+    ]  # fmt: skip
+
+
+class _SendingFields(ctypes.Structure):
+    """`sending` of tick.c."""
+
+    _fields_ = [
+        *((name, _int) for name in ("first", "unit", "step", "staged_frames", "packet_bytes")),
+        *((name, _pointer) for name in ("silence", "staged", "packets", "legs")),
+    ]
+
+
+class Taking:
+    """`Listen`'s fast path over a block. What it leaves is in `others`, in the order it came."""
+
+    def __init__(
+        self, library: Native, codec: Codec, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], *,
+        first_half: int, most_ahead: int, frame: int, chunk: int, second: int,
+    ) -> None:  # fmt: skip
+        self._library = library
+        conversion, self._table = _conversion(codec, convert)
+        self._rows_of = np.zeros(BLOCK, dtype=np.int64)
+        self._others = np.zeros(BLOCK, dtype=np.int64)
+        self._tapped = np.zeros(BLOCK, dtype=np.int64)
+        self._chunk_row = np.zeros(_CHUNKS, dtype=np.int64)
+        self._chunk_start = np.zeros(_CHUNKS, dtype=np.int64)
+        self._chunk_at = np.zeros(_CHUNKS, dtype=np.float64)
+        self._chunk_data = np.zeros((_CHUNKS, chunk), dtype=np.uint8)
+        self._payloads = self._chunk_data.view(f"V{chunk}").reshape(-1)
+        self._held = np.zeros(0, dtype=np.int64)
+        self._late = np.zeros(0, dtype=np.int64)
+        self._late_at = self._connected = 0
+        self._version = -1
+        self._clock_rate = codec.clock_rate
+        self._fields = _TakingFields(
+            stride=STRIDE, name_bytes=NAME_BYTES, first_half=first_half, payload_bytes=codec.frame_bytes,
+            step=codec.timestamp_step, clock_rate=codec.clock_rate, most_ahead=most_ahead, frame=frame, chunk=chunk,
+            second=second, conversion=conversion, creep=CREEP, forget=FORGET, table=self._table.ctypes.data,
+            mix=int(MIX), row_of=self._rows_of.ctypes.data, others=self._others.ctypes.data,
+            tapped=self._tapped.ctypes.data, chunk_row=self._chunk_row.ctypes.data,
+            chunk_start=self._chunk_start.ctypes.data, chunk_at=self._chunk_at.ctypes.data,
+            chunk_data=self._chunk_data.ctypes.data, chunk_room=_CHUNKS,
+        )  # fmt: skip
+        self._at = ctypes.addressof(self._fields)
+
+    def take(
+        self, legs: Legs, block: Block, first: int, end: int, completed: Completed
+    ) -> tuple[NDArray[np.int64], list[int], list[int]]:
+        """Take rows `first` to `end` of `block`: whose each of the block is, those left to do, and those of tapped legs that were taken.
+
+        A leg's packets are left from the first on that is not in its turn. `completed` is given the chunks that are whole: rows, starts in ms,
+        arrivals and stream bytes.
+        """
+        fields = self._fields
+        if legs.version != self._version:
+            self._bind(legs)
+        if not fields.exact:
+            self._rows_of[first:end] = legs.lookup(block.name[first:end])
+        fields.now_held += 1
+        fields.others_count = fields.tapped_count = 0
+        data, names, length, arrival = block.pointers
+        done = first
+        while done < end:
+            fields.chunk_count = 0
+            done = self._library.take(self._at, data, names, length, arrival, done, end)
+            n = fields.chunk_count
+            if n:
+                completed(
+                    self._chunk_row[:n].tolist(), self._chunk_start[:n].tolist(), self._chunk_at[:n].tolist(),
+                    self._payloads[:n].tolist(),
+                )  # fmt: skip
+        others, tapped = fields.others_count, fields.tapped_count
+        return (
+            self._rows_of,
+            self._others[:others].tolist() if others else [],
+            self._tapped[:tapped].tolist() if tapped else [],
+        )
+
+    def overdue(self, legs: Legs, now: float, low: float, high: float, step: int) -> NDArray[np.int64]:
+        """Rows that have waited for their next packet for longer than they may."""
+        if legs.version != self._version:
+            self._bind(legs)
+        found = self._library.overdue(
+            self._fields.legs, self._connected, legs.capacity, now, MARGIN, HEADROOM, low, high,
+            self._clock_rate, (1 + PATIENCE) * step, self._late_at,
+        )  # fmt: skip
+        return self._late[:found].copy()
+
+    def _bind(self, legs: Legs) -> None:
+        if self._held.size < legs.capacity:
+            self._held = np.zeros(legs.capacity, dtype=np.int64)
+            self._late = np.zeros(legs.capacity, dtype=np.int64)
+            self._late_at = self._late.ctypes.data
+        self._connected = legs.connected.ctypes.data
+        index, fields = legs.index, self._fields
+        for name, array in (
+            ("legs", legs.inbound), ("uplink", legs.uplink), ("held", self._held), ("slots", index.slots),
+            ("key_of", index.key_of), ("keys", index.keys), ("sorted", index.rows),
+        ):  # fmt: skip
+            setattr(fields, name, array.ctypes.data)
+        fields.uplink_bytes = legs.uplink.shape[1]
+        fields.connected, fields.shift, fields.exact = index.keys.size, int(index.shift), index.exact
+        self._version = legs.version
+
+
+class Sending:
+    """`Speak`'s packets."""
+
+    def __init__(self, library: Native, *, first: int, unit: int, step: int, silence: NDArray[np.uint8]) -> None:
+        self._library = library
+        self._silence = silence
+        self._version = -1
+        self._dry = np.zeros(0, dtype=np.int64)
+        self._dry_at = 0
+        self._fields = _SendingFields(
+            first=first, unit=unit, step=step, staged_frames=STAGED, silence=silence.ctypes.data
+        )
+        self._at = ctypes.addressof(self._fields)
+
+    def dry(self, legs: Legs, rows: NDArray[np.int64]) -> list[int]:
+        """Those of `rows` that should speak and have nothing ready."""
+        if legs.version != self._version:
+            self._bind(legs)
+        found = self._library.dry(self._at, rows.ctypes.data, rows.size, self._dry_at)
+        return self._dry[:found].tolist() if found else []
+
+    def pack(self, legs: Legs, rows: NDArray[np.int64]) -> None:
+        """The next packet of each of `rows` into the outbox."""
+        if legs.version != self._version:
+            self._bind(legs)
+        self._library.pack(self._at, rows.ctypes.data, rows.size)
+
+    def _bind(self, legs: Legs) -> None:
+        self._dry = np.zeros(legs.capacity, dtype=np.int64)
+        self._dry_at = self._dry.ctypes.data
+        fields = self._fields
+        fields.staged, fields.packets = legs.staged.ctypes.data, legs.outbox.data.ctypes.data
+        fields.packet_bytes, fields.legs = legs.outbox.data.shape[1], legs.outbound.ctypes.data
+        self._version = legs.version
+
+
+def _conversion(
+    codec: Codec, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> tuple[int, NDArray[np.uint8]]:
+    """What `convert` does, as tick.c knows it, and its table."""
+    none = np.zeros(1, dtype=np.uint8)
+    if codec.frame_bytes == 2 * codec.frame_samples:
+        swapped = convert(np.array([[0, 1]], dtype=np.uint8)).reshape(-1)[0] == 1
+        return (_SWAP if swapped else _COPY), none
+    table = np.ascontiguousarray(convert(np.arange(256, dtype=np.uint8).reshape(1, -1))).view(np.uint8).reshape(-1)
+    if table.size == 256 and (table == np.arange(256)).all():
+        return _COPY, none
+    return (_BYTES if table.size == 256 else _WORDS), table

@@ -1,0 +1,61 @@
+"""The tick's loops as machine code (`tick.c`), where the package was built with a C compiler; numpy and ctypes do the same without.
+
+A call holds the interpreter's lock, like a numpy operation, for none of them waits; but for sending, which is most of the tick's work and its last: the event
+loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+INBOUND_BYTES, OUTBOUND_BYTES = 144, 48
+"""Of a leg's records, as tick.c has them."""
+_int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+class Native:
+    """The library's functions. :raises OSError: when it cannot be used here."""
+
+    def __init__(self, path: Path) -> None:
+        library, unlocked = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
+        sizes = ctypes.c_int64(), ctypes.c_int64()
+        if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
+            raise OSError(f"{path.name}: expected version {_VERSION}")
+        if (sizes[0].value, sizes[1].value) != (INBOUND_BYTES, OUTBOUND_BYTES):
+            raise OSError(f"{path.name}: another layout of a leg's figures")
+        self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
+        self.overdue = self._function(library, "overdue", _pointer, _pointer, _int, *[_double] * 7, _pointer)
+        self.dry = self._function(library, "dry", _pointer, _pointer, _int, _pointer)
+        self.pack = self._function(library, "pack", _pointer, _pointer, _int)
+        self.receive = self._function(
+            library, "receive", ctypes.c_int, _pointer, *[_int] * 4, _double, _double, *[_pointer] * 3
+        )
+        self.send = self._function(unlocked, "send", ctypes.c_int, _pointer, _pointer, _int, _pointer, _int)
+
+    @staticmethod
+    def _function(library: ctypes.CDLL, name: str, *arguments: Any) -> Callable[..., int]:
+        function: Any = getattr(library, f"kallglot_{name}")
+        function.argtypes, function.restype = arguments, None if name == "pack" else _int
+        return function  # type: ignore[no-any-return]
+
+
+def _load() -> Native | None:
+    path = Path(__file__).with_name("_tick.so")
+    if not path.exists():
+        return None
+    try:
+        return Native(path)
+    except (OSError, AttributeError) as error:  # of another machine or version, or without recvmmsg
+        log.warning("native_media_unusable", extra={"error": str(error)})
+        return None
+
+
+LIBRARY = _load()
+"""None where it was not built."""
