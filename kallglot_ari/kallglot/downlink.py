@@ -194,9 +194,10 @@ def _problem(data: Mapping[str, Any]) -> StreamProblem:
 
 def _audio(data: Mapping[str, Any], *, data_key: str, rate_key: str, channels: int) -> StreamAudio:
     encoding, rate, payload = data.get("encoding"), data.get(rate_key), data.get(data_key)
-    if not isinstance(encoding, str) or encoding not in _WIDTH:
+    width = _WIDTH.get(encoding) if isinstance(encoding, str) else None
+    if width is None:
         raise _Bad(f"encoding: expected one of {', '.join(_WIDTH)}, found {str(encoding)[:32]!r}")
-    if isinstance(rate, bool) or not isinstance(rate, int) or rate not in _RATES:
+    if type(rate) is not int or rate not in _RATES:
         raise _Bad(f"{rate_key}: expected one of {sorted(_RATES)}, found {str(rate)[:32]}")
     if not isinstance(payload, str):
         raise _Bad(f"{data_key}: expected base64, found {type(payload).__name__}")
@@ -204,7 +205,7 @@ def _audio(data: Mapping[str, Any], *, data_key: str, rate_key: str, channels: i
         raw = binascii.a2b_base64(payload, strict_mode=True)
     except ValueError as error:
         raise _Bad(f"{data_key}: expected base64: {error}") from None
-    if not raw or len(raw) % (_WIDTH[encoding] * channels):
+    if not raw or len(raw) % (width * channels):
         raise _Bad(f"{data_key}: expected whole samples of {encoding}, found {len(raw)} bytes")
     kind: Encoding = encoding  # type: ignore[assignment]  # one of _WIDTH's keys, which are its values
     return StreamAudio(kind, rate, raw)

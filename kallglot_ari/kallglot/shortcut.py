@@ -44,7 +44,8 @@ class Shortcut(asyncio.Protocol):
         self._inner = asyncio.Protocol()
         self._walk(seen)
         self._inner = inner
-        self._over = self._over or bool(self._held)  # aiohttp has part of a header: where the next frame begins is not known here
+        if self._held:  # aiohttp has part of a header: where the next frame begins is not known here
+            self._give_up()
 
     def listen(self, hear: Callable[[str], None]) -> None:
         """Tell `hear` each text message that can be told at once; the others are to be received of aiohttp."""

@@ -98,7 +98,10 @@ class Socket(aiohttp.ClientWebSocketResponse):
             header = _LONG(0x81, 0x80 | 127, size, mask)
         payload = bytearray(text)
         _mask(header[-4:], payload)
-        self.transport.write(header + payload)
+        try:  # noqa: SIM105 - a context manager costs as much as the mask
+            self.transport.write(header + payload)
+        except RuntimeError:  # it has closed at the message before this
+            pass
 
     @property
     def backlog(self) -> int:

@@ -142,11 +142,8 @@ class Stream:
             return
         now = self._heard_at = self._clock.now()
         for event in self._decoder.decode(message, received_at=now):
-            if type(event) is StreamSpeech and self._is_ready:
-                self._call_sink(event)
-            else:
-                self._handle(event)
-        if self._ended and not self._closing:
+            self._handle(event)
+        if self._over.is_set() and not self._closing:
             self._tasks.spawn(self._hang_up(), name="hang_up")
 
     async def _receive(self) -> None:
@@ -172,7 +169,7 @@ class Stream:
             await self._hang_up()
 
     def _handle(self, event: Decoded) -> None:
-        if isinstance(event, StreamSpeech):
+        if type(event) is StreamSpeech:
             self._tell(event)
         elif isinstance(event, Unused):
             self._metrics.stream_messages.labels(event.reason).inc()

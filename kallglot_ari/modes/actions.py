@@ -453,7 +453,7 @@ class CallActions:
             flow = self._flows.get(leg)
             if flow is not None and not self._answers.cut_off(leg, received_at):
                 self._answers.keep(leg, speech)
-                flow.play(f"{link}:{speaker}", audio, received_at)
+                flow.play(f"{link}:{speaker}", audio, received_at=received_at)
 
     def _repeat(self, leg: str) -> None:
         if flow := self._flows.get(leg):
