@@ -26,6 +26,7 @@ from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import AriUnsupported, ConfigError, KallglotAriError, SipProbeError
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media.engine import MediaEngine
+from kallglot_ari.media.native import LIBRARY
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes import trunk_doctor
 from kallglot_ari.pbx.addresses import ordered
@@ -230,7 +231,8 @@ class Doctor:
                 flow.close()
                 await gone_is_fine(ari.channels.hangup(channel_id))
                 await gone_is_fine(ari.bridges.destroy(f"{channel_id}.b"))
-        return f"{kind} of Asterisk ({engine.format.asterisk}) arrives at {external.external_host}"
+        by = "machine code" if LIBRARY is not None else "numpy: install with a C compiler and it takes less CPU"
+        return f"{kind} of Asterisk ({engine.format.asterisk}) arrives at {external.external_host}; taken by {by}"
 
     async def _api(self) -> str:
         s = self._s

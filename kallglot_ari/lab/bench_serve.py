@@ -74,13 +74,16 @@ class OurServer:
         return [self.engine.address[1]] * legs
 
     def _to(self, other: int) -> Callable[[UplinkChunk], None]:
-        return lambda chunk: self._heard(chunk, other)
+        flows, took, clock = self.flows, self.uplink.append, time.monotonic
 
-    def _heard(self, chunk: UplinkChunk, to: int) -> None:
-        now = time.monotonic()
-        self.uplink.append(now - chunk.received_at)
-        if to < len(self.flows) and chunk.audio.payload != QUIET:
-            self.flows[to].play("other", chunk.audio, received_at=now)
+        def heard(chunk: UplinkChunk) -> None:
+            now = clock()
+            audio, _, received_at = chunk
+            took(now - received_at)
+            if other < len(flows) and audio.payload != QUIET:
+                flows[other].play("other", audio, now)
+
+        return heard
 
     def reset(self) -> None:
         self.lateness.clear()

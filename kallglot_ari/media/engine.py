@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kallglot_ari.audio.codecs import registry
 from kallglot_ari.calls.interfaces import ExternalMedia, FlowFormat, UplinkSink
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
 """Chunks delivered before the event loop gets its turn."""
+_NOBODY: tuple[int, UplinkSink] = (0, lambda _: None)
+_new: Any = tuple.__new__
+"""Makes a named tuple of a tuple in a third of the time."""
 _PENDING_MAX = 4096
 """Chunks that wait for the event loop at most; beyond, the oldest go."""
 
@@ -76,6 +80,8 @@ class MediaEngine:
         self._family = family_of(settings.bind)
         self._flows: dict[str, MediaFlow] = {}
         self._by_row: dict[int, MediaFlow] = {}
+        self._sinks: dict[int, tuple[int, UplinkSink]] = {}
+        """Of open flows by row, with their generation: all that is looked at for each chunk."""
         self._addresses: dict[bytes, MediaFlow] = {}
         self._wanted: dict[tuple[str, str], tuple[float, float]] = {}
         self._free: list[int] = []
@@ -134,8 +140,12 @@ class MediaEngine:
         self._worker = Worker(plane, self._clock, self._post)
         self._worker.start()
         log.info(
-            "media_started", extra={"bind": self._settings.bind, "port": sock.port, "format": self._format.asterisk}
-        )
+            "media_started",
+            extra={
+                "bind": self._settings.bind, "port": sock.port, "format": self._format.asterisk,
+                "native": self._library is not None,
+            },
+        )  # fmt: skip
 
     async def _open_socket(self) -> Socket:
         if self._settings.transport == "rtp":
@@ -178,15 +188,14 @@ class MediaEngine:
         row = self._free.pop() if self._free else self._rows
         self._rows = max(self._rows, row + 1)
         self._generation += 1
-        flow = MediaFlow(self, flow_id, row, self._generation, sink)
+        flow = MediaFlow(self, flow_id, row, self._generation)
+        self._sinks[row] = flow.generation, sink
         if not self._flows:
             self._beat = self._clock.now()
         self._flows[flow_id] = self._by_row[row] = flow
-        self.command(
-            "open", row, flow.generation, random.getrandbits(32),
-            random.getrandbits(16) if sequence is None else sequence,
-            random.getrandbits(32) if timestamp is None else timestamp,
-        )  # fmt: skip
+        first = random.getrandbits(16) if sequence is None else sequence
+        begin = random.getrandbits(32) if timestamp is None else timestamp
+        self.command("open", (row, flow.generation, random.getrandbits(32), first, begin))
         for (listener, other), level in self._wanted.items():
             if other == flow_id and listener in self._flows:
                 self.hear(self._flows[listener], other, *level)
@@ -197,7 +206,7 @@ class MediaEngine:
 
     # --- for flows --------------------------------------------------------------------------------------------------
 
-    def command(self, name: str, *args: object) -> None:
+    def command(self, name: str, args: tuple[object, ...]) -> None:
         if self._worker is not None:
             self._worker.command(name, args)
 
@@ -259,16 +268,17 @@ class MediaEngine:
             self._wanted.pop((flow.id, other), None)
         heard = self._flows.get(other)
         if heard is not None:
-            self.command("hear", flow.row, flow.generation, heard.row, gain, duck)
+            self.command("hear", (flow.row, flow.generation, heard.row, gain, duck))
 
     def closed(self, flow: MediaFlow) -> None:
         """`flow` is closed: nothing of it is delivered any more."""
-        del self._flows[flow.id]
+        del self._flows[flow.id], self._sinks[flow.row]
         self._release_address(flow)
         for listener, other in [pair for pair in self._wanted if flow.id in pair]:
             level = self._wanted.pop((listener, other))
             if other == flow.id and listener in self._flows:
-                self.command("hear", self._flows[listener].row, self._flows[listener].generation, flow.row, 0.0)
+                hearing = self._flows[listener]
+                self.command("hear", (hearing.row, hearing.generation, flow.row, 0.0))
                 self._wanted[listener, other] = level
 
     def _release_address(self, flow: MediaFlow) -> None:
@@ -301,21 +311,21 @@ class MediaEngine:
             self._waits.seen(now - max(self._pending[0].at, self._delivered), now)
             self._delivered = now
         done = 0
-        encoding, rate, by_row = self._encoding, self._sample_rate, self._by_row
+        encoding, rate, sinks = self._encoding, self._sample_rate, self._sinks
         while self._pending and done < _AT_ONCE:
             report = self._pending[0]
             chunks = report.chunks[:_AT_ONCE]
             del report.chunks[:_AT_ONCE]
             done += len(chunks)
             for row, generation, timestamp_ms, received_at, payload in chunks:
-                flow = by_row.get(row)
-                if flow is None or flow.generation != generation or flow.is_closed:
+                owner, sink = sinks.get(row, _NOBODY)
+                if owner != generation:
                     continue
-                audio = StreamAudio(encoding, rate, payload)  # type: ignore[arg-type]
+                audio = _new(StreamAudio, (encoding, rate, payload))
                 try:
-                    flow.sink(UplinkChunk(audio, timestamp_ms, received_at))
+                    sink(_new(UplinkChunk, (audio, timestamp_ms, received_at)))
                 except Exception:  # the boundary to whoever listens: one that fails must not silence the other legs
-                    log.exception("uplink_sink_failed", extra={"flow": flow.id})
+                    log.exception("uplink_sink_failed", extra={"flow": self._by_row[row].id})
                     self._metrics.stream_dropped.inc()
             if not report.chunks:
                 self._pending.popleft()

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from kallglot_ari.audio.level import gain as factor
 from kallglot_ari.calls import interfaces
-from kallglot_ari.calls.interfaces import UplinkSink
 from kallglot_ari.calls.model import LegQuality, StreamAudio
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media.capture import CaptureFile, Pcap, Track
@@ -25,7 +24,7 @@ _OWN_DELAY_MS = 20.0
 class Owner(Protocol):
     """What a flow needs of its engine."""
 
-    def command(self, name: str, *args: object) -> None: ...
+    def command(self, name: str, args: tuple[object, ...]) -> None: ...
     def now(self) -> float: ...
     def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes: ...
     async def attach(self, flow: MediaFlow, channelvars: Mapping[str, object]) -> bytes: ...
@@ -65,12 +64,13 @@ def leg_quality(figures: tuple[float, ...]) -> LegQuality:
 class MediaFlow:
     """Implements `calls.interfaces.Flow`. Every method after `close` is harmless and does nothing."""
 
-    def __init__(self, owner: Owner, flow_id: str, row: int, generation: int, sink: UplinkSink) -> None:
+    __slots__ = ("_id", "_last", "_name", "_owner", "_pcap", "_track", "generation", "on_interrupted", "row")
+
+    def __init__(self, owner: Owner, flow_id: str, row: int, generation: int) -> None:
         self._owner = owner
         self._id = flow_id
         self.row = row
         self.generation = generation
-        self.sink = sink
         self.on_interrupted: Callable[[], None] | None = None
         self._last: LegQuality | None = None
         self._name = b""
@@ -84,10 +84,6 @@ class MediaFlow:
     @property
     def id(self) -> str:
         return self._id
-
-    @property
-    def is_closed(self) -> bool:
-        return self._last is not None
 
     def connect(self, address: tuple[str, int]) -> None:
         """Send to `address` from the next tick on, and take packets from nowhere else.
@@ -110,7 +106,7 @@ class MediaFlow:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
         if self._last is None:
-            self._owner.command("play", self.row, self.generation, source, *audio, at)
+            self._owner.command("play", (self.row, self.generation, source, *audio, at))
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)
@@ -171,4 +167,4 @@ class MediaFlow:
 
     def _command(self, name: str, *args: object) -> None:
         if self._last is None or name == "close":
-            self._owner.command(name, self.row, self.generation, *args)
+            self._owner.command(name, (self.row, self.generation, *args))

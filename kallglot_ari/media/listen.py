@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ _CONCEALMENTS = 12
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
 _SINGLY = 16
 """Packets past a gap that are each waited for, of one block: of those past that, the gap is silence at once."""
+_new: Any = tuple.__new__
+"""Makes a named tuple of a tuple in a third of the time."""
 _LEAP = 50
 """Packets missing at most in such a gap."""
 
@@ -505,7 +508,9 @@ class Listen:
         arrivals: list[float],
         payloads: list[bytes],
     ) -> None:
-        self.chunks += map(Chunk, rows, generation[rows].tolist(), starts, arrivals, payloads)
+        self.chunks += map(
+            _new, repeat(Chunk), zip(rows, generation[rows].tolist(), starts, arrivals, payloads, strict=True)
+        )
 
     def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
         start_ms = int(legs.chunk_start[row]) * 1000 // self._second

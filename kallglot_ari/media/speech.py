@@ -38,6 +38,10 @@ _MAX_RATE = 192000
 class Source:
     """The queue of one speaker. Unit: the bytes of a frame as `Speech` stores them, G.711 or 16-bit samples."""
 
+    __slots__ = (
+        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "first_at", "queued", "received_at", "size", "started", "worst_lag",
+    )  # fmt: skip
+
     def __init__(self, codec: Codec, unit: int) -> None:
         self._codec = codec
         self._law = unit == codec.frame_bytes and codec.name in ("ulaw", "alaw")
@@ -246,6 +250,10 @@ class Source:
 
 class Speech:
     """All that one leg hears."""
+
+    __slots__ = (
+        "_bound", "_codec", "_encoder", "_encoding", "_lags", "_law", "_mixer", "_most", "_prebuffer", "_second", "_settling", "_sources", "_unit", "hurries", "lag", "started_at", "voices",
+    )  # fmt: skip
 
     def __init__(
         self, codec: Codec, prebuffer: Prebuffer, backlog_max_ms: int, lag_max_ms: int, lags: list[float]
