@@ -29,6 +29,8 @@ class Shortcut(asyncio.Protocol):
     :param seen: what `inner` has of the WebSocket already. :param heartbeat: whether aiohttp looks for signs of life.
     """
 
+    __slots__ = ("_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_noted_at", "_over", "owed")
+
     def __init__(self, inner: asyncio.Protocol, seen: bytes, *, heartbeat: bool = False) -> None:
         self._hear: Callable[[str], None] | None = None
         self.owed = 0

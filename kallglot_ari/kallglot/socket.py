@@ -41,8 +41,23 @@ CLOSE_WITHIN = 1.0
 _TINY, _SHORT, _LONG = (struct.Struct(form).pack for form in ("!BBL", "!BBHL", "!BBQL"))
 
 
+def text_frame(text: bytes) -> bytes:
+    """A client's text message, UTF-8, as one frame."""
+    size = len(text)
+    mask = getrandbits(32)
+    if size < 126:
+        header = _TINY(0x81, 0x80 | size, mask)
+    elif size < 1 << 16:
+        header = _SHORT(0x81, 0x80 | 126, size, mask)
+    else:
+        header = _LONG(0x81, 0x80 | 127, size, mask)
+    payload = bytearray(text)
+    _mask(header[-4:], payload)
+    return header + payload
+
+
 class Socket(aiohttp.ClientWebSocketResponse):
-    """aiohttp's WebSocket, which also sends and hears text messages at once, and says how much of what was sent still waits."""
+    """aiohttp's WebSocket, which also hears text messages at once, and says how much of what was sent still waits."""
 
     transport: asyncio.Transport | None = None
     _shortcut: Shortcut | None = None
@@ -74,34 +89,10 @@ class Socket(aiohttp.ClientWebSocketResponse):
             self._shortcut.owed -= 1
         return message
 
-    def takes(self, backlog: int) -> bool:
-        """Whether `send_now` may be called: the socket is open, and no more than `backlog` bytes wait in its transport."""
-        transport = self.transport
-        return (
-            self._bare
-            and transport is not None
-            and not self.closed
-            and not transport.is_closing()
-            and transport.get_write_buffer_size() <= backlog
-        )
-
-    def send_now(self, text: bytes) -> None:
-        """Send a text message, UTF-8, as one frame: aiohttp's own cannot come in between."""
-        assert self.transport is not None
-        size = len(text)
-        mask = getrandbits(32)
-        if size < 126:
-            header = _TINY(0x81, 0x80 | size, mask)
-        elif size < 1 << 16:
-            header = _SHORT(0x81, 0x80 | 126, size, mask)
-        else:
-            header = _LONG(0x81, 0x80 | 127, size, mask)
-        payload = bytearray(text)
-        _mask(header[-4:], payload)
-        try:  # noqa: SIM105 - a context manager costs as much as the mask
-            self.transport.write(header + payload)
-        except RuntimeError:  # it has closed at the message before this
-            pass
+    @property
+    def plain(self) -> asyncio.Transport | None:
+        """The transport, if whole frames may be written to it; None where something was agreed that would change them."""
+        return self.transport if self._bare else None
 
     @property
     def backlog(self) -> int:

@@ -14,61 +14,54 @@ from kallglot_ari.kallglot.interleave import Interleaver
 
 
 class _Leg:
-    """Where one leg is on the line."""
+    """Where one leg is on the stream's time line, and the frame of its messages."""
 
-    __slots__ = ("at", "audio", "own", "shift")
+    __slots__ = ("at", "encoding", "frame", "own", "rate", "shift", "size")
 
-    def __init__(self, shift: int, own: int) -> None:
+    def __init__(self, speaker: str, audio: StreamAudio, shift: int) -> None:
+        self.encoding, self.rate = audio.encoding, audio.sample_rate
+        self.frame = _routing_audio(speaker, audio.encoding, audio.sample_rate)
         self.shift = shift
-        self.own = own
-        self.at = 0
-        self.audio: StreamAudio | None = None
+        self.own = self.at = self.size = 0
 
     def end(self) -> int:
         """Where what it said last ends."""
-        if self.audio is None:
-            return 0
-        width = 2 if self.audio.encoding == "pcm_16" else 1
-        return self.at + len(self.audio.payload) * 1000 // (self.audio.sample_rate * width)
-
-
-class Timeline:
-    """Puts the legs' own times, which start at each leg's first packet, on the stream's one time line."""
-
-    def __init__(self) -> None:
-        self._epoch: float | None = None
-        self._legs: dict[str, _Leg] = {}
-
-    def at(self, speaker: str, chunk: UplinkChunk) -> int:
-        """Milliseconds from the stream's first chunk to `chunk`."""
-        audio, own, received_at = chunk
-        leg = self._legs.get(speaker)
-        if leg is None or own < leg.own:
-            if self._epoch is None:
-                self._epoch = received_at
-            # A leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that;
-            # one whose media channel was made anew counts from 0 again, and goes on after what it has said.
-            begin = max(leg.end() if leg is not None else 0, round((received_at - self._epoch) * 1000))
-            leg = self._legs[speaker] = _Leg(begin - own, own)
-        at = own + leg.shift
-        leg.at = at = at if at > 0 else 0
-        leg.own = own
-        leg.audio = audio
-        return at
+        return self.at + self.size * 1000 // (self.rate * (2 if self.encoding == "pcm_16" else 1))
 
 
 class RoutingEncoder:
-    """Client → server, current contract."""
+    """Client → server, current contract. Puts the legs' own times, which start at each leg's first packet, on one time line."""
+
+    __slots__ = ("_epoch", "_legs", "_sequence")
 
     def __init__(self) -> None:
         self._sequence = 0
-        self._timeline = Timeline()
+        self._epoch: float | None = None
+        self._legs: dict[str, _Leg] = {}
 
     def audio(self, speaker: str, chunk: UplinkChunk) -> list[bytes]:
+        audio, own, received_at = chunk
+        leg = self._legs.get(speaker)
+        if leg is None or own < leg.own or audio.encoding != leg.encoding or audio.sample_rate != leg.rate:
+            leg = self._begin(leg, speaker, audio, own, received_at)
+        leg.own = own
+        leg.size = len(audio.payload)
+        leg.at = at = max(0, own + leg.shift)
         sequence, self._sequence = self._sequence, self._sequence + 1
-        encoding, rate, payload = chunk.audio
-        at = self._timeline.at(speaker, chunk)
-        return [_routing_audio(speaker, encoding, rate) % (sequence, at, binascii.b2a_base64(payload, newline=False))]
+        return [leg.frame % (sequence, at, binascii.b2a_base64(audio.payload, newline=False))]
+
+    def _begin(self, leg: _Leg | None, speaker: str, audio: StreamAudio, own: int, received_at: float) -> _Leg:
+        """A leg that is new, that counts anew, or that speaks in another form."""
+        if self._epoch is None:
+            self._epoch = received_at
+        if leg is not None and own >= leg.own:
+            shift = leg.shift
+        else:
+            # A leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that;
+            # one whose media channel was made anew counts from 0 again, and goes on after what it has said.
+            shift = max(leg.end() if leg is not None else 0, round((received_at - self._epoch) * 1000)) - own
+        leg = self._legs[speaker] = _Leg(speaker, audio, shift)
+        return leg
 
     def ping(self) -> str | None:
         return '{"type":"ping"}'
