@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
 
 # kallglot_calls_created beside kallglot_calls_total would read as calls.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _LATENCY = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1, 2)
+
+
+class BusyHistogram(Histogram):
+    """For what is observed a thousand times a second, always on the same thread: it counts without locks."""
+
+    def __init__(self, name: str, documentation: str, *, buckets: Sequence[float], registry: CollectorRegistry) -> None:
+        self._bounds = [*buckets, float("inf")]
+        self._counts = [0] * len(self._bounds)
+        self._total = 0.0
+        super().__init__(name, documentation, buckets=buckets, registry=registry)
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        self._counts[bisect_left(self._bounds, amount)] += 1
+        self._total += amount
+
+    def collect(self) -> Iterator[Any]:
+        (described,) = self.describe()
+        buckets = zip(map(floatToGoString, self._bounds), accumulate(self._counts), strict=True)
+        yield HistogramMetricFamily(described.name, described.documentation, list(buckets), self._total)
 
 
 class Metrics:
@@ -67,13 +93,13 @@ class Metrics:
             "kallglot_sip_mos", "Estimated MOS of what Asterisk receives from a phone, at each look at a leg",
             buckets=(1.5, 2, 2.5, 3, 3.3, 3.6, 3.8, 4, 4.1, 4.2, 4.3, 4.4, 4.5), registry=r,
         )  # fmt: skip
-        self.tick_lateness = Histogram(
+        self.tick_lateness = BusyHistogram(
             "kallglot_media_tick_lateness_seconds",
             "How late the 20 ms media tick ran",
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
             registry=r,
         )
-        self.uplink_latency = Histogram(
+        self.uplink_latency = BusyHistogram(
             "kallglot_uplink_latency_seconds",
             "From RTP in (a chunk's first packet) to stream out",
             buckets=_LATENCY,

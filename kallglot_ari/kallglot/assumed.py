@@ -4,7 +4,7 @@ docs/kallglot-api.md has the same list with the places that depend on it. When t
 What is assumed of its behaviour and has no name:
 
 - `sequence` of `audio.input` counts the messages of a stream from 0, whoever speaks; `timestamp_ms` starts with the stream
-  (`uplink.RoutingEncoder`, `uplink.Timeline`);
+  (`uplink.RoutingEncoder`);
 - `pcm_16` is little-endian signed and `pcm_8` unsigned, as in a WAV file (`calls.model.StreamAudio`);
 - before `session.ready`, `session.error` or `session.ended` mean that the stream is refused (`stream.Stream`);
 - the provider contract has no `session.ready`: an open socket is ready (`stream.Stream`).

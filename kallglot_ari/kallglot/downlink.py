@@ -9,7 +9,7 @@ import binascii
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 
@@ -47,6 +47,8 @@ class Unused:
 
 
 Decoded = StreamEvent | Pong | Unused
+Table = dict[str, Callable[[Any, dict[str, Any], float], list[Decoded]]]
+"""By type of message; called with the decoder, the message and when it came."""
 
 
 class _Bad(Exception):
@@ -56,8 +58,8 @@ class _Bad(Exception):
 class _TableDecoder:
     """Looks the message's type up in a table; the handlers raise `_Bad` for what they cannot read."""
 
-    def __init__(self) -> None:
-        self._table: dict[str, Callable[[dict[str, Any], float], list[Decoded]]] = {}
+    __slots__ = ()
+    _table: ClassVar[Table]
 
     def decode(self, message: str | bytes, *, received_at: float) -> list[Decoded]:
         try:
@@ -73,7 +75,7 @@ class _TableDecoder:
         if handler is None:
             return [Unused("unknown", kind[:64])]
         try:
-            return handler(data, received_at)
+            return handler(self, data, received_at)
         except _Bad as error:
             return [Unused("malformed", f"{kind}: {error}")]
 
@@ -84,19 +86,11 @@ class RoutingDecoder(_TableDecoder):
     Its transcripts have no id, so that one is made: the partials of a speaker and the final that follows them share it.
     """
 
+    __slots__ = ("_finals", "_stream_id")
+
     def __init__(self, stream_id: str) -> None:
-        super().__init__()
         self._stream_id = stream_id
         self._finals: dict[str, int] = {}
-        self._table = {
-            "session.ready": lambda data, at: [StreamReady()],
-            "pong": lambda data, at: [Pong()],
-            "transcript.partial": lambda data, at: [self._transcript(data, final=False)],
-            "transcript.final": lambda data, at: [self._transcript(data, final=True)],
-            "session.error": lambda data, at: [_problem(data)],
-            "session.ended": lambda data, at: [StreamEnd(True, _text(data, "reason", "") or "ended")],
-            assumed.ROUTING_SPEECH: self._speech,
-        }
 
     def _transcript(self, data: dict[str, Any], *, final: bool) -> StreamTranscript:
         speaker = _text(data, "speaker", limit=64)
@@ -125,6 +119,16 @@ class RoutingDecoder(_TableDecoder):
         decoded = _audio(audio, data_key="payload", rate_key="sample_rate_hz", channels=1)
         return [StreamSpeech(_text(data, "speaker", assumed.NOBODY, limit=64), decoded, received_at)]
 
+    _table: ClassVar[Table] = {
+        "session.ready": lambda self, data, at: [StreamReady()],
+        "pong": lambda self, data, at: [Pong()],
+        "transcript.partial": lambda self, data, at: [self._transcript(data, final=False)],
+        "transcript.final": lambda self, data, at: [self._transcript(data, final=True)],
+        "session.error": lambda self, data, at: [_problem(data)],
+        "session.ended": lambda self, data, at: [StreamEnd(True, _text(data, "reason", "") or "ended")],
+        assumed.ROUTING_SPEECH: _speech,
+    }
+
 
 class ProviderDecoder(_TableDecoder):
     """Server → client, older contract.
@@ -132,16 +136,10 @@ class ProviderDecoder(_TableDecoder):
     A translation comes by itself after its segment: the turn is then told again, with it. Both have the segment's id.
     """
 
+    __slots__ = ("_segments",)
+
     def __init__(self) -> None:
-        super().__init__()
         self._segments: OrderedDict[str, TranscriptTurn] = OrderedDict()
-        self._table = {
-            "transcript": self._transcript,
-            assumed.PROVIDER_TRANSLATION: self._translation,
-            assumed.PROVIDER_SPEECH: self._speech,
-            assumed.PROVIDER_ERROR: lambda data, at: [_problem(data)],
-            assumed.PROVIDER_ENDED: lambda data, at: [StreamEnd(True, _text(data, "reason", "") or "ended")],
-        }
 
     def _transcript(self, data: dict[str, Any], received_at: float) -> list[Decoded]:
         final = data.get("is_final", False)
@@ -185,6 +183,14 @@ class ProviderDecoder(_TableDecoder):
         sides = zip((assumed.PROVIDER_LEFT, assumed.PROVIDER_RIGHT), split(audio), strict=True)
         return [StreamSpeech(speaker, side, received_at) for speaker, side in sides if not silent(side)]
 
+    _table: ClassVar[Table] = {
+        "transcript": _transcript,
+        assumed.PROVIDER_TRANSLATION: _translation,
+        assumed.PROVIDER_SPEECH: _speech,
+        assumed.PROVIDER_ERROR: lambda self, data, at: [_problem(data)],
+        assumed.PROVIDER_ENDED: lambda self, data, at: [StreamEnd(True, _text(data, "reason", "") or "ended")],
+    }
+
 
 def _problem(data: Mapping[str, Any]) -> StreamProblem:
     detail = data.get("error")
@@ -194,9 +200,10 @@ def _problem(data: Mapping[str, Any]) -> StreamProblem:
 
 def _audio(data: Mapping[str, Any], *, data_key: str, rate_key: str, channels: int) -> StreamAudio:
     encoding, rate, payload = data.get("encoding"), data.get(rate_key), data.get(data_key)
-    if not isinstance(encoding, str) or encoding not in _WIDTH:
+    width = _WIDTH.get(encoding) if isinstance(encoding, str) else None
+    if width is None:
         raise _Bad(f"encoding: expected one of {', '.join(_WIDTH)}, found {str(encoding)[:32]!r}")
-    if isinstance(rate, bool) or not isinstance(rate, int) or rate not in _RATES:
+    if type(rate) is not int or rate not in _RATES:
         raise _Bad(f"{rate_key}: expected one of {sorted(_RATES)}, found {str(rate)[:32]}")
     if not isinstance(payload, str):
         raise _Bad(f"{data_key}: expected base64, found {type(payload).__name__}")
@@ -204,7 +211,7 @@ def _audio(data: Mapping[str, Any], *, data_key: str, rate_key: str, channels: i
         raw = binascii.a2b_base64(payload, strict_mode=True)
     except ValueError as error:
         raise _Bad(f"{data_key}: expected base64: {error}") from None
-    if not raw or len(raw) % (_WIDTH[encoding] * channels):
+    if not raw or len(raw) % (width * channels):
         raise _Bad(f"{data_key}: expected whole samples of {encoding}, found {len(raw)} bytes")
     kind: Encoding = encoding  # type: ignore[assignment]  # one of _WIDTH's keys, which are its values
     return StreamAudio(kind, rate, raw)

@@ -14,7 +14,7 @@ from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import StreamClosed, StreamRefused
 from kallglot_ari.kallglot.protocol import Decoded, Pong, Unused, decoder, encoder
-from kallglot_ari.kallglot.socket import CLOSE_WITHIN, PING_EVERY, Socket
+from kallglot_ari.kallglot.socket import CLOSE_WITHIN, PING_EVERY, Socket, text_frame
 from kallglot_ari.log import get, redact
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings
@@ -33,6 +33,12 @@ _log = get("kallglot_ari.kallglot.stream")
 
 class Stream:
     """Implements `calls.interfaces.Stream`. `run` it on a socket that has just opened."""
+
+    __slots__ = (
+        "_backlog", "_clock", "_closing", "_decoder", "_encoder", "_ended", "_heard_at", "_is_ready", "_log", "_metrics", "_over",
+        "_queue", "_ready", "_room", "_session_id", "_settings", "_sink", "_socket", "_straight", "_tasks", "_transport",
+        "_unobserved", "_uplink_latency", "_waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,7 +63,12 @@ class Stream:
         self._queue: deque[tuple[str, UplinkChunk]] = deque()
         self._room = max(8, 2 * _QUEUE_MS // settings.chunk_ms)
         self._waiting = asyncio.Event()
+        self._transport = socket.plain if isinstance(socket, Socket) else None
+        self._straight = False
+        """Whether the next chunk may go to the transport at once: the stream is open, and no chunk is before it."""
         self._unobserved: deque[float] = deque(maxlen=64)
+        """When chunks were received that wait for the other channel."""
+        self._uplink_latency = metrics.uplink_latency
         self._tasks = Tasks(f"kallglot.stream.{session.id}")
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_ready = False
@@ -75,6 +86,7 @@ class Stream:
         """
         if isinstance(self._socket, Socket):
             self._socket.keep_short(self._backlog)
+            self._socket.listen(self._hear)
         self._tasks.spawn(self._receive(), name="receive")
         if self._settings.contract == "provider":
             self._became_ready()
@@ -92,25 +104,34 @@ class Stream:
             self._tasks.spawn(self._keep_alive(), name="ping")
 
     def send(self, speaker: str, chunk: UplinkChunk) -> None:
-        """Queue a chunk; when the queue is full the oldest goes, counted."""
+        """Send a chunk, or queue it where the transport is behind; when the queue is full the oldest goes, counted."""
+        if self._straight:
+            transport = self._transport
+            assert transport is not None
+            if transport.get_write_buffer_size() <= self._backlog and not transport.is_closing():
+                self._send_now(transport, speaker, chunk)
+                return
         if self._closing or self._ended:
             return
         if len(self._queue) >= self._room:
             self._queue.popleft()
             self._metrics.stream_dropped.inc()
         self._queue.append((speaker, chunk))
+        self._straight = False
         self._waiting.set()
 
     def replay(self, said: Sequence[tuple[str, UplinkChunk]]) -> None:
         """Queue what was said before this stream was open, ahead of everything else and however much it is."""
         if not self._closing and not self._ended:
             self._queue.extendleft(reversed(said))
+            self._straight = False
             self._waiting.set()
 
     async def close(self, *, end: bool = False) -> None:
         """Close; with `end` the session is told to end on the stream first. Takes at most about two seconds."""
         if not self._closing:
             self._closing = True
+            self._straight = False
             self._waiting.set()
             if end and not self._ended:
                 with contextlib.suppress(TimeoutError, ConnectionError, aiohttp.ClientError):
@@ -122,6 +143,16 @@ class Stream:
         await self._tasks.close()
 
     # --- server → client ---
+
+    def _hear(self, message: str) -> None:
+        """A text message that `_receive` need not wake for."""
+        if self._ended:
+            return
+        now = self._heard_at = self._clock.now()
+        for event in self._decoder.decode(message, received_at=now):
+            self._handle(event)
+        if self._over.is_set() and not self._closing:
+            self._tasks.spawn(self._hang_up(), name="hang_up")
 
     async def _receive(self) -> None:
         handled = 0
@@ -146,7 +177,7 @@ class Stream:
             await self._hang_up()
 
     def _handle(self, event: Decoded) -> None:
-        if isinstance(event, StreamSpeech):
+        if type(event) is StreamSpeech:
             self._tell(event)
         elif isinstance(event, Unused):
             self._metrics.stream_messages.labels(event.reason).inc()
@@ -192,6 +223,7 @@ class Stream:
         if self._ended:
             return
         self._ended = True
+        self._straight = False
         self._over.set()
         self._queue.clear()
         if not self._ready.done():
@@ -222,6 +254,7 @@ class Stream:
         try:
             while not self._ended and not self._closing:
                 if not self._queue:
+                    self._straight = self._transport is not None
                     self._waiting.clear()
                     await self._waiting.wait()
                     continue
@@ -244,19 +277,43 @@ class Stream:
             await asyncio.sleep(0.02)
 
     async def _transmit(self, speaker: str, chunk: UplinkChunk) -> None:
+        messages = self._encoded(speaker, chunk)
+        for text in messages:
+            await self._socket.send_frame(text, aiohttp.WSMsgType.TEXT)
+        if messages:
+            self._observe(chunk)
+
+    def _send_now(self, transport: asyncio.Transport, speaker: str, chunk: UplinkChunk) -> None:
+        """As `_transmit` does. Each frame is one write: aiohttp's own cannot come in between."""
+        messages = self._encoded(speaker, chunk)
+        try:
+            for text in messages:
+                transport.write(text_frame(text))
+        except RuntimeError:  # it closed at the frame before this; `_receive` is told
+            return
+        if messages:
+            self._observe(chunk)
+
+    def _encoded(self, speaker: str, chunk: UplinkChunk) -> list[bytes]:
+        """The messages that are to be sent now that `chunk` has come."""
         try:
             messages = self._encoder.audio(speaker, chunk)
         except ValueError as error:
             self._metrics.stream_messages.labels("unsendable").inc()
             self._log.warning("stream_chunk_unsendable", speaker=speaker, why=str(error))
-            return
-        self._unobserved.append(chunk.received_at)
-        for text in messages:
-            await self._socket.send_frame(text, aiohttp.WSMsgType.TEXT)
-        if messages:
-            now = self._clock.now()
-            while self._unobserved:
-                self._metrics.uplink_latency.observe(max(0.0, now - self._unobserved.popleft()))
+            return []
+        if not messages:
+            self._unobserved.append(chunk.received_at)
+        return messages
+
+    def _observe(self, chunk: UplinkChunk) -> None:
+        """`chunk` is with the transport, and so is what waited for it."""
+        now, latency = self._clock.now(), self._uplink_latency
+        latency.observe(max(0.0, now - chunk.received_at))
+        if self._unobserved:
+            for received_at in self._unobserved:
+                latency.observe(max(0.0, now - received_at))
+            self._unobserved.clear()
 
     async def _keep_alive(self) -> None:
         """Ping; when nothing at all came since the last one, the connection is lost, however alive TCP may think it is."""

@@ -13,43 +13,55 @@ from kallglot_ari.kallglot import assumed
 from kallglot_ari.kallglot.interleave import Interleaver
 
 
-class Timeline:
-    """Puts the legs' own times, which start at each leg's first packet, on the stream's one time line."""
+class _Leg:
+    """Where one leg is on the stream's time line, and the frame of its messages."""
 
-    def __init__(self) -> None:
-        self._epoch: float | None = None
-        self._shifts: dict[str, int] = {}
-        self._own: dict[str, int] = {}
-        self._ends: dict[str, int] = {}
+    __slots__ = ("at", "encoding", "frame", "own", "rate", "shift", "size")
 
-    def at(self, speaker: str, chunk: UplinkChunk) -> int:
-        """Milliseconds from the stream's first chunk to `chunk`."""
-        if self._epoch is None:
-            self._epoch = chunk.received_at
-        if speaker not in self._shifts or chunk.timestamp_ms < self._own[speaker]:
-            # A leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that;
-            # one whose media channel was made anew counts from 0 again, and goes on after what it has said.
-            begin = max(self._ends.get(speaker, 0), round((chunk.received_at - self._epoch) * 1000))
-            self._shifts[speaker] = begin - chunk.timestamp_ms
-        at = max(0, chunk.timestamp_ms + self._shifts[speaker])
-        self._own[speaker] = chunk.timestamp_ms
-        width = 2 if chunk.audio.encoding == "pcm_16" else 1
-        self._ends[speaker] = at + len(chunk.audio.payload) * 1000 // (chunk.audio.sample_rate * width)
-        return at
+    def __init__(self, speaker: str, audio: StreamAudio, shift: int) -> None:
+        self.encoding, self.rate = audio.encoding, audio.sample_rate
+        self.frame = _routing_audio(speaker, audio.encoding, audio.sample_rate)
+        self.shift = shift
+        self.own = self.at = self.size = 0
+
+    def end(self) -> int:
+        """Where what it said last ends."""
+        return self.at + self.size * 1000 // (self.rate * (2 if self.encoding == "pcm_16" else 1))
 
 
 class RoutingEncoder:
-    """Client → server, current contract."""
+    """Client → server, current contract. Puts the legs' own times, which start at each leg's first packet, on one time line."""
+
+    __slots__ = ("_epoch", "_legs", "_sequence")
 
     def __init__(self) -> None:
         self._sequence = 0
-        self._timeline = Timeline()
+        self._epoch: float | None = None
+        self._legs: dict[str, _Leg] = {}
 
     def audio(self, speaker: str, chunk: UplinkChunk) -> list[bytes]:
+        audio, own, received_at = chunk
+        leg = self._legs.get(speaker)
+        if leg is None or own < leg.own or audio.encoding != leg.encoding or audio.sample_rate != leg.rate:
+            leg = self._begin(leg, speaker, audio, own, received_at)
+        leg.own = own
+        leg.size = len(audio.payload)
+        leg.at = at = max(0, own + leg.shift)
         sequence, self._sequence = self._sequence, self._sequence + 1
-        encoding, rate, payload = chunk.audio
-        at = self._timeline.at(speaker, chunk)
-        return [_routing_audio(speaker, encoding, rate) % (sequence, at, binascii.b2a_base64(payload, newline=False))]
+        return [leg.frame % (sequence, at, binascii.b2a_base64(audio.payload, newline=False))]
+
+    def _begin(self, leg: _Leg | None, speaker: str, audio: StreamAudio, own: int, received_at: float) -> _Leg:
+        """A leg that is new, that counts anew, or that speaks in another form."""
+        if self._epoch is None:
+            self._epoch = received_at
+        if leg is not None and own >= leg.own:
+            shift = leg.shift
+        else:
+            # A leg whose first packet came before the one the line starts with begins with the line, and all of it moves with that;
+            # one whose media channel was made anew counts from 0 again, and goes on after what it has said.
+            shift = max(leg.end() if leg is not None else 0, round((received_at - self._epoch) * 1000)) - own
+        leg = self._legs[speaker] = _Leg(speaker, audio, shift)
+        return leg
 
     def ping(self) -> str | None:
         return '{"type":"ping"}'

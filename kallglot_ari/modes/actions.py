@@ -422,28 +422,18 @@ class CallActions:
     def _spoke(self, leg: str, chunk: UplinkChunk) -> None:
         for link, label in self._speaks.get(leg, ()):
             self._replay.spoke(link, label, chunk)
-            if link in self._streams:
-                self._streams[link][1].send(label, chunk)
+            if (stream := self._streams.get(link)) is not None:
+                stream[1].send(label, chunk)
                 self._latency.spoke(label, chunk.audio, self._plant.clock.now())
 
     def _heard(self, link: str, session_id: str, event: StreamEvent) -> None:
-        current = link in self._streams and self._streams[link][0] == session_id
+        stream = self._streams.get(link)
+        current = stream is not None and stream[0] == session_id
+        if isinstance(event, StreamSpeech):
+            if current:
+                self._translated(link, event)
+            return
         match event:
-            case StreamSpeech():
-                if not current:
-                    return
-                self._latency.translated(event.speaker, event.received_at)
-                for leg, on, deaf_to in self._hears:
-                    flow = self._flows.get(leg)
-                    if (
-                        on != link
-                        or flow is None
-                        or event.speaker in deaf_to
-                        or self._answers.cut_off(leg, event.received_at)
-                    ):
-                        continue
-                    self._answers.keep(leg, event)
-                    flow.play(f"{link}:{event.speaker}", event.audio, received_at=event.received_at)
             case StreamTranscript():
                 self._transcripts.take(self._named(link, event.turn))
             case StreamProblem():
@@ -457,6 +447,17 @@ class CallActions:
                         runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
                 pass
+
+    def _translated(self, link: str, speech: StreamSpeech) -> None:
+        speaker, audio, received_at = speech
+        self._latency.translated(speaker, received_at)
+        for leg, on, deaf_to in self._hears:
+            if on != link or speaker in deaf_to:
+                continue
+            flow = self._flows.get(leg)
+            if flow is not None and not self._answers.cut_off(leg, received_at):
+                self._answers.keep(leg, speech)
+                flow.play(f"{link}:{speaker}", audio, received_at=received_at)
 
     def _repeat(self, leg: str) -> None:
         if flow := self._flows.get(leg):

@@ -15,13 +15,18 @@ ANSWER_GAP = 0.3
 class _Kept:
     """What one leg was told last."""
 
+    __slots__ = ("at", "bytes", "pieces")
+
     def __init__(self) -> None:
         self.pieces: deque[StreamSpeech] = deque()
         self.bytes = 0
+        self.at = 0.0
 
 
 class Answers:
     """Of all legs of a call. Times are the clock's seconds."""
+
+    __slots__ = ("_cut_off", "_last")
 
     def __init__(self) -> None:
         self._last: dict[str, _Kept] = {}
@@ -30,8 +35,10 @@ class Answers:
 
     def keep(self, leg: str, speech: StreamSpeech) -> None:
         kept = self._last.get(leg)
-        if kept is None or speech.received_at - kept.pieces[-1].received_at > ANSWER_GAP:
+        at = speech.received_at
+        if kept is None or at - kept.at > ANSWER_GAP:
             kept = self._last[leg] = _Kept()
+        kept.at = at
         kept.pieces.append(speech)
         kept.bytes += len(speech.audio.payload)
         while kept.bytes > REPEAT_MAX and len(kept.pieces) > 1:

@@ -23,6 +23,8 @@ class Observes(Protocol):
 class TurnLatency:
     """Watches one call; times are monotonic seconds."""
 
+    __slots__ = ("_histogram", "_translated", "_voice")
+
     def __init__(self, histogram: Observes) -> None:
         self._histogram = histogram
         self._voice: dict[str, float] = {}

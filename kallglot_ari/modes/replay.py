@@ -12,20 +12,28 @@ LONGEST = 5.0
 """Seconds of speech that are sent again at most. What is older is of no use to a conversation."""
 
 Said = tuple[str, UplinkChunk]
+_LOOK = 4
+"""Chunks after which those are looked for that are too old: what lies at the other end has long left the processor's caches."""
 
 
 class Replay:
     """The last moments of every link of one call: `BEFORE` while its stream is up, `LONGEST` while it is lost."""
+
+    __slots__ = ("_lost", "_said")
 
     def __init__(self) -> None:
         self._said: dict[str, deque[Said]] = {}
         self._lost: dict[str, float] = {}
 
     def spoke(self, link: str, label: str, chunk: UplinkChunk) -> None:
-        said = self._said.setdefault(link, deque())
+        said = self._said.get(link)
+        if said is None:
+            said = self._said[link] = deque()
         said.append((label, chunk))
-        keep = LONGEST if link in self._lost else BEFORE
-        while said[0][1].received_at < chunk.received_at - keep:
+        if len(said) % _LOOK:
+            return
+        oldest = chunk.received_at - (LONGEST if link in self._lost else BEFORE)
+        while said[0][1].received_at < oldest:
             said.popleft()
 
     def lost(self, link: str, now: float) -> None:
