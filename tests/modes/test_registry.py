@@ -174,7 +174,7 @@ async def test_a_call_that_has_ended_is_freed_at_once() -> None:
     bench = Bench()
     await bench.up("kg-t-1")
     runner, actions = bench.calls.get("kg-t-1"), bench.calls.actions("kg-t-1")
-    held = [ref(thing) for thing in (runner, actions, runner.machine, actions._replay, actions._answers, runner.tasks)]
+    held = [ref(thing) for thing in (runner, actions, runner.machine, actions._transcripts, runner.tasks)]
     del runner, actions
     await bench.gone()
     bench.media.flows.clear()
