@@ -249,6 +249,8 @@ class StasisMode:
 
     def _resume(self, seen: Snapshot) -> None:
         self.resume.connected(seen, self._give_back)
+        for gone in self._contexts.keys() - {channel.id for channel in seen.channels}:
+            del self._contexts[gone]  # nobody heard of its end
         for channel in seen.channels:
             if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
                 self._contexts.setdefault(channel.id, channel.dialplan.context)

@@ -22,7 +22,7 @@ WRITE = "kallglot_write"
 """Execution option of a transaction that writes: in SQLite it takes the write lock at once, so that it cannot fail half-way."""
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_BUSY_RECOVERY)
-_CACHE = 512
+_CACHE = 128
 """KiB of the file that each connection keeps; SQLite would keep 2,000, and the system has them anyway."""
 _AGAIN = 0.01
 """Seconds between two attempts to turn a file to WAL."""

@@ -25,22 +25,31 @@ class Later:
     def __init__(self, execute: Callable[[str, Any, Row], Awaitable[Any]]) -> None:
         self._execute = execute
         self._kept: dict[tuple[str, ...], tuple[str, Any, Row]] = {}
+        self._under_way: dict[tuple[str, ...], Row] = {}
+        """The newest of each key that somebody writes himself."""
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, key: tuple[str, ...], what: str, statement: Any, row: Row) -> None:
-        """To be written later, in place of what was kept under `key`."""
+    def begins(self, key: tuple[str, ...], row: Row) -> None:
+        """`row` is being written: what is kept under `key`, or fails from now on, is older."""
         self._kept.pop(key, None)
+        self._under_way[key] = row
+
+    def ends(self, key: tuple[str, ...], row: Row) -> None:
+        """`row` is written, or given up."""
+        if self._under_way.get(key) is row:
+            del self._under_way[key]
+
+    def keep(self, key: tuple[str, ...], what: str, statement: Any, row: Row) -> None:
+        """To be written later, unless something newer is under way."""
+        if self._under_way.get(key) is not row:
+            return
         self._kept[key] = what, statement, row
         while len(self._kept) > KEPT_MAX:
             lost = next(iter(self._kept))
             del self._kept[lost]
             _log.error("store_write_lost", what=" ".join(lost))
-
-    def done(self, key: tuple[str, ...]) -> None:
-        """Something newer was written under `key`."""
-        self._kept.pop(key, None)
 
     async def run(self) -> None:
         """Write what is kept, every few seconds; ends by cancellation only."""

@@ -343,13 +343,15 @@ class Store:
         return self._engine
 
     async def _keep_at_it(self, key: tuple[str, ...], what: str, statement: Insert, row: Row) -> None:
+        self._later.begins(key, row)
         try:
             await self._execute(what, statement, row)
         except StoreError:
             if self._engine is not None:
                 self._later.keep(key, what, statement, row)
             raise
-        self._later.done(key)
+        finally:
+            self._later.ends(key, row)
 
     async def _execute(self, what: str, statement: Any, row: Row | None = None) -> int:
         """Run one statement, with the values of a row; returns the rows it touched."""

@@ -133,4 +133,4 @@ async def test_who_still_waits_when_the_store_is_closed_is_told(store: Store) ->
 async def test_a_connection_keeps_little_of_the_file(store: Store) -> None:
     assert store._engine is not None
     async with store._engine.connect() as connection:
-        assert (await connection.exec_driver_sql("PRAGMA cache_size")).scalar() == -512
+        assert (await connection.exec_driver_sql("PRAGMA cache_size")).scalar() == -128
