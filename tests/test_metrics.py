@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kallglot_ari.metrics import Metrics
+from kallglot_ari.metrics import BusyHistogram, Metrics
 
 CONTRACT: dict[str, tuple[str, set[str]]] = {
     "kallglot_calls_active": ("gauge", set()),
@@ -96,3 +99,15 @@ def test_two_services_in_one_process_count_apart() -> None:
     one.ari_reconnects.inc()
     assert b"kallglot_ari_reconnects_total 1.0" in one.render()
     assert b"kallglot_ari_reconnects_total 0.0" in other.render()
+
+
+@given(st.lists(st.floats(0, 3) | st.sampled_from((0.005, 0.1, 1.0))))
+def test_a_busy_histogram_shows_what_another_does(values: list[float]) -> None:
+    shown = []
+    for kind in (Histogram, BusyHistogram):
+        registry = CollectorRegistry()
+        histogram = kind("kallglot_x_seconds", "What", buckets=(0.005, 0.1, 1, 2), registry=registry)
+        for value in values:
+            histogram.observe(value)
+        shown.append(generate_latest(registry))
+    assert shown[0] == shown[1]

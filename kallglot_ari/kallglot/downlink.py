@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import orjson
+from pydantic import ConfigDict, TypeAdapter
 
 from kallglot_ari.calls.interfaces import (
     StreamEnd,
@@ -31,6 +32,8 @@ _RATES = frozenset({8000, 16000, 24000, 48000})
 _TEXT_LIMIT = 20_000
 _SEGMENTS = 64
 """Segments whose translation may still come."""
+_quick_base64: Any = TypeAdapter(bytes, config=ConfigDict(val_json_bytes="base64")).validator.validate_strings
+_IS_QUICK = _quick_base64("AAAA") == bytes(3)  # else it is a pydantic that takes the letters as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +211,25 @@ def _audio(data: Mapping[str, Any], *, data_key: str, rate_key: str, channels: i
     if not isinstance(payload, str):
         raise _Bad(f"{data_key}: expected base64, found {type(payload).__name__}")
     try:
-        raw = binascii.a2b_base64(payload, strict_mode=True)
+        raw = base64_bytes(payload)
     except ValueError as error:
         raise _Bad(f"{data_key}: expected base64: {error}") from None
     if not raw or len(raw) % (width * channels):
         raise _Bad(f"{data_key}: expected whole samples of {encoding}, found {len(raw)} bytes")
     kind: Encoding = encoding  # type: ignore[assignment]  # one of _WIDTH's keys, which are its values
     return StreamAudio(kind, rate, raw)
+
+
+def base64_bytes(text: str) -> bytes:
+    """What binascii makes of `text`, in a quarter of the time where nothing is odd about it. :raises ValueError: it is no base64."""
+    if _IS_QUICK and len(text) % 4 == 0 and "-" not in text and "_" not in text:  # which pydantic would take as well
+        try:
+            raw: bytes = _quick_base64(text)
+        except ValueError:
+            pass  # binascii decides, and says why
+        else:
+            return raw
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _text(data: Mapping[str, Any], key: str, default: str | None = None, *, limit: int = _TEXT_LIMIT) -> str:

@@ -20,15 +20,17 @@ from kallglot_ari.kallglot.shortcut import Shortcut
 from kallglot_ari.log import redact
 from kallglot_ari.settings import KallglotSettings
 
+
+def _mask_slowly(mask: bytes, data: bytearray) -> None:
+    size = len(data)
+    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+    data[:] = (int.from_bytes(data, "big") ^ key).to_bytes(size, "big")
+
+
 try:
     from aiohttp._websocket.helpers import websocket_mask as _mask
 except ImportError:  # it is no part of aiohttp's interface
-
-    def _mask(mask: bytes, data: bytearray) -> None:
-        size = len(data)
-        key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
-        data[:] = (int.from_bytes(data, "big") ^ key).to_bytes(size, "big")
-
+    _mask = _mask_slowly
 
 MESSAGE_LIMIT = 2 * 1024 * 1024
 """The longest message that is taken, in bytes: half a minute of 16-bit PCM at 24 kHz."""

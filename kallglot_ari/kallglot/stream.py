@@ -1,4 +1,4 @@
-"""The WebSocket of a session. A slow or dead server costs chunks, never time: `Stream.send` only ever appends to a bounded queue."""
+"""The WebSocket of a session. A slow or dead server costs chunks, never time: `Stream.send` writes where the transport takes it, else queues."""
 
 from __future__ import annotations
 
@@ -146,12 +146,13 @@ class Stream:
 
     def _hear(self, message: str) -> None:
         """A text message that `_receive` need not wake for."""
-        if self._ended:
+        ended = self._ended
+        if ended:
             return
         now = self._heard_at = self._clock.now()
         for event in self._decoder.decode(message, received_at=now):
             self._handle(event)
-        if self._over.is_set() and not self._closing:
+        if self._ended and not self._closing:
             self._tasks.spawn(self._hang_up(), name="hang_up")
 
     async def _receive(self) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from kallglot_ari.calls.interfaces import StreamEnd, StreamProblem, StreamReady, StreamSpeech, StreamTranscript
 from kallglot_ari.calls.model import StreamAudio, TranscriptTurn
-from kallglot_ari.kallglot.downlink import Decoded, Pong, ProviderDecoder, RoutingDecoder, Unused
+from kallglot_ari.kallglot.downlink import Decoded, Pong, ProviderDecoder, RoutingDecoder, Unused, base64_bytes
 
 
 def routing(*messages: str | bytes) -> list[Decoded]:
@@ -259,3 +260,20 @@ def test_cut_off_messages_are_survived(tail: bytes) -> None:
     for end in range(0, len(whole), 7):
         (event,) = decoder.decode(whole[:end], received_at=0)
         assert isinstance(event, Unused)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=900).map(lambda raw: base64.b64encode(raw).decode()),
+        st.binary(max_size=9).map(lambda raw: base64.urlsafe_b64encode(raw).decode()),
+        st.text("AQg+/-_= \n\xe4", max_size=12),
+    )
+)
+def test_base64_is_what_binascii_takes_for_it(text: str) -> None:
+    try:
+        expected = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)[:20]):
+            base64_bytes(text)
+    else:
+        assert base64_bytes(text) == expected

@@ -1,199 +1,235 @@
-"""Text messages that are heard without aiohttp: in whatever pieces they come, each once and in order, and all else is aiohttp's."""
+"""Whoever listens by the shortcut hears what aiohttp alone would have given, in the same order, however the bytes come."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import itertools
 import struct
-from dataclasses import dataclass, field
+import time
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from aiohttp import WSMsgType
+from aiohttp._websocket.helpers import websocket_mask
+from aiohttp._websocket.reader_py import WebSocketReader
+from hypothesis import given
 from hypothesis import strategies as st
 
+from kallglot_ari.kallglot import shortcut, socket
 from kallglot_ari.kallglot.shortcut import Shortcut
 
-TEXT, BINARY, MORE, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
-def frame(opcode: int, payload: bytes, *, final: bool = True, reserved: int = 0) -> bytes:
-    size = len(payload)
-    first = opcode | (0x80 if final else 0) | reserved
+def frame(first: int, payload: bytes, *, masked: bool = False) -> bytes:
+    size, bit = len(payload), 0x80 if masked else 0
     if size < 126:
-        return bytes((first, size)) + payload
-    if size < 1 << 16:
-        return struct.pack("!BBH", first, 126, size) + payload
-    return struct.pack("!BBQ", first, 127, size) + payload
+        header = struct.pack("!BB", first, bit | size)
+    elif size < 1 << 16:
+        header = struct.pack("!BBH", first, bit | 126, size)
+    else:
+        header = struct.pack("!BBQ", first, bit | 127, size)
+    return header + (bytes(4) if masked else b"") + payload  # a mask of zeros leaves all as it is
 
 
-@dataclass
+def text(said: str) -> bytes:
+    return frame(TEXT, said.encode())
+
+
+class Queue:
+    """What aiohttp's parser feeds."""
+
+    _size, _limit = 0, 1 << 30
+    _stalled_reader = None
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.failed: BaseException | None = None
+
+    def feed_data(self, message: Any, size: int) -> None:
+        self.messages.append(message)
+
+    def set_exception(self, exc: BaseException, *_: Any) -> None:
+        self.failed = exc
+
+
 class Inner(asyncio.Protocol):
-    """What aiohttp would make of what it is shown."""
+    """aiohttp's side: parses what it is shown."""
 
-    data: bytes = b""
-    messages: list[bytes] = field(default_factory=list)
-    begun: bytes = b""
-    controls: list[int] = field(default_factory=list)
-    lost: bool = False
+    def __init__(self) -> None:
+        self.queue = Queue()
+        self.parser = WebSocketReader(self.queue, 1 << 22, compress=False, decode_text=True)  # type: ignore[arg-type]
+        self.shown = 0
 
     def data_received(self, data: bytes) -> None:
-        self.data += data
-        while len(self.data) >= 2:
-            size, begin = self.data[1] & 0x7F, 2
-            if size >= 126:
-                begin += 2 if size == 126 else 8
-                size = int.from_bytes(self.data[2:begin], "big")
-            if len(self.data) < begin + size:
-                return
-            first, payload, self.data = self.data[0], self.data[begin : begin + size], self.data[begin + size :]
-            if first & 0x08:
-                self.controls.append(first & 0x0F)
-                continue
-            self.begun += payload
-            if first & 0x80:
-                self.messages.append(self.begun)
-                self.begun = b""
+        self.shown += len(data)
+        self.parser.feed_data(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
+    def take(self) -> list[tuple[str, Any]]:
+        taken = [(message.type.name, message.data) for message in self.queue.messages]
+        self.queue.messages.clear()
+        return taken
 
 
-class Line:
-    """A shortcut whose owner receives what aiohttp has, now and then."""
+class Both:
+    """The shortcut and aiohttp behind it; `told` is what came of both, in order."""
 
-    def __init__(self, seen: bytes = b"", *, heartbeat: bool = False) -> None:
+    def __init__(self, seen: bytes = b"", *, heartbeat: bool = False, listening: bool = True) -> None:
         self.inner = Inner()
         self.inner.data_received(seen)
         self.shortcut = Shortcut(self.inner, seen, heartbeat=heartbeat)
-        self.told: list[bytes] = []
+        self.told: list[tuple[str, Any]] = []
         self.heard = 0
+        if listening:
+            self.shortcut.listen(self.hear)
 
-    def listen(self) -> None:
-        self.shortcut.listen(self._hear)
-
-    def _hear(self, text: str) -> None:
+    def hear(self, said: str) -> None:
+        self.receive()
+        self.told.append(("TEXT", said))
         self.heard += 1
-        self.told.append(text.encode())
 
-    def receive(self, count: int) -> None:
-        for message in self.inner.messages[:count]:
+    def receive(self) -> None:
+        """As the task does that receives of aiohttp."""
+        for message in self.inner.take():
+            self.shortcut.owed -= message[0] in ("TEXT", "BINARY")
             self.told.append(message)
-            self.shortcut.owed -= 1
-        del self.inner.messages[:count]
+
+    def feed(self, data: bytes, *, receive: bool = True) -> None:
+        self.shortcut.data_received(data)
+        if receive:
+            self.receive()
 
 
-def some(number: int, size: int) -> bytes:
-    return (f"{number}:" + "é" * size)[: max(1, size)].encode()
+def alone(data: bytes) -> tuple[list[tuple[str, Any]], bool]:
+    inner = Inner()
+    inner.data_received(data)
+    return inner.take(), inner.queue.failed is not None
 
 
-sizes = st.sampled_from([1, 60, 130, 1400, 70_000])
-pieces = st.one_of(
-    st.tuples(st.just("text"), sizes),
-    st.tuples(st.just("text"), sizes),
-    st.tuples(st.sampled_from(["binary", "fragments", "ping", "pong"]), sizes),
+PAYLOADS = st.one_of(st.text(max_size=300), st.integers(0, 70_000).map(lambda size: "x" * size))
+FRAMES = st.one_of(
+    PAYLOADS.map(text),
+    PAYLOADS.map(text),
+    PAYLOADS.map(lambda said: frame(TEXT, said.encode(), masked=True)),
+    st.binary(max_size=300).map(lambda data: frame(BINARY, data)),
+    st.binary(max_size=125).map(lambda data: frame(PING, data)),
+    st.binary(max_size=125).map(lambda data: frame(PONG, data)),
+    st.binary(min_size=1, max_size=30).map(
+        lambda data: frame(0x02, data) + frame(PING, b"between") + frame(0x00, data) + frame(0x80, data)
+    ),
 )
 
 
 @given(
-    sent=st.lists(pieces, max_size=30), seed=st.integers(0, 2**32), heartbeat=st.booleans(), seen=st.integers(0, 200)
-)
-@settings(max_examples=300, deadline=None)
-def test_each_message_is_told_once_and_in_order(
-    sent: list[tuple[str, int]], seed: int, heartbeat: bool, seen: int
+    st.lists(FRAMES, max_size=30), st.lists(st.integers(0, 1 << 20), max_size=12), st.lists(st.booleans()), st.integers(0, 40)
+)  # fmt: skip
+def test_however_it_comes_it_is_told_in_order(
+    frames: list[bytes], cuts: list[int], received: list[bool], seen: int
 ) -> None:
-    rng = random.Random(seed)
-    stream, expected, controls = b"", [], []
-    for number, (kind, size) in enumerate(sent):
-        message = some(number, size)
-        match kind:
-            case "ping" | "pong":
-                opcode = PING if kind == "ping" else PONG
-                stream += frame(opcode, message[:100])
-                controls.append(opcode)
-            case "fragments":
-                cut = rng.randrange(len(message) + 1)
-                stream += frame(TEXT, message[:cut], final=False)
-                if rng.random() < 0.5:
-                    stream += frame(PING, b"")
-                    controls.append(PING)
-                stream += frame(MORE, message[cut:])
-                expected.append(message)
-            case _:
-                stream += frame(TEXT if kind == "text" else BINARY, message)
-                expected.append(message)
-    line = Line(stream[:seen], heartbeat=heartbeat)
-    at = min(seen, len(stream))
-    if rng.random() < 0.9:
-        line.listen()
-    while at < len(stream):
-        size = rng.choice((1, 3, 50, 1000, 5000, 100_000))
-        line.shortcut.data_received(stream[at : at + size])
-        at += size
-        line.receive(rng.choice((0, 0, 1, 100)))
-    line.receive(len(line.inner.messages))
-    assert line.told == expected
-    assert line.inner.controls == controls
-    assert line.inner.data == line.inner.begun == b""
-    assert line.shortcut._over or line.shortcut.owed == 0
-
-
-def test_usual_messages_never_reach_aiohttp() -> None:
-    line = Line()
-    line.listen()
-    messages = [some(number, 1400) for number in range(50)]
-    for message in messages:
-        line.shortcut.data_received(frame(TEXT, message))
-    assert line.told == messages
-    assert line.heard == 50
-    assert line.inner == Inner()
-
-
-def test_a_flood_leaves_others_a_turn() -> None:
-    """Past a few in one piece the rest goes by the queue."""
-    line = Line()
-    line.listen()
-    messages = [some(number, 200) for number in range(100)]
-    line.shortcut.data_received(b"".join(frame(TEXT, message) for message in messages))
-    assert line.heard <= 16
-    line.shortcut.data_received(frame(TEXT, b"behind them"))
-    assert line.told == messages[: line.heard]
-    line.receive(1000)
-    line.shortcut.data_received(frame(TEXT, b"heard again"))
-    assert line.told == [*messages, b"behind them", b"heard again"]
+    data = b"".join(frames)
+    seen = min(seen, len(data))
+    edges = sorted({seen, len(data), *(seen + cut % (len(data) - seen + 1) for cut in cuts)})
+    both = Both(data[:seen])
+    both.receive()
+    for number, (a, b) in enumerate(itertools.pairwise(edges)):
+        both.feed(data[a:b], receive=number >= len(received) or received[number])
+    both.receive()
+    assert both.told == alone(data)[0]
 
 
 @pytest.mark.parametrize(
-    "end",
+    "fault",
     [
-        frame(CLOSE, struct.pack("!H", 1000)),
-        frame(3, b"reserved opcode, not control") + frame(11, b"reserved"),
-        frame(PING, b"x" * 126),
-        frame(PING, b"not whole", final=False),
-        frame(TEXT, b"a bit that means nothing here", reserved=0x40) + frame(CLOSE, b""),
+        frame(0xC1, b"rsv1"), frame(0x83, b"unknown"), frame(0x8B, b"unknown"), frame(0x80, b"continues nothing"),
+        frame(TEXT, b"\xff\xfe"), frame(TEXT, b"\xff" * 200), frame(0x09, b"a ping in parts"), frame(PING, b"x" * 126),
+        frame(CLOSE, struct.pack("!H", 1000)), frame(CLOSE, b""), frame(CLOSE, b"x"),
     ],
-)
-def test_after_the_end_or_a_fault_all_is_aiohttps(end: bytes) -> None:
-    line = Line()
-    line.listen()
-    line.shortcut.data_received(frame(TEXT, b"before"))
-    line.shortcut.data_received(end + frame(TEXT, b"after it"))
-    line.shortcut.data_received(frame(TEXT, b"and later"))
-    assert line.told == [b"before"]
+)  # fmt: skip
+def test_nothing_is_heard_after_the_end_or_a_fault(fault: bytes) -> None:
+    both = Both()
+    for data in (text("before"), fault, text("after" * 100), text("after")):
+        both.feed(data)
+    assert both.heard == 1
+    assert (both.inner.queue.failed is not None) == alone(fault)[1]
 
 
-def test_text_that_is_no_utf_8_is_aiohttps_to_refuse() -> None:
-    line = Line()
-    line.listen()
-    for size in (3, 200):
-        line.shortcut.data_received(frame(TEXT, b"\xff" * size))
-        assert line.inner.messages.pop() == b"\xff" * size
-    assert line.told == []
+def test_a_message_that_comes_alone_is_not_shown_to_aiohttp() -> None:
+    both = Both()
+    for size in (0, 1, 125, 126, 1100, 65_535):
+        both.feed(text("x" * size))
+    assert (both.heard, both.inner.shown) == (6, 0)
 
 
-def test_the_rest_of_the_protocol_is_passed_on() -> None:
-    line = Line()
-    line.listen()
-    line.shortcut.connection_lost(None)
-    assert line.inner.lost
-    line.shortcut.data_received(frame(TEXT, b"too late"))
-    assert line.told == []
+def test_a_message_in_pieces_is_heard_when_it_is_whole_and_a_huge_one_is_aiohttps() -> None:
+    both = Both()
+    whole = text("x" * 5000)
+    for at in range(0, len(whole), 1448):
+        both.feed(whole[at : at + 1448])
+    assert (both.heard, both.inner.shown) == (1, 0)
+    huge = text("x" * 100_000)
+    for at in range(0, len(huge), 16_384):
+        both.feed(huge[at : at + 16_384])
+    both.feed(text("next"))
+    assert (both.heard, both.inner.shown, len(both.told)) == (2, len(huge), 3)
+
+
+def test_of_a_flood_so_many_are_heard_in_a_row_and_the_rest_is_received() -> None:
+    both = Both()
+    flood = [text(f"message {number}") for number in range(50)]
+    both.feed(b"".join(flood), receive=False)
+    assert both.heard == shortcut._IN_A_ROW
+    both.feed(text("the next waits its turn"), receive=False)
+    assert both.heard == shortcut._IN_A_ROW
+    both.receive()
+    both.feed(text("now"))
+    assert both.heard == shortcut._IN_A_ROW + 1
+    assert both.told == alone(b"".join([*flood, text("the next waits its turn"), text("now")]))[0]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 500])
+def test_what_came_with_the_handshake_is_gone_on_from(size: int) -> None:
+    first = text("x" * 1000)
+    both = Both(first[:size])
+    both.feed(first[size:])
+    both.feed(text("next"))
+    assert both.told == [("TEXT", "x" * 1000), ("TEXT", "next")]
+
+
+def test_aiohttps_heartbeat_sees_that_something_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    both = Both(heartbeat=True)
+    for _ in range(30):
+        both.feed(text("x" * 200))
+        now += 0.1
+    assert both.heard == 27
+    assert len(both.told) == 30
+
+
+def test_all_is_aiohttps_until_somebody_listens() -> None:
+    both = Both(listening=False)
+    both.feed(text("ready")[:3])
+    both.feed(text("ready")[3:], receive=False)
+    both.shortcut.listen(both.hear)
+    both.feed(text("next"), receive=False)
+    assert both.heard == 0
+    both.receive()
+    both.feed(text("heard"))
+    assert both.told == [("TEXT", "ready"), ("TEXT", "next"), ("TEXT", "heard")]
+    assert both.heard == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 1100, 65_535, 65_536, 100_001])
+def test_a_frame_of_ours_is_what_a_server_reads(size: int) -> None:
+    said = ("ä" * (size // 2) + "x" * (size % 2)).encode()
+    inner = Inner()
+    inner.data_received(socket.text_frame(said) + socket.text_frame(b"next"))
+    assert inner.take() == [(WSMsgType.TEXT.name, said.decode()), (WSMsgType.TEXT.name, "next")]
+
+
+@given(st.binary(min_size=4, max_size=4), st.binary(max_size=70))
+def test_the_masks_are_the_same(mask: bytes, data: bytes) -> None:
+    one, other = bytearray(data), bytearray(data)
+    websocket_mask(mask, one)
+    socket._mask_slowly(mask, other)
+    assert one == other

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+import uvloop
 from aiohttp import web
 
 from kallglot_ari.calls.interfaces import (
@@ -37,6 +38,10 @@ def said(number: int) -> str:
     return orjson.dumps(
         {"type": "transcript.partial", "speaker": "customer", "language": "de", "text": str(number)}
     ).decode()
+
+
+def partial_of_provider(number: int) -> str:
+    return orjson.dumps({"type": "transcript", "id": "t", "language": "de", "text": str(number)}).decode()
 
 
 async def gone(ws: web.WebSocketResponse) -> list[Any]:
@@ -254,7 +259,121 @@ async def test_a_flood_of_messages_leaves_others_a_turn() -> None:
     assert worst < 0.1
 
 
+@pytest.mark.parametrize("contract", ["routing", "provider"])
+async def test_messages_of_every_kind_keep_their_order(contract: str) -> None:
+    message = said if contract == "routing" else partial_of_provider
+
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        for number in range(0, 120, 4):
+            await ws.send_str(message(number))
+            await ws.send_bytes(message(number + 1).encode())
+            await ws.ping()
+            await ws.send_str(message(number + 2))
+            await ws.send_str(message(number + 3))
+            await asyncio.sleep(0.002 * (number % 3))
+        await gone(ws)
+
+    heard = Heard()
+    async with opened(converse, heard, contract=contract):
+        await heard.until(120, StreamTranscript)
+    assert [event.turn.text for event in heard if isinstance(event, StreamTranscript)] == [str(n) for n in range(120)]
+
+
+async def test_a_text_that_is_no_utf8_ends_the_stream() -> None:
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        await ws.send_str(said(1))
+        await asyncio.sleep(0.02)
+        await ws.send_frame(b"\xff\xfe", aiohttp.WSMsgType.TEXT)
+        await ws.send_str(said(2))
+        await gone(ws)
+
+    heard = Heard()
+    async with opened(converse, heard):
+        await heard.until(1, StreamEnd)
+    assert [type(event) for event in heard] == [StreamReady, StreamTranscript, StreamEnd]
+
+
+async def test_nothing_is_told_after_an_end_that_the_sink_itself_brings_about() -> None:
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        await ws.send_str(said(1))
+        await ws.send_str('{"type":"session.ended","reason":"timeout"}')
+        for number in range(2, 30):
+            await ws.send_str(said(number))
+        await gone(ws)
+
+    heard, closing = Heard(), []
+
+    def sink(event: StreamEvent) -> None:
+        heard(event)
+        if isinstance(event, StreamEnd):
+            closing.append(asyncio.ensure_future(made.close()))  # noqa: TID251
+
+    async with opened(converse, sink) as made:
+        await heard.until(1, StreamEnd)
+        await asyncio.gather(*closing)
+    assert [type(event) for event in heard] == [StreamReady, StreamTranscript, StreamEnd]
+
+
 # --- client → server ---
+
+
+async def test_a_chunk_leaves_in_the_turn_in_which_it_comes() -> None:
+    got: list[Any] = []
+
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        got.extend(await gone(ws))
+
+    metrics = Metrics()
+    async with opened(converse, Heard(), metrics=metrics) as made:
+        await asyncio.sleep(0.02)
+        for number in range(3):
+            made.send("customer", chunk(number * 100))
+            assert value(metrics, "kallglot_uplink_latency_seconds_count") == number + 1
+        await asyncio.sleep(0.02)
+    assert [message["timestamp_ms"] for message in got if message["type"] == "audio.input"] == [0, 100, 200]
+
+
+async def test_what_is_said_while_others_wait_comes_after_them() -> None:
+    got: list[Any] = []
+
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        got.extend(await gone(ws))
+
+    async with opened(converse, Heard()) as made:
+        made.send("customer", chunk(200))
+        made.replay([("customer", chunk(0)), ("customer", chunk(100))])
+        made.send("customer", chunk(300))
+        await asyncio.sleep(0.02)
+        made.send("customer", chunk(400))
+        made.replay([("customer", chunk(500))])
+        made.send("customer", chunk(600))
+        await asyncio.sleep(0.02)
+    audio = [message for message in got if message["type"] == "audio.input"]
+    assert [message["timestamp_ms"] for message in audio] == [0, 100, 200, 300, 400, 500, 600]
+    assert [message["sequence"] for message in audio] == list(range(7))
+
+
+async def test_sending_to_a_socket_that_has_just_gone_is_harmless() -> None:
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        await asyncio.sleep(0.05)
+        assert request.transport is not None
+        request.transport.abort()
+
+    heard = Heard()
+    async with opened(converse, heard) as made:
+        async with asyncio.timeout(3):
+            while not any(isinstance(event, StreamEnd) for event in heard):
+                made.send("customer", chunk())
+                await asyncio.sleep(0)
+        made.send("customer", chunk())
+        made.replay([("customer", chunk())])
+    assert [type(event) for event in heard] == [StreamReady, StreamEnd]
 
 
 async def test_chunks_arrive_and_their_latency_is_observed() -> None:
@@ -291,19 +410,24 @@ async def test_two_channels_are_observed_when_they_have_gone_out() -> None:
         assert value(metrics, "kallglot_uplink_latency_seconds_count") == 2
 
 
-async def test_a_server_that_does_not_read_costs_old_chunks_and_nothing_else() -> None:
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_server_that_does_not_read_costs_old_chunks_and_nothing_else(loop: Any) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_server_that_does_not_read())
+
+
+async def _server_that_does_not_read() -> None:
     read = asyncio.Event()
     got: list[Any] = []
 
     async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
-        assert request.transport is not None
-        raw = request.transport.get_extra_info("socket")
+        transport: Any = request.transport  # uvloop's is no asyncio.Transport
+        raw = transport.get_extra_info("socket")
         raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 8192)
         await ws.send_str(READY)
-        assert isinstance(request.transport, asyncio.Transport)
-        request.transport.pause_reading()
+        transport.pause_reading()
         await read.wait()
-        request.transport.resume_reading()
+        transport.resume_reading()
         async for message in ws:
             got.append(orjson.loads(message.data))
 
