@@ -55,8 +55,8 @@ CLAIM_EVERY = 1.0
 TAKE_OVER_SECONDS = 10.0
 """How long a run that takes over waits for the other to let go; then that one is taken for dead."""
 MEDIA_SILENT = 5.0
-QUIET_SECONDS = 10.0
-"""Without a call; then the memory that calls took is given back."""
+QUIET_SECONDS = 10.0, 60.0
+"""Without a call; then the memory that calls took is given back, and what the connections took that are closed by then."""
 WEBHOOKS = ("session.ended", "transcript.ready", "recording.ready")
 """What the embedded Kallglot notifies us of; the rest its streams tell."""
 
@@ -355,8 +355,9 @@ class Service:
         """After the last of some calls: the memory that they took. Not while there are calls: they would hear it."""
         while True:
             await self.stasis.calls.wait_busy()
-            await self.stasis.calls.wait_quiet(QUIET_SECONDS)
-            memory.give_back()
+            for seconds in QUIET_SECONDS:
+                await self.stasis.calls.wait_quiet(seconds)
+                await memory.give_back()
 
     async def live(self) -> list[str]:
         """Reasons why this process should be restarted; its calls are taken up by the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 
@@ -19,9 +20,9 @@ def one_heap() -> None:
         mallopt(_ARENA_MAX, 1)
 
 
-def give_back() -> None:
-    """Free what is garbage, and give free memory back to the system. Takes some 20 ms: nothing may be up that cannot wait."""
+async def give_back() -> None:
+    """Free what is garbage, which takes a few milliseconds, and give free memory back to the system, beside the event loop."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
-        trim(ctypes.c_size_t(0))
+        await asyncio.to_thread(trim, ctypes.c_size_t(0))

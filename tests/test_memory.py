@@ -36,7 +36,7 @@ libc.malloc_info(0, out)
 libc.fflush(out)
 """
 FREED = """
-import gc, weakref
+import asyncio, gc, weakref
 import psutil
 from kallglot_ari import memory
 class Thing: pass
@@ -49,7 +49,7 @@ for pair in kept:
     pair[0] = None
 del thing
 resident = psutil.Process().memory_info().rss
-memory.give_back()
+asyncio.run(memory.give_back())
 assert seen() is None
 print(resident - psutil.Process().memory_info().rss)
 """
@@ -72,10 +72,10 @@ def test_what_is_free_between_what_is_used_is_given_back() -> None:
     assert int(run(FREED)) > 40_000_000
 
 
-def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(name: Any) -> SimpleNamespace:
         return SimpleNamespace()
 
     monkeypatch.setattr(ctypes, "CDLL", other)
     memory.one_heap()
-    memory.give_back()
+    await memory.give_back()

@@ -19,7 +19,7 @@ from kallglot_ari.log import get, redact
 
 BODY_LIMIT = 8 * 1024 * 1024
 """The longest answer that is read: a transcript of a very long call."""
-_KEEP_ALIVE = 90.0
+_KEEP_ALIVE = 30.0
 _CONNECTIONS = 2000
 _CONNECT_SHARE = 0.8
 """Of the time for a request, what connecting may take: so a server that is not there is told from one that does not answer."""

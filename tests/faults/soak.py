@@ -55,7 +55,7 @@ class Figures:
     """MB of it that no file stands behind."""
     descriptors: int
     kept: int
-    """Connections kept open for the next request to Kallglot, for 90 s or two times that."""
+    """Connections kept open for the next request to Kallglot, for 30 s or two times that."""
     tasks: Counter[str]
     threads: int
     used: float
@@ -338,7 +338,7 @@ def parser() -> argparse.ArgumentParser:
         "--settle",
         type=float,
         default=95.0,
-        help="seconds without a call before figures are taken: kept connections are closed after 90",
+        help="seconds without a call before figures are taken: memory is given back after 60",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="keep the service's log there")
