@@ -7,12 +7,15 @@ import contextlib
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
+from kallglot_ari.calls.interfaces import StreamSpeech
 from kallglot_ari.calls.model import SessionRequest
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ApiUnavailable, ConfigError, StreamRefused
@@ -21,7 +24,7 @@ from kallglot_ari.kallglot.breaker import RetryPolicy
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
-from tests.kallglot.servers import Heard, client, created, ok, session
+from tests.kallglot.servers import Heard, chunk, client, created, ok, session
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
 
@@ -48,8 +51,9 @@ async def secure(certificate: Path) -> AsyncIterator[tuple[str, list[str]]]:
             socket = web.WebSocketResponse()
             await socket.prepare(request)
             await socket.send_str('{"type":"session.ready"}')
-            async for _ in socket:
-                pass
+            async for message in socket:
+                if "audio.input" in message.data:
+                    await socket.send_str(message.data.replace("audio.input", "audio.output", 1))
             return socket
         return ok(created(url=f"wss://{request.host}/v1/sessions/sess_1/connect?token=kst_t"))
 
@@ -72,6 +76,29 @@ async def test_our_own_ca_is_trusted_for_requests_and_streams(certificate: Path)
         await (await api.open_stream(made, Heard())).close()
     assert "POST /v1/sessions key" in asked
     assert "GET /v1/sessions/sess_1/connect no key" in asked, "the key is not for the stream"
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_stream_over_tls_goes_both_ways_in_order(certificate: Path, loop: Callable[[], Any]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_said_and_said_back(certificate))
+
+
+async def _said_and_said_back(certificate: Path) -> None:
+    heard = Heard()
+    sound = [bytes([number]) * (20_000 if number % 7 == 0 else 800) for number in range(1, 60)]
+    async with (
+        secure(certificate) as (url, _),
+        client(url, ca_file=str(certificate), failover_timeout_ms=3000) as api,
+    ):
+        stream = await api.open_stream(session(f"{url.replace('https', 'wss')}/sessions/sess_1/connect"), heard)
+        for number, payload in enumerate(sound):
+            stream.send("customer", chunk(number * 100, payload=payload))
+            if number % 5 == 0:
+                await asyncio.sleep(0.01)
+        speech = await heard.until(len(sound), StreamSpeech)
+        await stream.close()
+    assert [event.audio.payload for event in speech] == sound
 
 
 async def test_without_it_nothing_is_sent(certificate: Path) -> None:
