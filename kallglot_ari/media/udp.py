@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import mmap
 import socket
 import struct
 import sys
@@ -30,6 +31,9 @@ STRIDE = 1536
 NAME_BYTES = 28
 """A sockaddr_in6; a sockaddr_in is 16 of them."""
 IPV4_BYTES = 16
+BURST = 64
+"""Rows that are filled only after a standstill, unless there are hundreds of calls."""
+_CALM_SECONDS = 1.0
 _CONTROL_BYTES = 64
 _SO_TIMESTAMPNS = 35
 _SO_RXQ_OVFL = 40
@@ -63,13 +67,19 @@ class Block:
     """Datagrams as they came: row i of `data` holds `length[i]` bytes from the address in `name[i]`, at `arrival[i]`."""
 
     def __init__(self, rows: int = BLOCK) -> None:
-        self.data: NDArray[np.uint8] = np.zeros((rows, STRIDE), dtype=np.uint8)
+        self._memory = mmap.mmap(-1, rows * STRIDE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.data: NDArray[np.uint8] = np.frombuffer(self._memory, dtype=np.uint8).reshape(rows, STRIDE)
         self.name: NDArray[np.uint8] = np.zeros((rows, NAME_BYTES), dtype=np.uint8)
         self.length: NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
         """0 where the datagram was longer than a row."""
         self.arrival: NDArray[np.float64] = np.zeros(rows, dtype=np.float64)
         """Seconds on the monotonic clock."""
         self.pointers = tuple(array.ctypes.data for array in (self.data, self.name, self.length, self.arrival))
+
+    def forget(self) -> None:
+        """Give the memory of all rows back to the system, as far as it takes it; a row takes some again when it is filled."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED)
 
 
 class Outbox:
@@ -226,6 +236,9 @@ class BatchedSocket:
         if inbox is None:
             inbox = self._inboxes[id(block)] = _Inbox(block)
         rows, filled = len(block.length), inbox.filled
+        if inbox.burst_at and now > inbox.burst_at + _CALM_SECONDS:
+            block.forget()
+            inbox.burst_at = 0.0
         if self._library is not None:
             _, _, length, arrival = block.pointers
             got = self._library.receive(
@@ -233,12 +246,16 @@ class BatchedSocket:
                 length, arrival, self._overflown_at,
             )  # fmt: skip
             inbox.filled = max(got, 0)
+            if got > BURST:
+                inbox.burst_at = now
             return inbox.filled
         headers = inbox.headers
         headers["name_len"][:filled] = NAME_BYTES
         headers["control_len"][:filled] = _CONTROL_BYTES
         got = int(self._recvmmsg(self._fd, headers.ctypes.data, rows, socket.MSG_DONTWAIT, None))
         inbox.filled = max(got, 0)
+        if got > BURST:
+            inbox.burst_at = now
         if got <= 0:
             return 0
         block.length[:got] = headers["length"][:got]
@@ -301,6 +318,8 @@ class _Inbox:
         self.pointer = self.headers.ctypes.data
         self.filled = rows
         """Rows whose lengths the kernel has changed since they were set."""
+        self.burst_at = 0.0
+        """When more than `BURST` rows were filled; 0: not since the block was forgotten last."""
 
 
 class PlainSocket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 import socket
 from dataclasses import dataclass
@@ -215,6 +216,32 @@ def test_datagrams_of_every_size_come_as_they_were_sent(library: Native, host: s
             assert {block.name[at, : len(name)].tobytes() for at in range(len(sizes))} == {name}
             assert block.data[5, :172].tobytes() == bytes([turn + 1]) * 172
         assert sock.receive(block, 1000.0) == 0
+    sock.close()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system takes no memory back")
+@pytest.mark.parametrize("library_too", [True, False])
+def test_rows_of_a_burst_take_no_memory_once_it_is_over(library: Native, library_too: bool) -> None:
+    sock = BatchedSocket(bind("127.0.0.1", 0), library if library_too else None)
+    block = Block()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone:
+
+        def say(count: int) -> None:
+            for _ in range(count):
+                phone.sendto(b"\x01" * 172, ("127.0.0.1", sock.port))
+
+        say(udp.BURST + 1)
+        assert sock.receive(block, 1000.0) == udp.BURST + 1
+        assert sock.receive(block, 1000.5) == 0
+        assert block.data[udp.BURST, :172].all()
+        say(1)
+        assert sock.receive(block, 1001.5) == 1
+        assert block.data[0, :172].all()
+        assert not block.data[1:].any()
+        say(udp.BURST)
+        assert sock.receive(block, 1010.0) == udp.BURST
+        assert sock.receive(block, 1020.0) == 0
+        assert block.data[: udp.BURST, :172].all(), "of a usual fill nothing is given back"
     sock.close()
 
 
