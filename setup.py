@@ -24,6 +24,7 @@ setup(
             "kallglot_ari.media._tick",
             ["kallglot_ari/media/tick.c"],
             extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off"],
+            libraries=["m"],
             optional=True,
         )
     ],

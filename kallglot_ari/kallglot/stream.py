@@ -146,8 +146,7 @@ class Stream:
 
     def _hear(self, message: str) -> None:
         """A text message that `_receive` need not wake for."""
-        ended = self._ended
-        if ended:
+        if self._over.is_set():
             return
         now = self._heard_at = self._clock.now()
         for event in self._decoder.decode(message, received_at=now):

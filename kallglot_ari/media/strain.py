@@ -9,8 +9,8 @@ WINDOW = 2.0
 """Seconds that are looked back on."""
 WAITS_WINDOW = 5.0
 """The same for waits, which are fewer and may be long."""
-LEAST = 50
-"""Beats below which nothing is said: a single stall of an idle machine is no strain."""
+LEAST = 100
+"""Beats below which nothing is said: those that are made good after a single stall must be less than a tenth, and that is no strain."""
 SHARE = 0.1
 """Of the beats, that has to be late."""
 

@@ -12,8 +12,6 @@ LONGEST = 5.0
 """Seconds of speech that are sent again at most. What is older is of no use to a conversation."""
 
 Said = tuple[str, UplinkChunk]
-_LOOK = 4
-"""Chunks after which those are looked for that are too old: what lies at the other end has long left the processor's caches."""
 
 
 class Replay:
@@ -30,8 +28,6 @@ class Replay:
         if said is None:
             said = self._said[link] = deque()
         said.append((label, chunk))
-        if len(said) % _LOOK:
-            return
         oldest = chunk.received_at - (LONGEST if link in self._lost else BEFORE)
         while said[0][1].received_at < oldest:
             said.popleft()

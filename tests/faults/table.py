@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from kallglot_ari.media.strain import WAITS_WINDOW
 from tests.double.server import Fault as Answer
 from tests.faults import jumping
 from tests.faults.plant import Plant, Site, plant
@@ -55,6 +56,8 @@ class Fault:
     dialplan: str = ""
     """At the moment `ringing` the call goes on in the dialplan, with this status."""
     postgres: bool = False
+    behind: float = 0.0
+    """Seconds after which it is forgotten; one more in this time, and new calls are left to the dialplan (`media.strain`)."""
 
 
 FAULTS: list[Fault] = []
@@ -77,7 +80,7 @@ async def _(p: Site) -> AsyncIterator[None]:
     await p.served.start()
 
 
-@fault("service stopped for 2 s", lasting=2.0)
+@fault("service stopped for 2 s", lasting=2.0, behind=WAITS_WINDOW)
 async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process is not None
     p.served.process.send_signal(signal.SIGSTOP)
@@ -223,7 +226,7 @@ async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process.poll() is None, "the service is gone"
 
 
-@fault("event loop stalled for 2 s", lasting=2.5)
+@fault("event loop stalled for 2 s", lasting=2.5, behind=WAITS_WINDOW)
 async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process is not None
     p.served.process.send_signal(jumping.STALL)
@@ -369,6 +372,7 @@ async def run(
                         report(cells[-1])
                         if cells[-1].problem:
                             await _tidy(p)
+                        await asyncio.sleep(one.behind)
                 breaches = p.double.violations
                 if breaches:
                     cells.append(Cell("the API's rules", "all", "", breaches[0], 0))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kallglot_ari.media.plane import TICK
 from kallglot_ari.media.strain import LEAST, WAITS_WINDOW, WINDOW, Strain, Waits
+from kallglot_ari.media.worker import _CATCH_UP
 
 
 def test_a_tenth_of_late_beats_is_strain_and_a_single_stall_is_not() -> None:
@@ -26,6 +28,16 @@ def test_few_beats_say_nothing() -> None:
     strain = Strain()
     strain.seen([1.0] * (LEAST - 1), 0.0)
     assert strain.late(0.0) == 0.0
+
+
+def test_what_is_made_good_after_one_stall_is_no_strain() -> None:
+    """Nothing was seen while the machine stood still: the late beats are the first of the window."""
+    strain = Strain()
+    strain.seen([2.0 - beat * TICK for beat in range(_CATCH_UP)], 10.0)
+    for beat in range(1, 300):
+        now = 10.0 + beat * TICK
+        strain.seen([0.001], now)
+        assert strain.late(now) <= 0.001
 
 
 @pytest.mark.parametrize("stall", [0.11, 0.5, 3.0])
