@@ -251,10 +251,10 @@ class Capture:
 
     def chunks(self, chunks: Iterable[Chunk]) -> None:
         """What goes up."""
-        for chunk in chunks:
-            watched = self._watched.get(chunk.row)
+        for row, _, (audio, timestamp_ms, received_at) in chunks:
+            watched = self._watched.get(row)
             if watched is not None and (track := watched.track) is not None:
-                self._notes.append((track, partial(track.said, chunk.received_at, chunk.timestamp_ms, chunk.payload)))
+                self._notes.append((track, partial(track.said, received_at, timestamp_ms, audio.payload)))
 
     def hand_over(self) -> None:
         """Give the writer what was noted: once a tick."""

@@ -6,13 +6,11 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from kallglot_ari.audio.codecs import registry
 from kallglot_ari.calls.interfaces import ExternalMedia, FlowFormat, UplinkSink
-from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ConfigError, MediaError
 from kallglot_ari.media import formats
@@ -34,11 +32,12 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
 """Chunks delivered before the event loop gets its turn."""
-_NOBODY: tuple[int, UplinkSink] = (0, lambda _: None)
-_new: Any = tuple.__new__
-"""Makes a named tuple of a tuple in a third of the time."""
 _PENDING_MAX = 4096
 """Chunks that wait for the event loop at most; beyond, the oldest go."""
+
+
+def _unheard(name: str, args: tuple[object, ...]) -> None:
+    """A command while there is no tick."""
 
 
 class MediaEngine:
@@ -80,8 +79,8 @@ class MediaEngine:
         self._family = family_of(settings.bind)
         self._flows: dict[str, MediaFlow] = {}
         self._by_row: dict[int, MediaFlow] = {}
-        self._sinks: dict[int, tuple[int, UplinkSink]] = {}
-        """Of open flows by row, with their generation: all that is looked at for each chunk."""
+        self._sinks: dict[int, UplinkSink] = {}
+        """Of open flows by their generation, which no two flows share: all that is looked at for each chunk."""
         self._addresses: dict[bytes, MediaFlow] = {}
         self._wanted: dict[tuple[str, str], tuple[float, float]] = {}
         self._free: list[int] = []
@@ -98,6 +97,8 @@ class MediaEngine:
         self._delivered = 0.0
         self._beat = 0.0
         self._worker: Worker | None = None
+        self.command: Callable[[str, tuple[object, ...]], None] = _unheard
+        """The worker's, while there is one."""
         self._socket_port = 0
 
     @property
@@ -138,6 +139,7 @@ class MediaEngine:
         )  # fmt: skip
         self._socket = sock
         self._worker = Worker(plane, self._clock, self._post)
+        self.command = self._worker.command
         self._worker.start()
         log.info(
             "media_started",
@@ -168,7 +170,7 @@ class MediaEngine:
             flow.close()
         await asyncio.to_thread(worker.stop)
         await asyncio.to_thread(self._scribe.stop)
-        self._worker = None
+        self._worker, self.command = None, _unheard
         self._socket.close()
         if self._websocket is not None:
             await self._websocket.stop()
@@ -189,7 +191,7 @@ class MediaEngine:
         self._rows = max(self._rows, row + 1)
         self._generation += 1
         flow = MediaFlow(self, flow_id, row, self._generation)
-        self._sinks[row] = flow.generation, sink
+        self._sinks[flow.generation] = sink
         if not self._flows:
             self._beat = self._clock.now()
         self._flows[flow_id] = self._by_row[row] = flow
@@ -205,10 +207,6 @@ class MediaEngine:
         return CaptureFile(Pcap(path), self._scribe)
 
     # --- for flows --------------------------------------------------------------------------------------------------
-
-    def command(self, name: str, args: tuple[object, ...]) -> None:
-        if self._worker is not None:
-            self._worker.command(name, args)
 
     def now(self) -> float:
         return self._clock.now()
@@ -272,7 +270,7 @@ class MediaEngine:
 
     def closed(self, flow: MediaFlow) -> None:
         """`flow` is closed: nothing of it is delivered any more."""
-        del self._flows[flow.id], self._sinks[flow.row]
+        del self._flows[flow.id], self._sinks[flow.generation]
         self._release_address(flow)
         for listener, other in [pair for pair in self._wanted if flow.id in pair]:
             level = self._wanted.pop((listener, other))
@@ -311,19 +309,18 @@ class MediaEngine:
             self._waits.seen(now - max(self._pending[0].at, self._delivered), now)
             self._delivered = now
         done = 0
-        encoding, rate, sinks = self._encoding, self._sample_rate, self._sinks
+        sink_of = self._sinks.get
         while self._pending and done < _AT_ONCE:
             report = self._pending[0]
             chunks = report.chunks[:_AT_ONCE]
             del report.chunks[:_AT_ONCE]
             done += len(chunks)
-            for row, generation, timestamp_ms, received_at, payload in chunks:
-                owner, sink = sinks.get(row, _NOBODY)
-                if owner != generation:
+            for row, generation, sound in chunks:
+                sink = sink_of(generation)
+                if sink is None:
                     continue
-                audio = _new(StreamAudio, (encoding, rate, payload))
                 try:
-                    sink(_new(UplinkChunk, (audio, timestamp_ms, received_at)))
+                    sink(sound)
                 except Exception:  # the boundary to whoever listens: one that fails must not silence the other legs
                     log.exception("uplink_sink_failed", extra={"flow": self._by_row[row].id})
                     self._metrics.stream_dropped.inc()

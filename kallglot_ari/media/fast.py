@@ -21,7 +21,7 @@ _CHUNKS = 128
 """Chunks that one call completes at most."""
 _COPY, _SWAP, _BYTES, _WORDS = range(4)
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-Completed = Callable[[list[int], list[int], list[float], list[bytes]], None]
+Completed = Callable[[list[int], list[int], list[int], list[float], list[bytes]], None]
 
 
 class _TakingFields(ctypes.Structure):
@@ -90,8 +90,8 @@ class Taking:
     ) -> tuple[NDArray[np.int64], list[int], list[int]]:
         """Take rows `first` to `end` of `block`: whose each of the block is, those left to do, and those of tapped legs that were taken.
 
-        A leg's packets are left from the first on that is not in its turn. `completed` is given the chunks that are whole: rows, starts in ms,
-        arrivals and stream bytes.
+        A leg's packets are left from the first on that is not in its turn. `completed` is given the chunks that are whole: rows, generations,
+        starts in ms, arrivals and stream bytes.
         """
         fields = self._fields
         if legs.version != self._version:
@@ -107,9 +107,10 @@ class Taking:
             done = self._library.take(self._at, data, names, length, arrival, done, end)
             n = fields.chunk_count
             if n:
+                rows = self._chunk_row[:n]
                 completed(
-                    self._chunk_row[:n].tolist(), self._chunk_start[:n].tolist(), self._chunk_at[:n].tolist(),
-                    self._payloads[:n].tolist(),
+                    rows.tolist(), legs.generation[rows].tolist(), self._chunk_start[:n].tolist(),
+                    self._chunk_at[:n].tolist(), self._payloads[:n].tolist(),
                 )  # fmt: skip
         others, tapped = fields.others_count, fields.tapped_count
         return (
@@ -165,6 +166,12 @@ class Sending:
             self._bind(legs)
         found = self._library.dry(self._at, rows.ctypes.data, rows.size, self._dry_at)
         return self._dry[:found].tolist() if found else []
+
+    def stage(self, legs: Legs, rows: NDArray[np.int64], sound: bytes, frames: int) -> None:
+        """Put `sound`, `frames` frames for each of `rows`, behind what they have ready."""
+        if legs.version != self._version:
+            self._bind(legs)
+        self._library.stage(self._at, rows.ctypes.data, rows.size, sound, frames)
 
     def pack(self, legs: Legs, rows: NDArray[np.int64]) -> None:
         """The next packet of each of `rows` into the outbox."""

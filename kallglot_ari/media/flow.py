@@ -24,7 +24,8 @@ _OWN_DELAY_MS = 20.0
 class Owner(Protocol):
     """What a flow needs of its engine."""
 
-    def command(self, name: str, args: tuple[object, ...]) -> None: ...
+    @property
+    def command(self) -> Callable[[str, tuple[object, ...]], None]: ...
     def now(self) -> float: ...
     def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes: ...
     async def attach(self, flow: MediaFlow, channelvars: Mapping[str, object]) -> bytes: ...
@@ -106,7 +107,7 @@ class MediaFlow:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
         if self._last is None:
-            self._owner.command("play", (self.row, self.generation, source, *audio, at))
+            self._owner.command("play", (self.row, self.generation, source, audio, at))
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_sample_bytes
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
+from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media.fast import Taking
 from kallglot_ari.media.legs import RTP_HEADER, Legs, Record, fetch, put
@@ -41,13 +42,11 @@ _LEAP = 50
 
 
 class Chunk(NamedTuple):
-    """Sound of one leg for the stream: leg row and generation, start in ms, when its first packet came, stream bytes."""
+    """Sound of one leg for the stream."""
 
     row: int
     generation: int
-    timestamp_ms: int
-    received_at: float
-    payload: bytes
+    sound: UplinkChunk
 
 
 class Listen:
@@ -127,9 +126,7 @@ class Listen:
     def _take(self, legs: Legs, block: Block, first: int, end: int) -> tuple[NDArray[np.int64], list[int]]:
         """What is in its turn of these rows of `block`, by machine code: whose each is, and which are left to do."""
         assert self._taking is not None
-        rows_of, others, tapped = self._taking.take(
-            legs, block, first, end, lambda *chunks: self._completed(legs.generation, *chunks)
-        )
+        rows_of, others, tapped = self._taking.take(legs, block, first, end, self._completed)
         for at in tapped:
             self._tap_payload(int(rows_of[at]), block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in])
         return rows_of, others
@@ -493,8 +490,8 @@ class Listen:
         """The chunk that the frame at `fill` belongs to is complete, for each of `rows`."""
         whole = legs.uplink.reshape(-1, self._chunk).view(f"V{self._chunk}").reshape(-1)
         self._completed(
-            legs.generation,
             rows.tolist(),
+            legs.generation[rows].tolist(),
             (records["chunk_start"] * 1000 // self._second).tolist(),
             records["chunk_at"].tolist(),
             whole.take((rows * self.uplink_bytes + records["fill"]) // self._chunk).tolist(),
@@ -502,19 +499,19 @@ class Listen:
 
     def _completed(
         self,
-        generation: NDArray[np.int64],
         rows: list[int],
+        generations: list[int],
         starts: list[int],
         arrivals: list[float],
         payloads: list[bytes],
     ) -> None:
-        self.chunks += map(
-            _new, repeat(Chunk), zip(rows, generation[rows].tolist(), starts, arrivals, payloads, strict=True)
-        )
+        audio = map(_new, repeat(StreamAudio), zip(repeat(self._encoding), repeat(self._rate), payloads))
+        sounds = map(_new, repeat(UplinkChunk), zip(audio, starts, arrivals, strict=True))
+        self.chunks += map(_new, repeat(Chunk), zip(rows, generations, sounds, strict=True))
 
     def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
         start_ms = int(legs.chunk_start[row]) * 1000 // self._second
-        self.chunks.append(Chunk(row, int(legs.generation[row]), start_ms, float(legs.chunk_at[row]), payload))
+        self._completed([row], [int(legs.generation[row])], [start_ms], [float(legs.chunk_at[row])], [payload])
 
     # --- control ----------------------------------------------------------------------------------------------------
 

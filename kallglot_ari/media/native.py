@@ -14,7 +14,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 INBOUND_BYTES, OUTBOUND_BYTES = 144, 48
 """Of a leg's records, as tick.c has them."""
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
@@ -33,6 +33,7 @@ class Native:
         self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
         self.overdue = self._function(library, "overdue", _pointer, _pointer, _int, *[_double] * 7, _pointer)
         self.dry = self._function(library, "dry", _pointer, _pointer, _int, _pointer)
+        self.stage = self._function(library, "stage", _pointer, _pointer, _int, _pointer, _int)
         self.pack = self._function(library, "pack", _pointer, _pointer, _int)
         self.receive = self._function(
             library, "receive", ctypes.c_int, _pointer, *[_int] * 4, _double, _double, *[_pointer] * 3
@@ -42,7 +43,7 @@ class Native:
     @staticmethod
     def _function(library: ctypes.CDLL, name: str, *arguments: Any) -> Callable[..., int]:
         function: Any = getattr(library, f"kallglot_{name}")
-        function.argtypes, function.restype = arguments, None if name == "pack" else _int
+        function.argtypes, function.restype = arguments, None if name in ("stage", "pack") else _int
         return function  # type: ignore[no-any-return]
 
 

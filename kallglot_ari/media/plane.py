@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.calls.interfaces import FlowFormat
+from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media import drift
 from kallglot_ari.media.barge import BargeIn
@@ -42,8 +43,8 @@ _LEVELS = 30
 _RETIRED = 10.0
 """Seconds for which packets of a closed leg's source are still known to be the last call's."""
 
-Command: TypeAlias = tuple[str, tuple[object, ...]]
-"""Name of a method of `Plane`, and its arguments."""
+Command: TypeAlias = tuple[str, tuple[Any, ...]]
+"""Name of a method of `Plane`, and its arguments: row and generation of a leg, and what the method needs."""
 
 
 @dataclass(slots=True)
@@ -194,12 +195,14 @@ class Plane:
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
-    def execute(self, name: str, args: tuple[object, ...], now: float) -> None:
-        """Run a command; one that makes no sense any more (its leg is gone) is dropped."""
+    def execute(self, commands: deque[Command], now: float) -> None:
+        """Run these and what is added meanwhile; one that makes no sense any more (its leg is gone) is dropped."""
         self._now = now
-        if name != "open" and self._current.get(args[0]) != args[1]:  # type: ignore[call-overload]
-            return
-        self._commands[name](*args)
+        methods, current, next_one = self._commands, self._current, commands.popleft
+        while commands:
+            name, args = next_one()
+            if current.get(args[0]) == args[1] or name == "open":
+                methods[name](*args)
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
@@ -223,11 +226,9 @@ class Plane:
         self._capture.address(row, unpack_address(name))
         self._schedule()
 
-    def do_play(
-        self, row: int, generation: int, source: str, encoding: str, rate: int, payload: bytes, received_at: float
-    ) -> None:
+    def do_play(self, row: int, generation: int, source: str, audio: StreamAudio, received_at: float) -> None:
         try:
-            dropped = self._speak.play(self.legs, row, source, encoding, rate, payload, self._now, received_at)
+            dropped = self._speak.play(self.legs, row, source, audio, self._now, received_at)
         except (MediaError, ValueError):
             self.report.discarded["speech_unusable"] += 1
             return

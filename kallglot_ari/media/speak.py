@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.fast import Sending
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
 from kallglot_ari.media.native import Native
@@ -55,9 +56,10 @@ class Speak:
         self.speech.pop(row, None)
         self._ahead.pop(row, None)
 
-    def play(self, legs: Legs, row: int, source: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:  # fmt: skip
+    def play(self, legs: Legs, row: int, source: str, audio: StreamAudio, now: float, received_at: float) -> int:
         """Queue speech; the frames dropped. Raises as `Speech.play` does."""
         speech = self.speech[row]
+        encoding, rate, payload = audio
         frames = len(payload) // self._unit
         if (
             row not in self._ahead
@@ -84,17 +86,22 @@ class Speak:
             ahead = self._ahead
             if len(sizes) > 1:
                 ahead = {row: payload for row, payload in ahead.items() if len(payload) == size}
-            frames = size // self._unit
-            data = np.frombuffer(b"".join(ahead.values()), dtype=np.uint8).reshape(-1, self._unit)
-            rows = np.fromiter(ahead, dtype=np.int64, count=len(ahead))
-            records = fetch(legs.outbound, rows)
-            first = records["head"] + records["count"]
-            at = (first[:, None] + np.arange(frames)) % STAGED + (rows * STAGED)[:, None]
-            put(self._staged(legs), at.reshape(-1), data.view(self._whole).reshape(-1))
-            records["count"] += frames
-            records["plain"] = True
-            put(legs.outbound, rows, records)
+            self._stage(legs, np.fromiter(ahead, np.int64, len(ahead)), b"".join(ahead.values()), size // self._unit)
         self._ahead.clear()
+
+    def _stage(self, legs: Legs, rows: NDArray[np.int64], sound: bytes, frames: int) -> None:
+        """Put `sound`, `frames` frames for each of `rows`, behind what they have ready."""
+        if self._sending is not None:
+            self._sending.stage(legs, rows, sound, frames)
+            return
+        data = np.frombuffer(sound, dtype=np.uint8).reshape(-1, self._unit)
+        records = fetch(legs.outbound, rows)
+        first = records["head"] + records["count"]
+        at = (first[:, None] + np.arange(frames)) % STAGED + (rows * STAGED)[:, None]
+        put(self._staged(legs), at.reshape(-1), data.view(self._whole).reshape(-1))
+        records["count"] += frames
+        records["plain"] = True
+        put(legs.outbound, rows, records)
 
     def flush(self, legs: Legs, row: int, source: str | None) -> None:
         self.settle(legs)

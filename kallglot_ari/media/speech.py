@@ -150,20 +150,17 @@ class Source:
     def drop_oldest(self, size: int) -> None:
         self.take(size)
 
-    @property
-    def passing(self) -> bool:
-        """Whether speech that comes now may be sent without lying here: under way, nothing waits, no gap is being joined."""
-        return self.started and not self.size and self._concealer is None and not self._ending
+    def let_pass(self) -> bool:
+        """Whether speech that comes now may be sent without lying here: under way, nothing waits, no gap is being joined. No gap is carried any more if so."""
+        if not self.started or self.size or self._concealer is not None or self._ending:
+            return False
+        self._carried = 0
+        return True
 
     @property
     def dry(self) -> bool:
         """Whether what is said next must be made up: under way, not over, and nothing waits."""
         return self.started and not self.size and not self._ending
-
-    def passed(self, size: int) -> None:
-        """So many bytes went by without lying here."""
-        self.queued += size
-        self._carried = 0
 
     def recall(self, frames: list[bytes]) -> None:
         """The last frames that were sent as they were."""
@@ -252,7 +249,7 @@ class Speech:
     """All that one leg hears."""
 
     __slots__ = (
-        "_bound", "_codec", "_encoder", "_encoding", "_lags", "_law", "_mixer", "_most", "_prebuffer", "_second", "_settling", "_sources", "_unit", "hurries", "lag", "started_at", "voices",
+        "_bound", "_codec", "_encoder", "_encoding", "_lags", "_law", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_settling", "_sources", "_unit", "hurries", "lag", "started_at", "voices",
     )  # fmt: skip
 
     def __init__(
@@ -276,6 +273,8 @@ class Speech:
         self._encoder: Encoder = codec.encoder()
         self._mixer = Mixer(codec.sample_rate)
         self._sources: dict[str, Source] = {}
+        self._passing: tuple[str, Source] | None = None
+        """Whose speech goes by without lying here, until anything else is done than letting it pass."""
         self.voices: dict[int, HeardVoice] = {}
         """Other legs' own voices, by their row."""
         self._settling = 0
@@ -309,6 +308,7 @@ class Speech:
 
         :raises MediaError: when it is no sound of that encoding. :raises ValueError: for an impossible rate.
         """
+        self._passing = None
         source = self._sources.get(name)
         if source is None:
             source = self._sources[name] = Source(self._codec, self._unit)
@@ -330,23 +330,21 @@ class Speech:
 
     def passes(self, name: str, encoding: str, rate: int, size: int, now: float) -> bool:
         """Whether `size` bytes of `name`'s speech can go out as they are and at once, behind what is on its way; counts them if so."""
-        source = self._sources.get(name)
-        if (
-            source is None
-            or encoding != self._encoding
-            or rate != 8000
-            or size % self._unit
-            or not source.passing
-            or not self.alone
-            or self._mixer.gain != 1.0
-        ):
+        if encoding != self._encoding or rate != 8000 or size % self._unit:
             return False
+        if self._passing is None or self._passing[0] != name:
+            source = self._sources.get(name)
+            if source is None or not self.alone or self._mixer.gain != 1.0 or not source.let_pass():
+                return False
+            self._passing = name, source
+        source = self._passing[1]
         self._prebuffer.arrived(now - source.first_at - source.queued / self._second)
-        source.passed(size)
+        source.queued += size
         return True
 
     def plain(self, now: float, frames: int) -> bytes:
         """Up to `frames` payloads, joined, that need no mixing, or none: ask `next` then."""
+        self._passing = None
         if not self.alone or self._mixer.gain != 1.0:
             return b""
         for source in self._sources.values():
@@ -363,6 +361,7 @@ class Speech:
 
     def next(self, now: float) -> bytes | None:
         """One payload, or None for silence."""
+        self._passing = None
         stored = []
         sounds: list[Pcm] = []
         behind = 0.0
@@ -416,6 +415,7 @@ class Speech:
 
     def put_back(self, data: bytes) -> None:
         """Payloads that were taken by `plain` and not sent after all."""
+        self._passing = None
         for source in self._sources.values():
             if source.started:
                 source.put_back(data)
@@ -423,12 +423,14 @@ class Speech:
 
     def flush(self, name: str | None) -> None:
         """Drop what waits, of one speaker or all, fading out over 10 ms."""
+        self._passing = None
         for key, source in self._sources.items():
             if name is None or key == name:
                 source.fade_out(self._codec.sample_rate)
 
     def hear(self, row: int, gain: float, duck: float) -> HeardVoice | None:
         """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""
+        self._passing = None
         voice = self.voices.get(row)
         if voice is not None:
             voice.target_gain, voice.duck = gain, duck

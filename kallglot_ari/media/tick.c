@@ -29,7 +29,7 @@ int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes)
 {
     *inbound_bytes = sizeof(inbound);
     *outbound_bytes = sizeof(outbound);
-    return 1; /* version of the calls below */
+    return 2; /* version of the calls below */
 }
 
 /* ---- from Asterisk: native.Taking ---------------------------------------------------------------------------------------------------------- */
@@ -197,7 +197,8 @@ int64_t kallglot_overdue(const inbound *legs, const uint8_t *connected, int64_t 
 
 typedef struct {
     int64_t first, unit, step, staged_frames, packet_bytes;
-    const uint8_t *silence, *staged;
+    const uint8_t *silence;
+    uint8_t *staged;
     uint8_t *packets;
     outbound *legs;
 } sending;
@@ -210,6 +211,18 @@ int64_t kallglot_dry(const sending *s, const int64_t *rows, int64_t count, int64
         if (s->legs[rows[i]].talk && s->legs[rows[i]].count == 0)
             dry[found++] = rows[i];
     return found;
+}
+
+/* Put `frames` frames of `sound` behind what each of `rows` has ready. */
+void kallglot_stage(const sending *s, const int64_t *rows, int64_t count, const uint8_t *sound, int64_t frames)
+{
+    for (int64_t i = 0; i < count; i++) {
+        outbound *leg = s->legs + rows[i];
+        uint8_t *ring = s->staged + rows[i] * s->staged_frames * s->unit;
+        for (int64_t frame = 0; frame < frames; frame++, sound += s->unit)
+            memcpy(ring + (leg->head + leg->count++) % s->staged_frames * s->unit, sound, (size_t)s->unit);
+        leg->plain = 1;
+    }
 }
 
 /* Make the next packet of each of `rows`. */

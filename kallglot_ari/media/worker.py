@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from kallglot_ari.clock import Clock
 from kallglot_ari.media.plane import PHASES, TICK, Command, Plane, Report
@@ -44,7 +45,7 @@ class Worker:
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH))
         self._thread.start()
 
-    def command(self, name: str, args: tuple[object, ...]) -> None:
+    def command(self, name: str, args: tuple[Any, ...]) -> None:
         """Run a command of the plane at the next tick; from any thread."""
         self._commands.append((name, args))
         if self._idle:
@@ -93,9 +94,7 @@ class Worker:
             self._deliver(report)
 
     def _execute(self, now: float) -> None:
-        commands, execute = self._commands, self.plane.execute
-        while commands:
-            execute(*commands.popleft(), now)
+        self.plane.execute(self._commands, now)
 
     def _rest(self) -> None:
         self._idle = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import socket
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,7 +75,7 @@ class Simulation:
             self.command("connect", leg, name)
 
     def command(self, name: str, leg: int, *args: object) -> None:
-        self.plane.execute(name, (leg, leg + 1, *args), self.now)
+        self.plane.execute(deque([(name, (leg, leg + 1, *args))]), self.now)
 
     def arrives(self, at: float, leg: int, sequence: int, payload: bytes) -> None:
         """A packet that will have come at `at`."""
@@ -95,7 +96,7 @@ class Simulation:
 
     def said(self, leg: int) -> Pcm:
         """What went up."""
-        data = b"".join(chunk.payload for chunk in self.chunks if chunk.row == leg)
+        data = b"".join(chunk.sound.audio.payload for chunk in self.chunks if chunk.row == leg)
         return g711.ULAW_TO_PCM[np.frombuffer(data, dtype=np.uint8)]
 
     def heard(self, leg: int) -> Pcm:

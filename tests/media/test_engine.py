@@ -408,7 +408,8 @@ async def test_what_the_event_loop_cannot_take_at_once_is_delivered_or_counted(
 
         def tick(first: int, last: int) -> None:
             for number in range(first, last):
-                engine._post(Report(chunks=[Chunk(flow.row, flow.generation, number, 0.0, b"\xff" * 800)]))
+                sound = UplinkChunk(StreamAudio("mulaw", 8000, b"\xff" * 800), number, 0.0)
+                engine._post(Report(chunks=[Chunk(flow.row, flow.generation, sound)]))
 
         tick(0, reports // 2)  # the loop had no turn meanwhile
         thread = threading.Thread(target=tick, args=(reports // 2, reports))

@@ -9,6 +9,7 @@ import numpy as np
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.audio.level import gain
+from kallglot_ari.calls.model import StreamAudio
 from tests.audio_checks import goertzel, tone
 from tests.media.simulated import Simulation
 
@@ -34,7 +35,7 @@ def talked_over(duck_db: float) -> tuple[list[float], list[float]]:
     for number in range(200):
         simulation.arrives(0.02 * number + 0.005, 0, number, said[number * 160 :][:160])
     simulation.run(1.0)
-    simulation.command("play", 1, "x", "mulaw", 8000, ulaw(tone(SPEECH_HZ, 1.0, 8000)), simulation.now)
+    simulation.command("play", 1, "x", StreamAudio("mulaw", 8000, ulaw(tone(SPEECH_HZ, 1.0, 8000))), simulation.now)
     simulation.run(4.0)
     heard = simulation.heard(1)
     return levels(heard, VOICE_HZ), levels(heard, SPEECH_HZ)

@@ -9,6 +9,7 @@ import numpy as np
 
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.frame import Pcm, silence
+from kallglot_ari.calls.model import StreamAudio
 from tests.audio.signals import speech_like
 from tests.audio_checks import tone
 from tests.media.simulated import Simulation
@@ -42,7 +43,7 @@ class Listener:
 
     def play(self, pcm: Pcm, source: str = "x") -> None:
         now = self.simulation.now
-        self.simulation.command("play", 0, source, "mulaw", 8000, ulaw(pcm), now)
+        self.simulation.command("play", 0, source, StreamAudio("mulaw", 8000, ulaw(pcm)), now)
 
     def run(self, until: float) -> None:
         while self.simulation.now < until - 1e-6:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from kallglot_ari.audio.codecs import registry
+from kallglot_ari.calls.model import UplinkChunk
 from kallglot_ari.media import listen
 from kallglot_ari.media.legs import Legs
-from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
 from kallglot_ari.media.plane import TICK
 from kallglot_ari.media.udp import NAME_BYTES, Block, pack_address
@@ -57,15 +58,15 @@ class Rig:
         if datagrams:
             self.listen.block(self.legs, self._block, len(datagrams), now)
 
-    def of(self, row: int) -> list[Chunk]:
-        return [chunk for chunk in self.listen.chunks if chunk.row == row]
+    def of(self, row: int) -> list[UplinkChunk]:
+        return [chunk.sound for chunk in self.listen.chunks if chunk.row == row]
 
     def said(self, row: int) -> bytes:
         """All that went up, and what is begun."""
         fill = int(self.legs.fill[row])
         begun = fill % self.listen._chunk
         rest = self.legs.uplink[row, fill - begun : fill].tobytes()
-        return b"".join(chunk.payload for chunk in self.of(row)) + rest
+        return b"".join(chunk.audio.payload for chunk in self.of(row)) + rest
 
 
 @pytest.fixture(autouse=True, params=["native", "numpy"])
@@ -139,7 +140,7 @@ def check_time(rig: Rig, row: int, chunk_ms: int) -> None:
     """Chunks follow one another without hole or overlap, from 0 on, all of the same length."""
     chunks = rig.of(row)
     assert [chunk.timestamp_ms for chunk in chunks] == [n * chunk_ms for n in range(len(chunks))]
-    assert {len(chunk.payload) for chunk in chunks} <= {chunk_ms * 8}
+    assert {len(chunk.audio.payload) for chunk in chunks} <= {chunk_ms * 8}
     assert rig.legs.clock[row] == len(rig.said(row))
 
 
@@ -243,7 +244,7 @@ def test_a_hold_of_any_length_never_goes_back_in_time(in_chunk: int, held: int) 
     padded = 100 if in_chunk else 0
     resumes = max(100 + padded, (begun + held) * 20)
     assert starts[: 2 + (in_chunk > 0)] == [*[0, 100][: 1 + (in_chunk > 0)], resumes]
-    sound = b"".join(chunk.payload for chunk in chunks)
+    sound = b"".join(chunk.audio.payload for chunk in chunks)
     filled = (5 - in_chunk) % 5
     assert sound.startswith(b"".join(payload(0, n) for n in range(begun)) + SILENCE * 160 * filled)
     rest = sound[(begun + filled) * 160 :]
@@ -302,7 +303,7 @@ def test_chunks_of_all_legs_may_be_whole_at_once(chunk_ms: int) -> None:
     rig = Rig(legs, chunk_ms)
     burst(rig, legs, range(20), 0.0)
     for row in range(legs):
-        assert b"".join(chunk.payload for chunk in rig.of(row)) == b"".join(payload(row, n) for n in range(20))
+        assert b"".join(chunk.audio.payload for chunk in rig.of(row)) == b"".join(payload(row, n) for n in range(20))
         check_time(rig, row, chunk_ms)
 
 
