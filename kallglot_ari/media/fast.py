@@ -6,16 +6,19 @@ Arrays that C reads and writes are bound once, and again whenever `Legs.version`
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.audio.frame import FRAME_MS
 from kallglot_ari.media.legs import MIX, STAGED, Legs
 from kallglot_ari.media.native import Native
 from kallglot_ari.media.udp import BLOCK, NAME_BYTES, STRIDE, Block
 from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE
+from kallglot_ari.rtp.playout import BURST, Prebuffer
+from kallglot_ari.rtp.playout import FORGET as FORGET_LATENESS
 
 _CHUNKS = 128
 """Chunks that one call completes at most."""
@@ -47,8 +50,9 @@ class _SendingFields(ctypes.Structure):
     """`sending` of tick.c."""
 
     _fields_ = [
-        *((name, _int) for name in ("first", "unit", "step", "staged_frames", "packet_bytes")),
-        *((name, _pointer) for name in ("silence", "staged", "packets", "legs")),
+        *((name, _int) for name in ("first", "unit", "step", "staged_frames", "packet_bytes", "rows")),
+        *((name, _double) for name in ("second", "burst", "forget")),
+        *((name, _pointer) for name in ("silence", "staged", "packets", "legs", "ways")),
     ]
 
 
@@ -156,8 +160,11 @@ class Sending:
         self._dry = np.zeros(0, dtype=np.int64)
         self._dry_at = 0
         self._fields = _SendingFields(
-            first=first, unit=unit, step=step, staged_frames=STAGED, silence=silence.ctypes.data
-        )
+            first=first, unit=unit, step=step, staged_frames=STAGED, silence=silence.ctypes.data,
+            second=unit * 1000 // FRAME_MS, burst=BURST, forget=FORGET_LATENESS,
+        )  # fmt: skip
+        self._peak, self._offset = ctypes.c_double(), ctypes.c_int64()
+        self._peak_at, self._offset_at = ctypes.addressof(self._peak), ctypes.addressof(self._offset)
         self._at = ctypes.addressof(self._fields)
 
     def dry(self, legs: Legs, rows: NDArray[np.int64]) -> list[int]:
@@ -173,6 +180,27 @@ class Sending:
             self._bind(legs)
         self._library.stage(self._at, rows.ctypes.data, rows.size, sound, frames)
 
+    def pass_by(
+        self, legs: Legs, pieces: NDArray[np.int64], sound: bytes, now: float, prebuffer: Prebuffer
+    ) -> Iterator[int]:
+        """Put speech that goes by behind what is ready: `pieces` are rows, generations, numbers of sources and bytes of `sound`.
+
+        Gives the place of each piece that does not, when all before it have, and goes on with those after it.
+        """
+        if legs.version != self._version:
+            self._bind(legs)
+        count, at, place = pieces.shape[1], pieces.ctypes.data, 0
+        self._offset.value = 0
+        while True:
+            self._peak.value = prebuffer.peak
+            place = self._library.pass_by(self._at, at, place, count, sound, self._offset_at, now, self._peak_at)
+            prebuffer.peak = self._peak.value
+            if place == count:
+                return
+            self._offset.value += int(pieces[3, place])
+            yield place
+            place += 1
+
     def pack(self, legs: Legs, rows: NDArray[np.int64]) -> None:
         """The next packet of each of `rows` into the outbox."""
         if legs.version != self._version:
@@ -185,6 +213,7 @@ class Sending:
         fields = self._fields
         fields.staged, fields.packets = legs.staged.ctypes.data, legs.outbox.data.ctypes.data
         fields.packet_bytes, fields.legs = legs.outbox.data.shape[1], legs.outbound.ctypes.data
+        fields.rows, fields.ways = legs.capacity, legs.ways.ctypes.data
         self._version = legs.version
 
 

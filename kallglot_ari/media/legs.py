@@ -41,6 +41,8 @@ OUTBOUND = np.dtype(
     align=True,
 )  # fmt: skip
 """What a packet sent changes."""
+WAY = np.dtype([("generation", "i8"), ("source", "i8"), ("queued", "i8"), ("first_at", "f8")])
+"""A talkspurt whose further pieces go by without lying in their leg's queue: the leg's generation, a number for its source (0 for none), and two of `Source`'s."""
 
 _FIELDS: dict[str, tuple[Any, Any]] = {
     # name: (type, value of a fresh row)
@@ -139,6 +141,7 @@ class Legs:
         self.capacity = 0
         self.inbound = np.zeros(0, dtype=INBOUND)
         self.outbound = np.zeros(0, dtype=OUTBOUND)
+        self.ways = np.zeros(0, dtype=WAY)
         self.uplink: NDArray[np.uint8] = np.zeros((0, uplink_bytes), dtype=np.uint8)
         """Each leg's last chunks in the stream's encoding, written round and round."""
         self.staged: NDArray[np.uint8] = np.zeros((0, STAGED, frame_bytes), dtype=np.uint8)
@@ -162,6 +165,7 @@ class Legs:
             setattr(self, name, grown)
         self.inbound = _grown(self.inbound, capacity)
         self.outbound = _grown(self.outbound, capacity)
+        self.ways = _grown(self.ways, capacity)
         for records in (self.inbound, self.outbound):
             for name in records.dtype.names or ():
                 setattr(self, name, records[name])
@@ -183,6 +187,7 @@ class Legs:
             getattr(self, name)[row] = value
         self.inbound[row] = _fresh(INBOUND)
         self.outbound[row] = _fresh(OUTBOUND)
+        self.ways[row] = 0
         self.used[row] = True
         self.generation[row] = generation
         self.sequence[row] = sequence & 0xFFFF
@@ -204,6 +209,7 @@ class Legs:
 
     def close(self, row: int) -> None:
         self.connected[row] = self.used[row] = False
+        self.ways[row] = 0
         self._index()
 
     def name_of(self, row: int) -> bytes:

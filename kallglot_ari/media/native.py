@@ -15,7 +15,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _VERSION = 2
-INBOUND_BYTES, OUTBOUND_BYTES = 144, 48
+INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
 """Of a leg's records, as tick.c has them."""
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -25,15 +25,18 @@ class Native:
 
     def __init__(self, path: Path) -> None:
         library, unlocked = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
-        sizes = ctypes.c_int64(), ctypes.c_int64()
+        sizes = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
         if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
             raise OSError(f"{path.name}: expected version {_VERSION}")
-        if (sizes[0].value, sizes[1].value) != (INBOUND_BYTES, OUTBOUND_BYTES):
+        if tuple(size.value for size in sizes) != (INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES):
             raise OSError(f"{path.name}: another layout of a leg's figures")
         self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
         self.overdue = self._function(library, "overdue", _pointer, _pointer, _int, *[_double] * 7, _pointer)
         self.dry = self._function(library, "dry", _pointer, _pointer, _int, _pointer)
         self.stage = self._function(library, "stage", _pointer, _pointer, _int, _pointer, _int)
+        self.pass_by = self._function(
+            library, "pass", _pointer, _pointer, _int, _int, _pointer, _pointer, _double, _pointer
+        )
         self.pack = self._function(library, "pack", _pointer, _pointer, _int)
         self.receive = self._function(
             library, "receive", ctypes.c_int, _pointer, *[_int] * 4, _double, _double, *[_pointer] * 3

@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from kallglot_ari.media.legs import STATS, Legs
 from kallglot_ari.media.listen import Chunk, Listen
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.pcap import Address
-from kallglot_ari.media.speak import Speak
+from kallglot_ari.media.speak import Command, Speak
 from kallglot_ari.media.udp import Block, Socket, unpack_address
 from kallglot_ari.settings import MediaSettings
 
@@ -40,11 +39,10 @@ _PUBLISH = 10
 """Ticks between two publications of the figures."""
 _LEVELS = 30
 """Ticks between two looks at the level."""
+MANY = 8
+"""Commands that wait, from which on they are looked at together first."""
 _RETIRED = 10.0
 """Seconds for which packets of a closed leg's source are still known to be the last call's."""
-
-Command: TypeAlias = tuple[str, tuple[Any, ...]]
-"""Name of a method of `Plane`, and its arguments: row and generation of a leg, and what the method needs."""
 
 
 @dataclass(slots=True)
@@ -200,9 +198,15 @@ class Plane:
         self._now = now
         methods, current, next_one = self._commands, self._current, commands.popleft
         while commands:
-            name, args = next_one()
-            if current.get(args[0]) == args[1] or name == "open":
-                methods[name](*args)
+            batch = [next_one() for _ in range(len(commands))]
+            left = iter(batch if len(batch) < MANY else self._speak.pass_by(self.legs, batch, now))
+            try:
+                for name, args in left:
+                    if current.get(args[0]) == args[1] or name == "open":
+                        methods[name](*args)
+            except Exception:
+                commands.extendleft(reversed(list(left)))  # one that fails takes no other with it
+                raise
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
@@ -210,7 +214,7 @@ class Plane:
             row, generation, ssrc=ssrc, sequence=sequence, timestamp=timestamp, phase=counts.index(min(counts))
         )
         self._current[row] = generation
-        self._speak.open(row)
+        self._speak.open(self.legs, row)
         if len(self.stats) < self.legs.capacity:
             grown = np.zeros((self.legs.capacity, len(STATS)))
             grown[: len(self.stats)] = self.stats

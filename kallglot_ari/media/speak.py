@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
+from typing import Any, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,10 +18,36 @@ from kallglot_ari.media.speech import Speech, silent_payload
 from kallglot_ari.media.udp import Socket
 from kallglot_ari.rtp.playout import Prebuffer
 
+Command: TypeAlias = tuple[str, tuple[Any, ...]]
+"""Name of a method of `Plane`, and its arguments: row and generation of a leg, and what the method needs."""
+
 _RECALLED = 3
 """Frames that were sent as they came, for a gap after them to be filled from."""
+_NUMBERED = 64
+"""Names of sources that are known apart at most; others are asked about each time."""
 _REPAIRS = 16
 """Frames made up in one tick where speech ran dry; when the stream stumbles for all legs at once, those past that say silence, so that all are in time."""
+
+
+class _Way:
+    """A leg's record in `Legs.ways`."""
+
+    __slots__ = ("_legs", "_numbers", "_row")
+
+    def __init__(self, legs: Legs, row: int, numbers: dict[str, int]) -> None:
+        self._legs, self._row, self._numbers = legs, row, numbers
+
+    def begin(self, source: str, first_at: float, queued: int) -> None:
+        legs, row, numbers = self._legs, self._row, self._numbers
+        number = numbers.get(source, 0)
+        if not number and len(numbers) < _NUMBERED:
+            number = numbers[source] = len(numbers) + 1
+        legs.ways[row] = legs.generation[row], number, queued, first_at
+
+    def end(self) -> int:
+        way = self._legs.ways[self._row]
+        way["source"] = 0
+        return int(way["queued"])
 
 
 class Speak:
@@ -34,6 +64,8 @@ class Speak:
         self._silence = np.frombuffer(self.silence, dtype=np.uint8)
         self._prebuffer = Prebuffer()
         self._unit = codec.frame_bytes
+        self._encoding = {"ulaw": "mulaw", "alaw": "alaw"}.get(codec.name)
+        """What the stream calls the same bytes."""
         self._whole = f"V{codec.frame_bytes}"
         self._ahead: dict[int, bytes] = {}
         """Speech that came for legs under way and is yet to be put where they are sent from."""
@@ -43,14 +75,17 @@ class Speak:
         self.lags: list[float] = []
         """The most that each talkspurt was behind, of those that ended since the caller last took them."""
         self._repairs = _REPAIRS
+        self._numbers: dict[str, int] = {}
+        """Of sources whose speech goes by."""
         self._sending: Sending | None = None
         if library is not None:
             self._sending = Sending(
                 library, first=0x8000 | codec.send_type, unit=self._unit, step=self._step, silence=self._silence
             )
 
-    def open(self, row: int) -> None:
-        self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags)
+    def open(self, legs: Legs, row: int) -> None:
+        way = _Way(legs, row, self._numbers) if self._sending is not None else None
+        self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, way)
 
     def close(self, row: int) -> None:
         self.speech.pop(row, None)
@@ -60,13 +95,10 @@ class Speak:
         """Queue speech; the frames dropped. Raises as `Speech.play` does."""
         speech = self.speech[row]
         encoding, rate, payload = audio
-        frames = len(payload) // self._unit
-        if (
-            row not in self._ahead
-            and legs.count.item(row) + frames <= STAGED
-            and speech.passes(source, encoding, rate, len(payload), now)
-        ):
-            self._ahead[row] = payload
+        before = self._ahead.get(row, b"")
+        frames = (len(before) + len(payload)) // self._unit
+        if legs.count.item(row) + frames <= STAGED and speech.passes(source, encoding, rate, len(payload), now):
+            self._ahead[row] = before + payload
             return 0
         self.settle(legs)
         alone = speech.alone
@@ -76,6 +108,24 @@ class Speak:
         legs.talk[row] = True
         legs.queued[row] = speech.queued_frames
         return dropped
+
+    def pass_by(self, legs: Legs, commands: Sequence[Command], now: float) -> Iterator[Command]:
+        """Those of `commands` that are left to do, one after the other: pieces of speech that go by do so here, all those of many legs at once."""
+        names, args = zip(*commands, strict=True)
+        if self._sending is None or names.count("play") < len(names):
+            yield from commands
+            return
+        rows, generations, sources, audio, _ = zip(*args, strict=True)
+        encodings, rates, payloads = zip(*audio, strict=True)
+        if encodings.count(self._encoding) < len(names) or rates.count(8000) < len(names):
+            yield from commands
+            return
+        self.settle(legs)
+        numbers, sizes = map(self._numbers.get, sources, repeat(0)), map(len, payloads)
+        pieces = np.fromiter(chain(rows, generations, numbers, sizes), np.int64, 4 * len(names)).reshape(4, -1)
+        for place in self._sending.pass_by(legs, pieces, b"".join(payloads), now, self._prebuffer):
+            yield commands[place]
+            self.settle(legs)  # what it left there comes before what goes by next
 
     def settle(self, legs: Legs) -> None:
         """Put what came for legs under way behind what is ready to send, all legs' at once. Call it before anything looks at that."""

@@ -7,6 +7,7 @@ a gap by repeating its last pitch periods, and ends when nothing has come for tw
 from __future__ import annotations
 
 from collections import deque
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,18 @@ _ANEW, _ANEW_SECONDS = 0.8, 0.3
 """A piece that comes sooner after the one before than this share of its length, and than that, is of the same burst: it waits because it is early."""
 
 _MAX_RATE = 192000
+
+
+class Way(Protocol):
+    """Where it is noted that further pieces of a talkspurt may go by."""
+
+    def begin(self, source: str, first_at: float, queued: int) -> None:
+        """From now on they do: the talkspurt's first piece came at `first_at`, `queued` bytes came up to now."""
+        ...
+
+    def end(self) -> int:
+        """They no longer do; the bytes that came up to now."""
+        ...
 
 
 class Source:
@@ -249,13 +262,19 @@ class Speech:
     """All that one leg hears."""
 
     __slots__ = (
-        "_bound", "_codec", "_encoder", "_encoding", "_lags", "_law", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_settling", "_sources", "_unit", "hurries", "lag", "started_at", "voices",
+        "_bound", "_codec", "_encoder", "_encoding", "_lags", "_law", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_settling", "_sources", "_unit", "_way", "hurries", "lag", "started_at", "voices",
     )  # fmt: skip
 
     def __init__(
-        self, codec: Codec, prebuffer: Prebuffer, backlog_max_ms: int, lag_max_ms: int, lags: list[float]
+        self,
+        codec: Codec,
+        prebuffer: Prebuffer,
+        backlog_max_ms: int,
+        lag_max_ms: int,
+        lags: list[float],
+        way: Way | None = None,
     ) -> None:
-        """`lags` is given the most that each talkspurt was behind, in seconds, when it is over."""
+        """`lags` is given the most that each talkspurt was behind, in seconds, when it is over; `way` is told of speech that may go by without asking here."""
         self._codec = codec
         self._law = codec.name in ("ulaw", "alaw")
         self._unit = codec.frame_bytes if self._law else codec.frame_samples * 2
@@ -273,8 +292,9 @@ class Speech:
         self._encoder: Encoder = codec.encoder()
         self._mixer = Mixer(codec.sample_rate)
         self._sources: dict[str, Source] = {}
-        self._passing: tuple[str, Source] | None = None
-        """Whose speech goes by without lying here, until anything else is done than letting it pass."""
+        self._way = way
+        self._passing: Source | None = None
+        """Whose speech goes by without lying here and without being asked about, until anything else happens here."""
         self.voices: dict[int, HeardVoice] = {}
         """Other legs' own voices, by their row."""
         self._settling = 0
@@ -308,7 +328,7 @@ class Speech:
 
         :raises MediaError: when it is no sound of that encoding. :raises ValueError: for an impossible rate.
         """
-        self._passing = None
+        self._stop_passing()
         source = self._sources.get(name)
         if source is None:
             source = self._sources[name] = Source(self._codec, self._unit)
@@ -330,21 +350,34 @@ class Speech:
 
     def passes(self, name: str, encoding: str, rate: int, size: int, now: float) -> bool:
         """Whether `size` bytes of `name`'s speech can go out as they are and at once, behind what is on its way; counts them if so."""
-        if encoding != self._encoding or rate != 8000 or size % self._unit:
+        self._stop_passing()
+        source = self._sources.get(name)
+        if (
+            source is None
+            or encoding != self._encoding
+            or rate != 8000
+            or size % self._unit
+            or not self.alone
+            or self._mixer.gain != 1.0
+            or not source.let_pass()
+        ):
             return False
-        if self._passing is None or self._passing[0] != name:
-            source = self._sources.get(name)
-            if source is None or not self.alone or self._mixer.gain != 1.0 or not source.let_pass():
-                return False
-            self._passing = name, source
-        source = self._passing[1]
-        self._prebuffer.arrived(now - source.first_at - source.queued / self._second)
+        self._measure(source, now)
         source.queued += size
+        if self._way is not None:
+            self._passing = source
+            self._way.begin(name, source.first_at, source.queued)
         return True
+
+    def _stop_passing(self) -> None:
+        """What goes by from now on, is asked about; what went by is counted."""
+        if self._passing is not None and self._way is not None:
+            self._passing.queued = self._way.end()
+            self._passing = None
 
     def plain(self, now: float, frames: int) -> bytes:
         """Up to `frames` payloads, joined, that need no mixing, or none: ask `next` then."""
-        self._passing = None
+        self._stop_passing()
         if not self.alone or self._mixer.gain != 1.0:
             return b""
         for source in self._sources.values():
@@ -361,7 +394,7 @@ class Speech:
 
     def next(self, now: float) -> bytes | None:
         """One payload, or None for silence."""
-        self._passing = None
+        self._stop_passing()
         stored = []
         sounds: list[Pcm] = []
         behind = 0.0
@@ -415,7 +448,7 @@ class Speech:
 
     def put_back(self, data: bytes) -> None:
         """Payloads that were taken by `plain` and not sent after all."""
-        self._passing = None
+        self._stop_passing()
         for source in self._sources.values():
             if source.started:
                 source.put_back(data)
@@ -423,14 +456,14 @@ class Speech:
 
     def flush(self, name: str | None) -> None:
         """Drop what waits, of one speaker or all, fading out over 10 ms."""
-        self._passing = None
+        self._stop_passing()
         for key, source in self._sources.items():
             if name is None or key == name:
                 source.fade_out(self._codec.sample_rate)
 
     def hear(self, row: int, gain: float, duck: float) -> HeardVoice | None:
         """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""
-        self._passing = None
+        self._stop_passing()
         voice = self.voices.get(row)
         if voice is not None:
             voice.target_gain, voice.duck = gain, duck

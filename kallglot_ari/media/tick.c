@@ -25,10 +25,17 @@ typedef struct {
     uint8_t talk, speaking, silent, plain;
 } outbound;
 
-int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes)
+/* legs.WAY */
+typedef struct {
+    int64_t generation, source, queued;
+    double first_at;
+} way;
+
+int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes, int64_t *way_bytes)
 {
     *inbound_bytes = sizeof(inbound);
     *outbound_bytes = sizeof(outbound);
+    *way_bytes = sizeof(way);
     return 2; /* version of the calls below */
 }
 
@@ -196,12 +203,23 @@ int64_t kallglot_overdue(const inbound *legs, const uint8_t *connected, int64_t 
 /* ---- to Asterisk: native.Sending ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int64_t first, unit, step, staged_frames, packet_bytes;
+    int64_t first, unit, step, staged_frames, packet_bytes, rows;
+    double second, burst, forget;
     const uint8_t *silence;
     uint8_t *staged;
     uint8_t *packets;
     outbound *legs;
+    way *ways;
 } sending;
+
+static void stage(const sending *s, int64_t row, const uint8_t *sound, int64_t frames)
+{
+    outbound *leg = s->legs + row;
+    uint8_t *ring = s->staged + row * s->staged_frames * s->unit;
+    for (int64_t frame = 0; frame < frames; frame++, sound += s->unit)
+        memcpy(ring + (leg->head + leg->count++) % s->staged_frames * s->unit, sound, (size_t)s->unit);
+    leg->plain = 1;
+}
 
 /* Which of `rows` should speak and have nothing ready. */
 int64_t kallglot_dry(const sending *s, const int64_t *rows, int64_t count, int64_t *dry)
@@ -216,13 +234,31 @@ int64_t kallglot_dry(const sending *s, const int64_t *rows, int64_t count, int64
 /* Put `frames` frames of `sound` behind what each of `rows` has ready. */
 void kallglot_stage(const sending *s, const int64_t *rows, int64_t count, const uint8_t *sound, int64_t frames)
 {
-    for (int64_t i = 0; i < count; i++) {
-        outbound *leg = s->legs + rows[i];
-        uint8_t *ring = s->staged + rows[i] * s->staged_frames * s->unit;
-        for (int64_t frame = 0; frame < frames; frame++, sound += s->unit)
-            memcpy(ring + (leg->head + leg->count++) % s->staged_frames * s->unit, sound, (size_t)s->unit);
-        leg->plain = 1;
+    for (int64_t i = 0; i < count; i++)
+        stage(s, rows[i], sound + i * frames * s->unit, frames);
+}
+
+/* Pieces of speech that go by without lying in their legs' queues, from the one `from` on, whose sound begins at `offset`: the first of `count` that
+ * does not, and where its sound begins. `pieces` has rows, generations, sources and sizes, `count` of each; `peak` is the Prebuffer's. */
+int64_t kallglot_pass(const sending *s, const int64_t *pieces, int64_t from, int64_t count, const uint8_t *sound, int64_t *offset, double now, double *peak)
+{
+    for (int64_t i = from; i < count; i++) {
+        int64_t row = pieces[i], size = pieces[3 * count + i], frames = size / s->unit;
+        if (row < 0 || row >= s->rows || frames * s->unit != size)
+            return i;
+        way *by = s->ways + row;
+        if (!by->source || by->source != pieces[2 * count + i] || by->generation != pieces[count + i])
+            return i;
+        if (s->legs[row].count + frames > s->staged_frames)
+            return i;
+        double lateness = now - by->first_at - (double)by->queued / s->second;
+        if (lateness >= -s->burst)
+            *peak = fmax(lateness, *peak * s->forget);
+        by->queued += size;
+        stage(s, row, sound + *offset, frames);
+        *offset += size;
     }
+    return count;
 }
 
 /* Make the next packet of each of `rows`. */

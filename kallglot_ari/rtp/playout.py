@@ -4,6 +4,10 @@ from __future__ import annotations
 
 LEAST = 0.004
 MOST = 0.120
+FORGET = 0.995
+"""Of what was learned, what is left with each further piece."""
+BURST = 0.050
+"""Seconds; a piece that comes sooner than expected by more is part of a burst."""
 BOUND = 0.038
 """Seconds from a talkspurt's arrival within which its first packet leaves, whatever was learned: 40 ms less what a tick may be late."""
 CALM = 0.0205
@@ -14,20 +18,19 @@ PACKET = 0.020
 """Seconds between two packets of a leg."""
 _AT_FIRST = 0.0115
 """Gives 20 ms until something is known."""
-_FORGET = 0.995
-_BURST = 0.050
 
 
 class Prebuffer:
     """Learns from how late pieces of a talkspurt come, measured against its first piece and the sound in between."""
 
     def __init__(self) -> None:
-        self._peak = _AT_FIRST
+        self.peak = _AT_FIRST
+        """Seconds by which pieces were late at most, lately."""
 
     @property
     def delay(self) -> float:
         """Seconds to wait at the start of a talkspurt, if there were no `bound`."""
-        return min(MOST, max(LEAST, 1.5 * self._peak + 0.003))
+        return min(MOST, max(LEAST, 1.5 * self.peak + 0.003))
 
     @property
     def bound(self) -> float:
@@ -47,6 +50,6 @@ class Prebuffer:
 
         A piece that came far too early is part of a burst and says nothing of the timing.
         """
-        if lateness < -_BURST:
+        if lateness < -BURST:
             return
-        self._peak = max(lateness, self._peak * _FORGET)
+        self.peak = max(lateness, self.peak * FORGET)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import socket
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +77,11 @@ class Simulation:
             self.command("connect", leg, name)
 
     def command(self, name: str, leg: int, *args: object) -> None:
-        self.plane.execute(deque([(name, (leg, leg + 1, *args))]), self.now)
+        self.commands([(name, leg, *args)])
+
+    def commands(self, several: Sequence[tuple[Any, ...]]) -> None:
+        """Each a name, a leg and its arguments; they come between two ticks."""
+        self.plane.execute(deque((name, (leg, leg + 1, *args)) for name, leg, *args in several), self.now)
 
     def arrives(self, at: float, leg: int, sequence: int, payload: bytes) -> None:
         """A packet that will have come at `at`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import random
 import socket
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from kallglot_ari.media import native, udp
 from kallglot_ari.media.legs import INBOUND, OUTBOUND, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.speak import Command
 from kallglot_ari.media.udp import STRIDE, BatchedSocket, Block, Outbox, bind, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
 from tests.media.simulated import Simulation
@@ -196,6 +198,67 @@ def test_what_is_sent_is_the_same(
     assert both[0].wire.sent == both[1].wire.sent
     for name in OUTBOUND.names or ():
         np.testing.assert_array_equal(both[0].plane.legs.outbound[name], both[1].plane.legs.outbound[name], name)
+
+
+CALLED = 12
+piece = st.tuples(st.integers(0, CALLED - 1), st.sampled_from(["a", "a", "a", "b"]), st.sampled_from([800, 800, 800, 160, 320, 80, 0, 2400]))  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["mulaw", "alaw", "pcm_16"])
+@given(
+    turns=st.lists(st.tuples(st.lists(piece, max_size=30), st.integers(1, 6), st.booleans()), min_size=1, max_size=12),
+    others=st.lists(st.tuples(st.integers(0, 11), st.sampled_from(["flush", "hear", "close", "interruptible"]), st.integers(0, CALLED - 1)), max_size=4),
+    seed=st.integers(0, 2**16),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_speech_of_many_legs_that_comes_at_once_is_sent_the_same(
+    library: Native,
+    encoding: Literal["mulaw", "alaw", "pcm_16"],
+    turns: list[tuple[list[tuple[int, str, int]], int, bool]],
+    others: list[tuple[int, str, int]],
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    both = Simulation(CALLED, library=library), Simulation(CALLED, library=None)
+    now = 0.0
+    for turn, (pieces, ticks, everybody) in enumerate(turns):
+        rows = [(leg, "a", 800) for leg in range(CALLED)] if everybody else []
+        said = [("play", leg, source, StreamAudio(encoding, 8000, rng.randbytes(size)), now) for leg, source, size in rows + pieces]  # fmt: skip
+        more = {"flush": (None,), "hear": (0, 0.5), "close": (), "interruptible": (True,)}
+        extra = [(name, leg, *more[name]) for at, name, leg in others if at == turn]
+        for one in both:
+            one.commands(said)
+            one.commands(extra)
+        now += ticks * 0.02
+        for one in both:
+            one.run(now)
+    assert both[0].wire.sent == both[1].wire.sent
+    assert both[0].plane._speak._prebuffer.peak == both[1].plane._speak._prebuffer.peak
+    for name in OUTBOUND.names or ():
+        np.testing.assert_array_equal(both[0].plane.legs.outbound[name], both[1].plane.legs.outbound[name], name)
+
+
+def test_a_burst_goes_by_machine_code(library: Native) -> None:
+    """Else the test above would compare the slow way with itself."""
+    one = Simulation(CALLED, library=library)
+    audio = StreamAudio("mulaw", 8000, bytes(range(160)) * 5)
+    asked = []
+    for turn in range(10):
+        one.commands([("play", leg, "a", audio, one.now) for leg in range(CALLED)])
+        asked.append([one.plane._speak.speech[leg]._passing for leg in range(CALLED)])
+        one.run(0.1 * turn + 0.095)
+    assert all(None not in sources for sources in asked[1:])
+    assert one.plane.legs.ways["queued"][:CALLED].tolist() == [8000] * CALLED
+    assert all(speech._passing is not None and speech._passing.queued == 1600 for speech in one.plane._speak.speech.values())  # fmt: skip
+
+
+def test_a_command_that_fails_takes_no_other_with_it(library: Native) -> None:
+    one = Simulation(CALLED, library=library)
+    commands: deque[Command] = deque(("flush", (leg, leg + 1, None)) for leg in range(CALLED))
+    commands[3] = "flush", (3, 4)
+    with pytest.raises(TypeError):
+        one.plane.execute(commands, 0.0)
+    assert [args[0] for _, args in commands] == list(range(4, CALLED))
 
 
 # --- the socket --------------------------------------------------------------------------------------------------------
