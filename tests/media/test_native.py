@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kallglot_ari.audio.codecs import registry
 from kallglot_ari.calls.model import StreamAudio
-from kallglot_ari.media import native, udp
+from kallglot_ari.media import native, speak, udp
 from kallglot_ari.media.legs import INBOUND, OUTBOUND, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
@@ -234,10 +234,22 @@ def test_speech_of_many_legs_that_comes_at_once_is_sent_the_same(
             one.run(now)
     assert both[0].wire.sent == both[1].wire.sent
     assert both[0].plane._speak._prebuffer.peak == both[1].plane._speak._prebuffer.peak
-    one, other = (simulation.plane.legs for simulation in both)
-    assert one.used.tolist() == other.used.tolist()
+    fast, slow = (simulation.plane.legs for simulation in both)
+    assert fast.used.tolist() == slow.used.tolist()
     for name in OUTBOUND.names or ():
-        np.testing.assert_array_equal(one.outbound[name][one.used], other.outbound[name][other.used], name)
+        np.testing.assert_array_equal(fast.outbound[name][fast.used], slow.outbound[name][slow.used], name)
+
+
+def test_names_past_those_that_are_numbered_are_asked_about(library: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speak, "_NUMBERED", 1)
+    one = Simulation(CALLED, library=library)
+    for turn in range(10):
+        sounds = [bytes([leg + 1]) * 800 for leg in range(CALLED)]
+        one.commands([("play", leg, str(leg), StreamAudio("mulaw", 8000, sounds[leg]), one.now) for leg in range(CALLED)])  # fmt: skip
+        one.run(0.1 * turn + 0.095)
+    assert list(one.plane._speak._numbers) == ["0"]
+    for leg in range(CALLED):
+        assert b"".join(packet[12:] for packet in one.wire.sent[leg]).count(leg + 1) > 7000
 
 
 def test_a_burst_goes_by_machine_code(library: Native) -> None:
