@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
+from kallglot_ari.media.chunks import Chunk
 from kallglot_ari.media.legs import RTP_HEADER
-from kallglot_ari.media.listen import Chunk
 from kallglot_ari.media.pcap import Address, PcapWriter
 from kallglot_ari.media.recording import Form, Recording
 from kallglot_ari.media.udp import Block, Outbox

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import repeat
-from typing import Any, NamedTuple
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,36 +16,20 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_sample_bytes
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
-from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media.chunks import Chunks
 from kallglot_ari.media.fast import Taking
-from kallglot_ari.media.legs import RTP_HEADER, Legs, Record, fetch, put
+from kallglot_ari.media.legs import RTP_HEADER, Legs, fetch, put
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.rounds import SINGLY, Rounds
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
-from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer
+from kallglot_ari.rtp.jitter import HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.rtp.sequence import signed_distance
 
-_MARKER = 1 << 23
-"""In the first word of an RTP header."""
-_HISTORY_MS = 60
 _CONCEALMENTS = 12
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
-_SINGLY = 16
-"""Packets past a gap that are each waited for, of one block: of those past that, the gap is silence at once."""
-_new: Any = tuple.__new__
-"""Makes a named tuple of a tuple in a third of the time."""
-_LEAP = 50
-"""Packets missing at most in such a gap."""
-
-
-class Chunk(NamedTuple):
-    """Sound of one leg for the stream."""
-
-    row: int
-    generation: int
-    sound: UplinkChunk
 
 
 class Listen:
@@ -64,8 +47,7 @@ class Listen:
         self._first_half = 0x8000 | codec.receive_type
         """The first 16 bits of a usual packet, but for the marker."""
         self._frame = self.frame_bytes = stream_frame_bytes(encoding, rate)
-        self._second = self._frame * 1000 // FRAME_MS
-        self._chunk = self._frame * (chunk_ms // FRAME_MS)
+        self.chunks = Chunks(encoding, rate, self._frame, chunk_ms)
         self._convert = block_converter(codec, encoding, rate)
         self._silence = silence_byte(encoding)
         self._decoder = codec.decoder() if self._convert is not None else None
@@ -75,11 +57,6 @@ class Listen:
         self._bounds = (jitter_min_ms, jitter_max_ms)
         self._most_ahead = jitter_max_ms * codec.clock_rate // 1000
         self._quiet = np.full((1, self._frame), self._silence, dtype=np.uint8)
-        chunks = max(1, -(-_HISTORY_MS // chunk_ms))
-        self.uplink_bytes = self._chunk * chunks
-        """Bytes a row of `Legs.uplink` needs."""
-        self._turn: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        """For each leg, which datagram is its first: of use only while a block is taken."""
         self._buffers: dict[int, JitterBuffer] = {}
         self._voices: dict[int, UplinkVoice] = {}
         self._candidates: dict[int, tuple[int, int]] = {}
@@ -90,186 +67,53 @@ class Listen:
         self.taps: dict[int, list[Callable[[Pcm], None]]] = {}
         """Who hears a leg's own voice."""
         self.discarded: Counter[str] = Counter()
-        self.chunks: list[Chunk] = []
-        """Complete since the caller last took them."""
         self._taking: Taking | None = None
         if library is not None and self._convert is not None:
             self._taking = Taking(
                 library, codec, self._convert, first_half=self._first_half, most_ahead=self._most_ahead,
-                frame=self._frame, chunk=self._chunk, second=self._second,
+                frame=self._frame, chunk=self.chunks.size, second=self._frame * 1000 // FRAME_MS,
             )  # fmt: skip
+        self._rounds = Rounds(
+            codec, self._convert, self.chunks,
+            first_half=self._first_half, most_ahead=self._most_ahead, quiet=self._quiet,
+        )  # fmt: skip
 
     # --- a block of datagrams ---------------------------------------------------------------------------------------
 
     def block(self, legs: Legs, block: Block, count: int, now: float) -> NDArray[np.int64]:
         """Take `count` rows of `block`; whose each is, -1 where it is nobody's."""
+        singly = partial(self._datagram_at, legs, block, now)
         if self._taking is None:
             rows_of = legs.lookup(block.name[:count])
             pending = np.flatnonzero(rows_of >= 0)
             self._count_if("address", count - pending.size)
-            self._rounds(legs, block, count, rows_of, pending, now)
+            self._rounds.take(legs, block, count, rows_of, pending, singly, self._tap_payload)
             return rows_of
         rows_of, others = self._take(legs, block, 0, count)
         rows_of = rows_of[:count]
         self._count_if("address", int(np.count_nonzero(rows_of < 0)))
-        if len(others) > _SINGLY:
-            self._rounds(legs, block, count, rows_of, np.array(others), now)
+        if len(others) > SINGLY:
+            self._rounds.take(legs, block, count, rows_of, np.array(others), singly, self._tap_payload)
             return rows_of
         begun: set[int] = set()
         for at in others:
             row = int(rows_of[at])
             if row not in begun or self._take(legs, block, at, at + 1)[1]:
                 begun.add(row)
-                self._datagram_at(legs, row, block, at, now)
+                singly(row, at)
         return rows_of
 
     def _take(self, legs: Legs, block: Block, first: int, end: int) -> tuple[NDArray[np.int64], list[int]]:
         """What is in its turn of these rows of `block`, by machine code: whose each is, and which are left to do."""
         assert self._taking is not None
-        rows_of, others, tapped = self._taking.take(legs, block, first, end, self._completed)
+        rows_of, others, tapped = self._taking.take(legs, block, first, end, self.chunks.completed)
         for at in tapped:
             self._tap_payload(int(rows_of[at]), block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in])
         return rows_of, others
 
-    def _datagram_at(self, legs: Legs, row: int, block: Block, at: int, now: float) -> None:
+    def _datagram_at(self, legs: Legs, block: Block, now: float, row: int, at: int) -> None:
         data = block.data[at, : block.length[at]].tobytes()
         self.datagram(legs, row, data, float(block.arrival[at]), now)
-
-    def _rounds(
-        self, legs: Legs, block: Block, count: int, rows_of: NDArray[np.int64], pending: NDArray[np.int64], now: float
-    ) -> None:
-        """Take `pending` of the first `count` rows of `block`, one of each leg at a time."""
-        length = block.length[:count]
-        words = np.ascontiguousarray(block.data[:count, :RTP_HEADER]).view(">u4").astype(np.int64)
-        plain = ((words[:, 0] & ~_MARKER) >> 16 == self._first_half) & (length == RTP_HEADER + self._frame_in)
-        while pending.size:
-            if self._turn.size < legs.capacity:
-                self._turn = np.zeros(legs.capacity, dtype=np.int64)
-            # the first datagram of each leg; a leg's further ones wait for the next round, so that order is kept
-            legs_here = rows_of[pending]
-            self._turn[legs_here[::-1]] = pending[::-1]
-            first = self._turn[legs_here] == pending
-            later = pending[~first]
-            if later.size:
-                pending, legs_here = pending[first], legs_here[first]
-            records = fetch(legs.inbound, legs_here)
-            in_turn = (
-                plain[pending]
-                & records["smooth"]
-                & (words[pending, 2] == records["ssrc"])
-                & (words[pending, 0] & 0xFFFF == records["next_sequence"])
-                & (words[pending, 1] == records["next_timestamp"])
-                & (records["emitted"] - records["next_position"] <= self._most_ahead)
-            )
-            if np.count_nonzero(in_turn) + _SINGLY < in_turn.size:
-                self._leap(legs, legs_here, records, block, pending, words, in_turn, plain)
-            if in_turn.all():
-                self._in_turn(legs, legs_here, records, block, pending)
-            else:
-                chosen, others = np.flatnonzero(in_turn), np.flatnonzero(~in_turn)
-                if chosen.size:
-                    self._in_turn(legs, legs_here[chosen], fetch(records, chosen), block, pending[chosen])
-                for row, at in zip(legs_here[others].tolist(), pending[others].tolist(), strict=True):
-                    self._datagram_at(legs, row, block, at, now)
-            pending = later
-
-    def _in_turn(
-        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64]
-    ) -> None:
-        """Packets in their turn: `records` are a copy of `rows`, which this writes back; `which` are the rows of `block`."""
-        assert self._convert is not None
-        arrival = block.arrival[which]
-        payload = block.data[which, RTP_HEADER : RTP_HEADER + self._frame_in]
-        seen, base, spread, jitter = (records[name] for name in ("seen", "base", "spread", "jitter"))
-        transit = arrival - records["next_position"] / self._codec.clock_rate
-        elapsed = np.maximum(arrival - seen, 0.0)
-        base[:] = np.minimum(base + CREEP * elapsed, transit)
-        spread[:] = np.maximum(transit - base, spread * (1.0 - np.minimum(1.0, elapsed / FORGET)))
-        np.maximum(seen, arrival, out=seen)
-        moved = np.abs(transit - records["transit"])
-        jitter += np.where(np.isnan(moved), 0.0, moved - jitter) / 16.0  # not a number: the first one
-        records["transit"] = transit
-        np.minimum(records["window_min"], transit, out=records["window_min"])
-        for name in ("next_position", "emitted"):
-            records[name] += self._step
-        for name in ("received", "expected"):
-            records[name] += 1
-        records["next_sequence"] = (records["next_sequence"] + 1) & 0xFFFF
-        records["next_timestamp"] = (records["next_timestamp"] + self._step) & 0xFFFFFFFF
-        self._append_block(legs, rows, records, self._convert(payload), arrival)
-        put(legs.inbound, rows, records)
-        if self.taps and records["tapped"].any():
-            for at in np.flatnonzero(records["tapped"]).tolist():
-                self._tap_payload(int(rows[at]), payload[at])
-
-    def _leap(
-        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64],
-        words: NDArray[np.int64], in_turn: NDArray[np.bool_], plain: NDArray[np.bool_],
-    ) -> None:  # fmt: skip
-        """Put packets past a gap in their turn, all but a few: a socket that overflowed, a network that stumbled.
-
-        One at a time they would take longer than new ones take to come, and the next ones would be lost as well. `records` are a copy of `rows`,
-        which this changes, and `in_turn`; `words` and `plain` are of the whole block, `which` its rows.
-        """
-        ahead = ((words[which, 0] & 0xFFFF) - records["next_sequence"]) & 0xFFFF
-        missing = records["next_position"] + ahead * self._step - records["emitted"]
-        fits = (
-            plain[which] & ~in_turn & records["smooth"] & ~records["tapped"]
-            & (words[which, 2] == records["ssrc"]) & (ahead <= _LEAP) & (missing % self._step == 0)
-            & ((words[which, 1] - records["next_timestamp"]) & 0xFFFFFFFF == ahead * self._step)
-        )  # fmt: skip
-        at = np.flatnonzero(fits)[_SINGLY:]
-        part, rows, ahead, arrival = fetch(records, at), rows[at], ahead[at], block.arrival[which[at]]
-        missing = np.maximum(missing[at], 0)
-        part["next_sequence"] = (part["next_sequence"] + ahead) & 0xFFFF
-        part["next_timestamp"] = (part["next_timestamp"] + ahead * self._step) & 0xFFFFFFFF
-        part["next_position"] += ahead * self._step
-        part["expected"] += ahead
-        legs.concealed[rows] += missing / self._codec.clock_rate
-        for done in range(0, int(missing.max(initial=0)), self._step):
-            some = np.flatnonzero(missing > done)
-            these = fetch(part, some)
-            self._append_block(legs, rows[some], these, np.repeat(self._quiet, some.size, axis=0), arrival[some])
-            put(part, some, these)
-        part["emitted"] += missing
-        beyond = part["emitted"] - part["next_position"] > self._most_ahead
-        if beyond.any():  # the way has become longer: from here on the sender's time is where the output stands
-            np.copyto(part["next_position"], part["emitted"], where=beyond)
-            np.copyto(part["base"], arrival - part["emitted"] / self._codec.clock_rate, where=beyond)
-            np.copyto(part["spread"], 0.0, where=beyond)
-        put(records, at, part)
-        in_turn[at] = True
-
-    def _append_block(
-        self,
-        legs: Legs,
-        rows: NDArray[np.int64],
-        records: NDArray[Record],
-        data: NDArray[np.uint8],
-        arrival: NDArray[np.float64],
-    ) -> None:
-        """Add a frame to the chunk of each of `rows`; `records` are a copy of theirs, which this changes."""
-        paused = records["paused"]
-        if paused.any():
-            records["clock"][paused] += self._frame
-            going = np.flatnonzero(~paused)
-            part = fetch(records, going)
-            if going.size:
-                self._append_block(legs, rows[going], part, data[going], arrival[going])
-                put(records, going, part)
-            return
-        fill, clock = records["fill"], records["clock"]
-        within = fill % self._chunk
-        np.copyto(records["chunk_start"], clock, where=within == 0)
-        np.copyto(records["chunk_at"], arrival, where=within == 0)
-        frames = legs.uplink.reshape(-1, self._frame)
-        frames[(rows * self.uplink_bytes + fill) // self._frame] = data
-        clock += self._frame
-        full = np.flatnonzero(within == self._chunk - self._frame)
-        if full.size:
-            self._emit_block(legs, rows[full], fetch(records, full))
-        fill += self._frame
-        fill %= self.uplink_bytes
 
     # --- one at a time ----------------------------------------------------------------------------------------------
 
@@ -375,12 +219,12 @@ class Listen:
         sequence = buffer.timing.next_sequence
         while (item := buffer.pop(now)) is not None:
             if isinstance(item, Heard):
-                self._append(legs, row, self._heard(legs, row, item.packet.payload), item.at)
+                self.chunks.add(legs, row, self._heard(legs, row, item.packet.payload), item.at)
             elif item.kind == "lost":
                 legs.concealed[row] += item.ticks / self._codec.clock_rate
-                self._append(legs, row, self._missing(legs, row, item.ticks, buffer.following()), now)
+                self.chunks.add(legs, row, self._missing(legs, row, item.ticks, buffer.following()), now)
             else:
-                self._append(legs, row, self._missing(legs, row, item.ticks, None, silence=True), now)
+                self.chunks.add(legs, row, self._missing(legs, row, item.ticks, None, silence=True), now)
         if buffer.expired:
             legs.late[row] += buffer.expired
             self.discarded["late"] += buffer.expired
@@ -461,67 +305,19 @@ class Listen:
         records = fetch(legs.inbound, quiet)
         records["emitted"] += self._step
         silence = np.repeat(self._quiet, quiet.size, axis=0)
-        self._append_block(legs, quiet, records, silence, np.full(quiet.size, now))
+        self.chunks.add_block(legs, quiet, records, silence, np.full(quiet.size, now))
         put(legs.inbound, quiet, records)
         return rows[~plain]
-
-    def _append(self, legs: Legs, row: int, sound: bytes, at: float) -> None:
-        """Add stream bytes to a leg's chunk."""
-        if legs.paused[row]:
-            legs.clock[row] += len(sound)
-            return
-        data = np.frombuffer(sound, dtype=np.uint8)
-        done = 0
-        while done < data.size:
-            fill = int(legs.fill[row])
-            if fill % self._chunk == 0:
-                legs.chunk_start[row] = legs.clock[row]
-                legs.chunk_at[row] = at
-            take = min(data.size - done, self._chunk - fill % self._chunk)
-            legs.uplink[row, fill : fill + take] = data[done : done + take]
-            done += take
-            fill += take
-            legs.clock[row] += take
-            if fill % self._chunk == 0:
-                self._emit(legs, row, legs.uplink[row, fill - self._chunk : fill].tobytes())
-            legs.fill[row] = fill % self.uplink_bytes
-
-    def _emit_block(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record]) -> None:
-        """The chunk that the frame at `fill` belongs to is complete, for each of `rows`."""
-        whole = legs.uplink.reshape(-1, self._chunk).view(f"V{self._chunk}").reshape(-1)
-        self._completed(
-            rows.tolist(),
-            legs.generation[rows].tolist(),
-            (records["chunk_start"] * 1000 // self._second).tolist(),
-            records["chunk_at"].tolist(),
-            whole.take((rows * self.uplink_bytes + records["fill"]) // self._chunk).tolist(),
-        )
-
-    def _completed(
-        self,
-        rows: list[int],
-        generations: list[int],
-        starts: list[int],
-        arrivals: list[float],
-        payloads: list[bytes],
-    ) -> None:
-        audio = map(_new, repeat(StreamAudio), zip(repeat(self._encoding), repeat(self._rate), payloads))
-        sounds = map(_new, repeat(UplinkChunk), zip(audio, starts, arrivals, strict=True))
-        self.chunks += map(_new, repeat(Chunk), zip(rows, generations, sounds, strict=True))
-
-    def _emit(self, legs: Legs, row: int, payload: bytes) -> None:
-        start_ms = int(legs.chunk_start[row]) * 1000 // self._second
-        self._completed([row], [int(legs.generation[row])], [start_ms], [float(legs.chunk_at[row])], [payload])
 
     # --- control ----------------------------------------------------------------------------------------------------
 
     def pause(self, legs: Legs, row: int, now: float) -> None:
         """Hold: what is begun goes up, filled with silence; what is said from now on does not."""
-        fill = int(legs.fill[row]) % self._chunk
+        fill = int(legs.fill[row]) % self.chunks.size
         if fill and not legs.paused[row]:
-            self._append(legs, row, bytes([self._silence]) * (self._chunk - fill), now)
+            self.chunks.add(legs, row, bytes([self._silence]) * (self.chunks.size - fill), now)
             self._padded[row] = int(legs.clock[row])
-            legs.clock[row] -= self._chunk - fill
+            legs.clock[row] -= self.chunks.size - fill
         legs.paused[row] = True
 
     def resume(self, legs: Legs, row: int) -> None:

@@ -19,8 +19,9 @@ from kallglot_ari.errors import MediaError
 from kallglot_ari.media import drift
 from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
+from kallglot_ari.media.chunks import Chunk
 from kallglot_ari.media.legs import STATS, Legs
-from kallglot_ari.media.listen import Chunk, Listen
+from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.pcap import Address
 from kallglot_ari.media.speak import Command, Speak
@@ -94,7 +95,7 @@ class Plane:
         self._speak = Speak(send, settings.backlog_max_ms, settings.lag_max_ms, library)
         self._capture = capture
         self.legs = Legs(
-            uplink_bytes=self._listen.uplink_bytes,
+            uplink_bytes=self._listen.chunks.uplink_bytes,
             frame_bytes=send.frame_bytes,
             silence=self._speak.silence,
             payload_type=send.send_type,
@@ -144,7 +145,7 @@ class Plane:
             self._speak.lags.clear()
         if self._capture.on:
             self._capture.sent(due, self.legs.outbox, now)
-            self._capture.chunks(self._listen.chunks)
+            self._capture.chunks(self._listen.chunks.ready)
             self._capture.hand_over()
         self._beat += 1
         if self._beat % _PUBLISH == 0:
@@ -175,7 +176,7 @@ class Plane:
     def take(self, *, everything: bool = False) -> Report | None:
         """What happened since the last call, or None where nothing did that cannot wait; `everything` does not wait."""
         report = self.report
-        report.chunks, self._listen.chunks = self._listen.chunks, []
+        report.chunks = self._listen.chunks.take()
         if self._listen.discarded:
             report.discarded.update(self._listen.discarded)
             self._listen.discarded.clear()

@@ -40,6 +40,7 @@ from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.replay import Replay
 from kallglot_ari.modes.sip_quality import SipQualities
+from kallglot_ari.modes.summary import line_of
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
@@ -488,18 +489,4 @@ class CallActions:
 
     def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
         """The one line of a finished call."""
-        view = self._machine.view()
-        line: dict[str, object] = {
-            "session": view.session_id,
-            "end_reason": finish.reason.value,
-            "status": finish.status.value,
-            "seconds": round((ended - view.started_at).total_seconds(), 2),
-            "talked": round((ended - view.answered_at).total_seconds(), 2) if view.answered_at else 0.0,
-            "mode": view.mode,
-            "languages": f"{view.source_language}>{view.target_language}",
-        }
-        for leg_id, q in self._quality.items():
-            line[f"{leg_id}_packets"] = q.packets_received
-            line[f"{leg_id}_lost"] = q.packets_lost
-            line[f"{leg_id}_mos"] = round(q.mos, 2)
-        return line
+        return line_of(self._machine.view(), self._quality, finish, ended)

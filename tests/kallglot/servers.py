@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import orjson
 from aiohttp import web
 
 from kallglot_ari.calls.interfaces import StreamEvent
 from kallglot_ari.calls.model import Session, StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
+from kallglot_ari.kallglot import stream
 from kallglot_ari.kallglot.breaker import RetryPolicy
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.metrics import Metrics
@@ -178,3 +180,30 @@ class Heard(list[StreamEvent]):
 def value(metrics: Metrics, name: str, **labels: str) -> float:
     """A metric's value, 0 when it has none."""
     return metrics.registry.get_sample_value(name, labels or None) or 0.0
+
+
+READY = '{"type":"session.ready","session_id":"sess_1"}'
+
+
+async def gone(ws: web.WebSocketResponse) -> list[Any]:
+    """Read until the client is gone; what it said."""
+    return [orjson.loads(message.data) async for message in ws if message.type is aiohttp.WSMsgType.TEXT]
+
+
+@contextlib.asynccontextmanager
+async def opened(converse: Any, sink: Any, **settings: Any) -> AsyncIterator[stream.Stream]:
+    options = settings.pop("server", {})
+    async with talking(converse, **options) as url, client("http://127.0.0.1:1", **settings) as api:
+        made = await api.open_stream(session(url), sink)
+        yield made
+        await made.close()
+
+
+def noting(got: list[Any]) -> Any:
+    """The far end of a stream: ready, and notes what it is told."""
+
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        got.extend(await gone(ws))
+
+    return converse

@@ -17,8 +17,8 @@ from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import LegQuality
 from kallglot_ari.media import formats
 from kallglot_ari.media.capture import Capture, Scribe
+from kallglot_ari.media.chunks import Chunk
 from kallglot_ari.media.flow import leg_quality
-from kallglot_ari.media.listen import Chunk
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.plane import TICK, Plane
 from kallglot_ari.media.udp import Block, Outbox, pack_address

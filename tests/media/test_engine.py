@@ -18,8 +18,8 @@ from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, ListenError, MediaError
+from kallglot_ari.media.chunks import Chunk
 from kallglot_ari.media.engine import MediaEngine
-from kallglot_ari.media.listen import Chunk
 from kallglot_ari.media.plane import Report
 from kallglot_ari.media.udp import family_of
 from kallglot_ari.metrics import Metrics

@@ -12,7 +12,7 @@ import pytest
 
 from kallglot_ari.audio.codecs import registry
 from kallglot_ari.calls.model import UplinkChunk
-from kallglot_ari.media import listen
+from kallglot_ari.media import listen, rounds
 from kallglot_ari.media.legs import Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
@@ -40,7 +40,9 @@ class Rig:
         self.listen = Listen(
             ULAW, "mulaw", 8000, chunk_ms, jitter_min_ms=20, jitter_max_ms=200, library=self.library
         )  # fmt: skip
-        self.legs = Legs(uplink_bytes=self.listen.uplink_bytes, frame_bytes=160, silence=SILENCE * 160, payload_type=0)
+        self.legs = Legs(
+            uplink_bytes=self.listen.chunks.uplink_bytes, frame_bytes=160, silence=SILENCE * 160, payload_type=0
+        )
         self._block = Block(512)
         self._names = [pack_address(socket.AF_INET, "127.0.0.1", 20000 + row) for row in range(legs)]
         for row, name in enumerate(self._names):
@@ -59,12 +61,12 @@ class Rig:
             self.listen.block(self.legs, self._block, len(datagrams), now)
 
     def of(self, row: int) -> list[UplinkChunk]:
-        return [chunk.sound for chunk in self.listen.chunks if chunk.row == row]
+        return [chunk.sound for chunk in self.listen.chunks.ready if chunk.row == row]
 
     def said(self, row: int) -> bytes:
         """All that went up, and what is begun."""
         fill = int(self.legs.fill[row])
-        begun = fill % self.listen._chunk
+        begun = fill % self.listen.chunks.size
         rest = self.legs.uplink[row, fill - begun : fill].tobytes()
         return b"".join(chunk.audio.payload for chunk in self.of(row)) + rest
 
@@ -287,7 +289,7 @@ def test_a_gap_that_all_legs_have_is_silence_at_once(waited: bool) -> None:
     for beat in range(20, 30) if waited else ():
         rig.listen.overdue(rig.legs, beat * 0.01)
     burst(rig, legs, range(15, 16), 0.3)
-    few = 2 * listen._SINGLY + listen._CONCEALMENTS
+    few = 2 * rounds.SINGLY + listen._CONCEALMENTS
     assert np.count_nonzero(rig.legs.smooth[:legs]) >= legs - few
     burst(rig, legs, range(16, 18), 0.36)
     for row in range(few, legs):
@@ -315,7 +317,7 @@ def test_a_stall_of_all_legs_loses_nothing_though_it_is_long() -> None:
     for beat in range(20, 80):
         rig.listen.overdue(rig.legs, beat * 0.01)
     burst(rig, legs, range(10, 45), 0.8)
-    few = 2 * listen._SINGLY + listen._CONCEALMENTS
+    few = 2 * rounds.SINGLY + listen._CONCEALMENTS
     for row in range(few, legs):
         said = rig.said(row)
         assert said.replace(SILENCE, b"") == b"".join(payload(row, n) for n in range(45))

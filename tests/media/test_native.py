@@ -45,7 +45,9 @@ class Ear:
         self.listen = Listen(
             self.codec, encoding, rate, 100, jitter_min_ms=20, jitter_max_ms=200, library=library
         )  # fmt: skip
-        self.legs = Legs(uplink_bytes=self.listen.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0)
+        self.legs = Legs(
+            uplink_bytes=self.listen.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0
+        )
         self.block = Block(64)
         self.names = [pack_address(socket.AF_INET, "127.0.0.1", 20000 + row) for row in range(LEGS)]
         for row, name in enumerate(self.names[:-1]):
@@ -127,7 +129,9 @@ def test_what_goes_up_is_the_same(library: Native, codec: str, happens: list[Mom
 
 def alike(one: Ear, other: Ear) -> None:
     for row in range(LEGS):
-        assert [c for c in one.listen.chunks if c.row == row] == [c for c in other.listen.chunks if c.row == row]
+        assert [c for c in one.listen.chunks.ready if c.row == row] == [
+            c for c in other.listen.chunks.ready if c.row == row
+        ]
     assert one.listen.discarded == other.listen.discarded
     assert one.heard == other.heard
     np.testing.assert_array_equal(one.legs.uplink, other.legs.uplink)
