@@ -85,7 +85,9 @@ class Speak:
 
     def open(self, legs: Legs, row: int) -> None:
         way = _Way(legs, row, self._numbers) if self._sending is not None else None
-        self.speech[row] = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, way)
+        speech = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, way)
+        self.speech[row] = speech
+        legs.talk[row] = speech.active
 
     def close(self, row: int) -> None:
         self.speech.pop(row, None)

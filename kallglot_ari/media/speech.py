@@ -304,7 +304,9 @@ class Speech:
     @property
     def active(self) -> bool:
         """Whether `next` may have something to say, now or soon."""
-        return bool(self.voices) or self._settling > 0 or any(s.size or s.started for s in self._sources.values())
+        if self._codec.adaptive or self.voices or self._settling:
+            return True
+        return any(s.size or s.started for s in self._sources.values())
 
     @property
     def queued_frames(self) -> float:
@@ -423,8 +425,8 @@ class Speech:
         if sounds:
             self._settling = 0 if self._law else _SETTLE_FRAMES
             return self._encoder.encode(self._mixer.mix(sounds))
-        if self._settling:
-            self._settling -= 1
+        if self._settling or self._codec.adaptive:
+            self._settling = max(0, self._settling - 1)
             return self._encoder.encode(silence(self._codec.frame_samples))
         return None
 

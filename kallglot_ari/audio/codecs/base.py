@@ -50,6 +50,8 @@ class Codec:
     """Of payload; 0 where it varies."""
     encoder: Callable[[], Encoder]
     decoder: Callable[[], Decoder]
+    adaptive: bool = False
+    """Whether the decoder learns from every payload what the next ones mean, so that silence must be encoded like everything else."""
 
     @property
     def timestamp_step(self) -> int:

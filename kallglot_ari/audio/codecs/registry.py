@@ -20,7 +20,7 @@ CODECS: dict[str, Codec] = {
     for codec in (
         Codec("ulaw", 0, 0, 8000, 8000, 8000, g711.ulaw_encoder, g711.ulaw_decoder),
         Codec("alaw", 8, 8, 8000, 8000, 8000, g711.alaw_encoder, g711.alaw_decoder),
-        Codec("g722", 9, 9, 16000, 8000, 8000, g722.G722Encoder, g722.G722Decoder),
+        Codec("g722", 9, 9, 16000, 8000, 8000, g722.G722Encoder, g722.G722Decoder, adaptive=True),
         Codec("slin", 10, 10, 8000, 8000, 16000, slin.SlinEncoder, slin.SlinDecoder),
         Codec("slin16", 118, None, 16000, 16000, 32000, slin.SlinEncoder, slin.SlinDecoder),
         Codec("slin16le", 118, 118, 16000, 16000, 32000, slin.LittleSlinEncoder, slin.LittleSlinDecoder),
