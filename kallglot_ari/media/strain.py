@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 WINDOW = 2.0
 """Seconds that are looked back on."""
@@ -15,28 +15,40 @@ SHARE = 0.1
 """Of the beats, that has to be late."""
 
 
+class _Lately:
+    """Values with the times they came at, for `window` seconds."""
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def add(self, values: Iterable[float], now: float) -> None:
+        self._seen.extend((now, value) for value in values)
+        self._forget(now)
+
+    def values(self, now: float) -> list[float]:
+        self._forget(now)
+        return [value for _, value in self._seen]
+
+    def _forget(self, now: float) -> None:
+        while self._seen and self._seen[0][0] <= now - self._window:
+            self._seen.popleft()
+
+
 class Strain:
     """Fed with how late each beat was; tells by how much the latest tenth of them was."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque()
+        self._beats = _Lately(WINDOW)
 
     def seen(self, lateness: Sequence[float], now: float) -> None:
         """:param lateness: seconds, of the beats since the last call. :param now: monotonic seconds."""
-        self._seen.extend((now, late) for late in lateness)
-        self._forget(now)
+        self._beats.add(lateness, now)
 
     def late(self, now: float) -> float:
         """Seconds by which a tenth of the last beats was late, or more; 0.0 when there were too few to say."""
-        self._forget(now)
-        if len(self._seen) < LEAST:
-            return 0.0
-        ordered = sorted(late for _, late in self._seen)
-        return ordered[int(len(ordered) * (1 - SHARE))]
-
-    def _forget(self, now: float) -> None:
-        while self._seen and self._seen[0][0] <= now - WINDOW:
-            self._seen.popleft()
+        ordered = sorted(self._beats.values(now))
+        return ordered[int(len(ordered) * (1 - SHARE))] if len(ordered) >= LEAST else 0.0
 
 
 class Waits:
@@ -46,22 +58,14 @@ class Waits:
     """
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque()
+        self._waits = _Lately(WAITS_WINDOW)
 
     def seen(self, waited: float, now: float) -> None:
         """:param waited: seconds since the time before, or since the first thing that waited came. :param now: monotonic seconds."""
-        self._seen.append((now, waited))
-        self._forget(now)
+        self._waits.add((waited,), now)
 
     def mean(self, now: float) -> float:
         """Seconds. What comes at any moment of a wait of w waits w / 2, and such moments are w of the window."""
-        self._forget(now)
-        waits = [waited for _, waited in self._seen]
-        return (
-            sum(waited * waited / 2 for waited in waits) / WAITS_WINDOW
-            - max(waits, default=0.0) ** 2 / 2 / WAITS_WINDOW
-        )
-
-    def _forget(self, now: float) -> None:
-        while self._seen and self._seen[0][0] <= now - WAITS_WINDOW:
-            self._seen.popleft()
+        waits = self._waits.values(now)
+        squares = sum(waited * waited for waited in waits) - max(waits, default=0.0) ** 2
+        return squares / 2 / WAITS_WINDOW
