@@ -12,7 +12,7 @@ from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left, running, settings_for
 from tests.asterisk.sniffing import flows, sniffing
-from tests.audio_checks import analyse_tone, assert_steady_tone, tone, tone_presence
+from tests.audio_checks import assert_steady_tone, tone, tone_presence
 from tests.double.server import KallglotDouble
 
 FOR_AGENT_HZ, FOR_CUSTOMER_HZ = 787.0, 1013.0
@@ -41,6 +41,7 @@ async def test_a_steady_tone_arrives_whole(
         session = await double.wait_session()
         await session.wait_audio("agent", 0.3)
         with sniffing() as sniffer:
+            await asyncio.sleep(0.4)  # the sniffer's own G.722 decoder comes in in the middle, and must fall into step
             await asyncio.gather(
                 session.speak("customer", tone(FOR_AGENT_HZ, seconds, rate)),
                 session.speak("agent", tone(FOR_CUSTOMER_HZ, seconds, rate)),
@@ -55,9 +56,6 @@ async def test_a_steady_tone_arrives_whole(
         for wanted in found:
             if (tone_presence(sound, at, wanted) > 0.8).sum() * 0.02 > seconds / 2:
                 assert flow.missing == []
-                if contract == "provider" and at == 8000:
-                    # Asterisk's own G.722 decoder settles in the first 50 ms of a sound; what we sent it is looked at whole.
-                    sound = sound[round((analyse_tone(sound, at, wanted).start + 0.1) * at) :]
                 assert_steady_tone(sound, at, wanted, min_seconds=seconds - 0.2)
                 found[wanted] += 1
     assert found == dict.fromkeys(found, 2), "from us to Asterisk, and from Asterisk to the phone"
