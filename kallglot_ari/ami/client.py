@@ -46,7 +46,7 @@ class ChannelInfo:
     up: bool
 
 
-class _Connection(Manager):  # type: ignore[misc]
+class _Connection(Manager):  # type: ignore[misc]  # panoramisk has no types
     """One connection and no more: reconnecting is ours."""
 
     def __init__(self, lost: asyncio.Event, event: Callable[[protocol.Fields], None]) -> None:
@@ -66,7 +66,7 @@ class _Connection(Manager):  # type: ignore[misc]
         return []
 
 
-class _Protocol(AMIProtocol):  # type: ignore[misc]
+class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     """panoramisk's protocol with a bound, and without the repetition of actions on the next connection."""
 
     def data_received(self, data: bytes) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from kallglot_ari.media.legs import STATS, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.pcap import Address
-from kallglot_ari.media.speak import Command, Speak
+from kallglot_ari.media.speak import Speak
 from kallglot_ari.media.udp import Block, Socket, unpack_address
 from kallglot_ari.settings import MediaSettings
 
@@ -40,10 +41,13 @@ _PUBLISH = 10
 """Ticks between two publications of the figures."""
 _LEVELS = 30
 """Ticks between two looks at the level."""
-MANY = 8
+_MANY = 8
 """Commands that wait, from which on they are looked at together first."""
 _RETIRED = 10.0
 """Seconds for which packets of a closed leg's source are still known to be the last call's."""
+
+Command: TypeAlias = tuple[str, tuple[Any, ...]]
+"""Name of a method of `Plane`, and its arguments: row and generation of a leg, and what the method needs."""
 
 
 @dataclass(slots=True)
@@ -199,8 +203,7 @@ class Plane:
         self._now = now
         methods, current, next_one = self._commands, self._current, commands.popleft
         while commands:
-            batch = [next_one() for _ in range(len(commands))]
-            left = iter(batch if len(batch) < MANY else self._speak.pass_by(self.legs, batch, now))
+            left = self._left([next_one() for _ in range(len(commands))], now)
             try:
                 for name, args in left:
                     if current.get(args[0]) == args[1] or name == "open":
@@ -208,6 +211,14 @@ class Plane:
             except Exception:
                 commands.extendleft(reversed(list(left)))  # one that fails takes no other with it
                 raise
+
+    def _left(self, batch: list[Command], now: float) -> Iterator[Command]:
+        """Those of `batch` that are to be run one after the other. Speech alone, of many legs, goes by without that where it can."""
+        if len(batch) >= _MANY:
+            names, args = zip(*batch, strict=True)
+            if names.count("play") == len(batch):
+                return (batch[place] for place in self._speak.pass_by(self.legs, args, now))
+        return iter(batch)
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]

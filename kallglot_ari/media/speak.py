@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.fast import Sending
@@ -18,8 +19,8 @@ from kallglot_ari.media.speech import Speech, silent_payload
 from kallglot_ari.media.udp import Socket
 from kallglot_ari.rtp.playout import Prebuffer
 
-Command: TypeAlias = tuple[str, tuple[Any, ...]]
-"""Name of a method of `Plane`, and its arguments: row and generation of a leg, and what the method needs."""
+Play: TypeAlias = tuple[int, int, str, StreamAudio, float]
+"""A piece of speech: its leg's row and generation, who says it, the sound, and when it came (monotonic seconds)."""
 
 _RECALLED = 3
 """Frames that were sent as they came, for a gap after them to be filled from."""
@@ -64,8 +65,7 @@ class Speak:
         self._silence = np.frombuffer(self.silence, dtype=np.uint8)
         self._prebuffer = Prebuffer()
         self._unit = codec.frame_bytes
-        self._encoding = {"ulaw": "mulaw", "alaw": "alaw"}.get(codec.name)
-        """What the stream calls the same bytes."""
+        self._encoding = registry.SAME_BYTES.get(codec.name)
         self._whole = f"V{codec.frame_bytes}"
         self._ahead: dict[int, bytes] = {}
         """Speech that came for legs under way and is yet to be put where they are sent from."""
@@ -111,22 +111,19 @@ class Speak:
         legs.queued[row] = speech.queued_frames
         return dropped
 
-    def pass_by(self, legs: Legs, commands: Sequence[Command], now: float) -> Iterator[Command]:
-        """Those of `commands` that are left to do, one after the other: pieces of speech that go by do so here, all those of many legs at once."""
-        names, args = zip(*commands, strict=True)
-        if self._sending is None or names.count("play") < len(names):
-            yield from commands
-            return
-        rows, generations, sources, audio, _ = zip(*args, strict=True)
+    def pass_by(self, legs: Legs, plays: Sequence[Play], now: float) -> Iterator[int]:
+        """The places of those `plays` that are left to do, each when all before it are done; the others go by here, of many legs at once."""
+        count = len(plays)
+        rows, generations, sources, audio, _ = zip(*plays, strict=True)
         encodings, rates, payloads = zip(*audio, strict=True)
-        if encodings.count(self._encoding) < len(names) or rates.count(8000) < len(names):
-            yield from commands
+        if self._sending is None or encodings.count(self._encoding) < count or rates.count(8000) < count:
+            yield from range(count)
             return
         self.settle(legs)
         numbers, sizes = map(self._numbers.get, sources, repeat(0)), map(len, payloads)
-        pieces = np.fromiter(chain(rows, generations, numbers, sizes), np.int64, 4 * len(names)).reshape(4, -1)
+        pieces = np.fromiter(chain(rows, generations, numbers, sizes), np.int64, 4 * count).reshape(4, -1)
         for place in self._sending.pass_by(legs, pieces, b"".join(payloads), now, self._prebuffer):
-            yield commands[place]
+            yield place
             self.settle(legs)  # what it left there comes before what goes by next
 
     def settle(self, legs: Legs) -> None:

@@ -87,8 +87,7 @@ class Source:
 
     def convert(self, encoding: str, rate: int, payload: bytes) -> bytes:
         """Stream bytes as stored bytes. :raises MediaError: when they are none. :raises ValueError: for an impossible rate."""
-        same = {"ulaw": "mulaw", "alaw": "alaw"}.get(self._codec.name)
-        if self._law and rate == 8000 and encoding == same:
+        if self._law and rate == 8000 and encoding == registry.SAME_BYTES.get(self._codec.name):
             return payload
         if self._law and rate == 8000 and encoding in ("mulaw", "alaw"):
             table = g711.ULAW_TO_ALAW if encoding == "mulaw" else g711.ALAW_TO_ULAW
@@ -279,8 +278,7 @@ class Speech:
         self._law = codec.name in ("ulaw", "alaw")
         self._unit = codec.frame_bytes if self._law else codec.frame_samples * 2
         self._second = self._unit * 1000 // FRAME_MS
-        self._encoding = {"ulaw": "mulaw", "alaw": "alaw"}.get(codec.name)
-        """What the stream calls the same bytes."""
+        self._encoding = registry.SAME_BYTES.get(codec.name)
         self._prebuffer = prebuffer
         self._most = self._unit * (backlog_max_ms // FRAME_MS)
         self._bound = lag_max_ms / 1000
@@ -425,10 +423,10 @@ class Speech:
         if sounds:
             self._settling = 0 if self._law else _SETTLE_FRAMES
             return self._encoder.encode(self._mixer.mix(sounds))
-        if self._settling or self._codec.adaptive:
-            self._settling = max(0, self._settling - 1)
-            return self._encoder.encode(silence(self._codec.frame_samples))
-        return None
+        if not self._settling and not self._codec.adaptive:
+            return None
+        self._settling = max(0, self._settling - 1)
+        return self._encoder.encode(silence(self._codec.frame_samples))
 
     def _speed(self, lag: float) -> float | None:
         return catchup.speed(lag, self._bound) if self.hurries else None

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kallglot_ari.clock import Clock
-from kallglot_ari.media.plane import PHASES, TICK, Plane, Report
-from kallglot_ari.media.speak import Command
+from kallglot_ari.media.plane import PHASES, TICK, Command, Plane, Report
 from kallglot_ari.rtp.pacer import Deadlines
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,13 @@ from tests.kallglot.servers import READY, Heard, chunk, gone, noting, opened, va
 
 pytestmark = pytest.mark.real_time
 
+TWO_CHANNELS = {"contract": "provider", "provider_speakers": "channels", "stream_encoding": "mulaw"}
+
+
+async def listening(ws: web.WebSocketResponse, request: web.Request) -> None:
+    """A server of the provider contract: it says nothing."""
+    await gone(ws)
+
 
 async def test_a_chunk_leaves_in_the_turn_in_which_it_comes() -> None:
     got: list[Any] = []
@@ -81,12 +88,8 @@ async def test_chunks_arrive_and_their_latency_is_observed() -> None:
 
 
 async def test_two_channels_are_observed_when_they_have_gone_out() -> None:
-    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
-        await gone(ws)
-
     metrics = Metrics()
-    settings = {"contract": "provider", "provider_speakers": "channels", "stream_encoding": "mulaw"}
-    async with opened(converse, Heard(), metrics=metrics, **settings) as made:
+    async with opened(listening, Heard(), metrics=metrics, **TWO_CHANNELS) as made:
         made.send("customer", chunk())
         await asyncio.sleep(0.02)
         assert value(metrics, "kallglot_uplink_latency_seconds_count") == 0
@@ -144,12 +147,8 @@ async def _server_that_does_not_read() -> None:
 
 
 async def test_chunks_of_a_format_that_changes_are_counted_and_survived() -> None:
-    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
-        await gone(ws)
-
     metrics = Metrics()
-    settings = {"contract": "provider", "provider_speakers": "channels", "stream_encoding": "mulaw"}
-    async with opened(converse, Heard(), metrics=metrics, **settings) as made:
+    async with opened(listening, Heard(), metrics=metrics, **TWO_CHANNELS) as made:
         made.send("customer", chunk())
         other = chunk()
         made.send("customer", type(other)(type(other.audio)("pcm_16", 16000, bytes(3200)), 100, 0.0))

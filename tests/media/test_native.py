@@ -20,7 +20,7 @@ from kallglot_ari.media import native, speak, udp
 from kallglot_ari.media.legs import INBOUND, OUTBOUND, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
-from kallglot_ari.media.speak import Command
+from kallglot_ari.media.plane import Command
 from kallglot_ari.media.udp import STRIDE, BatchedSocket, Block, Outbox, bind, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
 from tests.media.simulated import Simulation
@@ -270,11 +270,14 @@ def test_a_burst_goes_by_machine_code(library: Native) -> None:
     assert all(speech._passing is not None and speech._passing.queued == 1600 for speech in one.plane._speak.speech.values())  # fmt: skip
 
 
-def test_a_command_that_fails_takes_no_other_with_it(library: Native) -> None:
+@pytest.mark.parametrize("what", ["flush", "play"])
+def test_a_command_that_fails_takes_no_other_with_it(library: Native, what: str) -> None:
     one = Simulation(CALLED, library=library)
-    commands: deque[Command] = deque(("flush", (leg, leg + 1, None)) for leg in range(CALLED))
-    commands[3] = "flush", (3, 4)
-    with pytest.raises(TypeError):
+    audio = StreamAudio("mulaw", 8000, bytes(160))
+    rest: tuple[object, ...] = (None,) if what == "flush" else ("a", audio, 0.0)
+    commands: deque[Command] = deque((what, (leg, leg + 1, *rest)) for leg in range(CALLED))
+    del one.plane._speak.speech[3]
+    with pytest.raises(KeyError):
         one.plane.execute(commands, 0.0)
     assert [args[0] for _, args in commands] == list(range(4, CALLED))
 

@@ -32,6 +32,8 @@ CODECS: dict[str, Codec] = {
 LOUD = 256
 """The magnitude of a 16-bit sample from which it counts as loud: a sine of -45 dBFS just reaches it."""
 STREAM_ENCODINGS = ("mulaw", "alaw", "pcm_16", "pcm_8")
+SAME_BYTES = {"ulaw": "mulaw", "alaw": "alaw"}
+"""Codecs whose payloads the stream carries as they are, and what it calls them."""
 
 
 def get(name: str) -> Codec:
