@@ -47,4 +47,4 @@ def to_little_endian(pcm: Pcm) -> bytes:
 
 def to_pcm(samples: NDArray[np.float32] | NDArray[np.float64]) -> Pcm:
     """Floats in units of one 16-bit step, rounded and held within 16 bits."""
-    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)
+    return np.rint(samples).clip(-32768, 32767).astype(np.int16)

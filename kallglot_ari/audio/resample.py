@@ -21,6 +21,8 @@ _BETA = 7.0
 """Kaiser window: about 70 dB in the stop band."""
 _ROLL_OFF = 0.92
 """Where the pass band ends, of the lower Nyquist frequency."""
+_FEW = 4
+"""Filters up to which each is run over the whole chunk: all rates of telephony to each other."""
 
 
 @lru_cache(maxsize=32)
@@ -74,13 +76,23 @@ class Resampler:
             self._held = x
             return silence(0)
         count = max(0, -(-(positions * self._up - self._phase) // self._down))
-        at = self._phase + self._down * np.arange(count)
-        windows = np.lib.stride_tricks.sliding_window_view(x, taps)
-        whole, part = np.divmod(at, self._up)
-        out = np.einsum("ij,ij->i", windows[whole], self._bank[part], optimize=False)
+        out = self._few(x, count) if self._up <= _FEW else self._many(x, count)
         self._phase += count * self._down - positions * self._up
         self._held = x[positions:].copy()
         return to_pcm(out)
+
+    def _few(self, x: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        out = np.empty(count, dtype=np.float32)
+        for k in range(min(self._up, count)):
+            first, part = divmod(self._phase + self._down * k, self._up)
+            out[k :: self._up] = np.correlate(x, self._bank[part])[first :: self._down][: -(-(count - k) // self._up)]
+        return out
+
+    def _many(self, x: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        whole, part = np.divmod(self._phase + self._down * np.arange(count), self._up)
+        windows = np.lib.stride_tricks.sliding_window_view(x, 2 * self._half)
+        filtered: NDArray[np.float32] = np.einsum("ij,ij->i", windows[whole], self._bank[part], optimize=False)
+        return filtered
 
     def finish(self) -> Pcm:
         """The end of the stream: what is held back, followed by silence; the resampler is as new afterwards."""

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from kallglot_ari.arguments import Parser
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter, wide
 from kallglot_ari.lab.bench_serve import SERVERS
+from kallglot_ari.media import formats
+from kallglot_ari.settings import MediaSettings
 
 _WARM_UP = 3.0
 _PACKETS_A_SECOND = 50
+FORMATS = ("ulaw", "alaw", "g722", "slin16")
 COLUMNS = (
     ("kind", "server", "{}"),
     ("legs", "legs", "{}"),
@@ -57,13 +61,35 @@ def _free_port() -> int:
     raise LabError("bench: expected a free UDP port of 18000 to 19999, found none")
 
 
-def measure(kind: str, legs: int, seconds: float, *, pauses: bool = False) -> dict[str, Any]:
-    """One server under the load of `legs` legs. :raises LabError: when it did not come up or did not end well."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One server under the load of `legs` legs."""
+
+    kind: str
+    legs: int
+    seconds: float
+    pauses: bool = False
+    form: str = "ulaw"
+    """`media.format`; peers and the stream's far end know mu-law alone."""
+    encoding: str = "mulaw"
+    """Of the stream."""
+
+    def task(self) -> dict[str, Any]:
+        """For `bench_load`."""
+        codecs = formats.choose(MediaSettings.model_validate({"format": self.form}), self.encoding)
+        return {
+            "legs": self.legs, "seconds": self.seconds, "warm_up": _WARM_UP, "pauses": self.pauses,
+            "says": codecs.receive, "hears": codecs.send,
+        }  # fmt: skip
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """The figures of a run. :raises LabError: when the server did not come up or did not end well."""
     with ExitStack() as stack:
         environment = dict(os.environ)
-        if kind == "stream":
+        if run.kind == "stream":
             environment["BENCH_ECHO"] = f"http://127.0.0.1:{_echo(stack)}"
-        return _measure(kind, legs, seconds, environment, pauses=pauses)
+        return _measure(run, environment)
 
 
 def _echo(stack: ExitStack) -> int:
@@ -83,10 +109,11 @@ def _echo(stack: ExitStack) -> int:
     return port
 
 
-def _measure(kind: str, legs: int, seconds: float, environment: dict[str, str], *, pauses: bool) -> dict[str, Any]:
-    port = _free_port()
+def _measure(run: Run, environment: dict[str, str]) -> dict[str, Any]:
+    port, kind, legs, seconds = _free_port(), run.kind, run.legs, run.seconds
+    form = [run.form, run.encoding] if kind == "ours" else []
     server = subprocess.Popen(
-        [sys.executable, "-m", "kallglot_ari.lab.bench_serve", kind, str(legs), str(port)],
+        [sys.executable, "-m", "kallglot_ari.lab.bench_serve", kind, str(legs), str(port), *form],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdin is not None
@@ -95,14 +122,7 @@ def _measure(kind: str, legs: int, seconds: float, environment: dict[str, str], 
         line = server.stdout.readline()
         if not line:
             raise LabError(f"bench: the {kind} server did not start with {legs} legs")
-        task = json.loads(line) | {
-            "legs": legs,
-            "port": port,
-            "host": "127.0.0.1",
-            "seconds": seconds,
-            "warm_up": _WARM_UP,
-            "pauses": pauses,
-        }
+        task = json.loads(line) | run.task() | {"host": "127.0.0.1", "port": port}
         with subprocess.Popen(
             [sys.executable, "-m", "kallglot_ari.lab.bench_load"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -124,7 +144,7 @@ def _measure(kind: str, legs: int, seconds: float, environment: dict[str, str], 
         own = server.stdout.readline()
         if not own:
             raise LabError(f"bench: the {kind} server with {legs} legs gave no figures")
-        result: dict[str, Any] = {"kind": kind, "legs": legs, "seconds": seconds} | json.loads(answer) | json.loads(own)
+        result: dict[str, Any] = asdict(run) | json.loads(answer) | json.loads(own)
         carried = (
             min(result["sent"], result["received"]) / seconds
         )  # what a server that is full let fall is no work done
@@ -192,12 +212,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pauses", action="store_true", help="every leg pauses for 1 s of 4: shows the downlink's delay"
     )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="ulaw",
+        help="media.format of our own server, for which others are left out",
+    )
+    parser.add_argument(
+        "--encoding",
+        choices=("mulaw", "pcm_16"),
+        default="mulaw",
+        help="of the stream, PCM at 16 kHz; not with `stream`",
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement, after 3 s of warming up")
     parser.add_argument(
         "--json", type=Path, help="write the figures there (bench-out/media.json, or as the benchmark is called)"
     )
     parser.add_argument("--markdown", type=Path, help="write the table there")
     return parser
+
+
+def _servers(args: argparse.Namespace) -> list[str]:
+    """Which to measure. :raises UsageError: when they cannot do what is asked."""
+    usual = args.format == "ulaw" and args.encoding == "mulaw"
+    if args.what == "stream":
+        servers = args.servers or ["stream"]
+    elif usual:
+        servers = args.servers or [kind for kind in SERVERS if kind != "stream"]
+    else:
+        servers = args.servers or ["ours"]
+    if not usual and servers != ["ours"]:
+        raise UsageError(
+            f"--format, --encoding: only `ours` knows more than mu-law, found --servers {','.join(servers)}"
+        )
+    if not usual and args.pauses:
+        raise UsageError("--pauses: expected --format ulaw and --encoding mulaw with it")
+    return list(servers)
 
 
 def run_bench(argv: list[str]) -> int:
@@ -211,15 +261,16 @@ def run_bench(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     if not 1 <= args.seconds <= 3600:
         raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")
+    servers = _servers(args)
     console = wide.console()
     results: list[dict[str, Any]] = []
     for legs in args.legs:
-        for kind in args.servers or (["stream"] if args.what == "stream" else [k for k in SERVERS if k != "stream"]):
+        for kind in servers:
             if kind == "aiortp" and importlib.util.find_spec("aiortp") is None:
                 console.print("aiortp is not installed (pip install aiortp): left out")
                 continue
             try:
-                results.append(measure(kind, legs, args.seconds, pauses=args.pauses))
+                results.append(measure(Run(kind, legs, args.seconds, args.pauses, args.format, args.encoding)))
             except LabError as error:
                 console.print(f"[red]{error}[/red]")
                 continue

@@ -18,7 +18,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.audio.codecs import g711
+from kallglot_ari.audio.codecs import g711, registry
+from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.media.udp import BLOCK, BatchedSocket, Block, Outbox, bind, pack_address
 from kallglot_ari.rtp.pacer import Deadlines
 
@@ -28,6 +29,8 @@ SPREAD = 5
 """Packet times over which the legs begin: a chunk's."""
 TONES = 16
 MARK_EVERY = 50
+CYCLE = 500
+"""Frames that a leg says over and over."""
 PAUSE_EVERY, PAUSE_FRAMES, PAUSE_SHIFT = 200, 50, 7
 """With pauses: of 4 s the first is silence, for each leg at another time."""
 _SO_RXQ_OVFL, _SO_MEMINFO = 40, 55
@@ -38,6 +41,8 @@ _BLOCKS_MOST = 8
 _NICE = -10
 """As the tick: a load that is late makes the server look bad."""
 _IP_PKTINFO = 8
+_DECODED = 8
+"""Legs whose sound is looked at where it takes a decoder with memory, which must see every packet."""
 _MARK = np.array([1, 2, 3, 4, 5, 6, 7, 8], dtype=np.uint8)
 _HEADER = 12
 
@@ -60,12 +65,17 @@ def partner(leg: int) -> int:
     return leg ^ 1
 
 
-def tone_frame(leg: int) -> NDArray[np.uint8]:
-    """20 ms of mu-law that repeat without a seam."""
-    hertz = 400 + 50 * (leg % TONES)
-    wave = np.rint(8000 * np.sin(2 * np.pi * hertz * np.arange(160) / 8000)).astype(np.int16)
-    frame: NDArray[np.uint8] = g711.PCM_TO_ULAW[wave.view(np.uint16)]
-    return frame
+def tone_hertz(leg: int) -> int:
+    return 400 + 50 * (leg % TONES)
+
+
+def tone_frames(leg: int, codec: Codec) -> NDArray[np.uint8]:
+    """Ten seconds of the leg's tone as payloads, shape (`CYCLE`, bytes): it repeats without a seam where the codec has no memory."""
+    rate, size = codec.sample_rate, codec.frame_samples
+    wave = np.rint(8000 * np.sin(2 * np.pi * tone_hertz(leg) * np.arange(size) / rate)).astype(np.int16)
+    encoder = codec.encoder()
+    sound = [encoder.encode(wave) for _ in range(CYCLE + 50)][50:]
+    return np.frombuffer(b"".join(sound), dtype=np.uint8).reshape(CYCLE, -1)
 
 
 class _Socket(BatchedSocket):
@@ -91,8 +101,8 @@ class _Socket(BatchedSocket):
         self.leg[:got] = destination[:, 2] * 256 + destination[:, 3]
 
 
-def _outbox(legs: int, ports: list[int], host: str) -> tuple[Outbox, NDArray[np.uint8]]:
-    outbox = Outbox(legs, _HEADER + 160)
+def _outbox(legs: int, ports: list[int], host: str, codec: Codec) -> tuple[Outbox, NDArray[np.uint8]]:
+    outbox = Outbox(legs, _HEADER + codec.frame_bytes)
     control = np.zeros((legs, 32), dtype=np.uint8)
     words = control.view(np.uint64)
     words[:, 0] = 28
@@ -103,20 +113,28 @@ def _outbox(legs: int, ports: list[int], host: str) -> tuple[Outbox, NDArray[np.
         control[leg, 20:24] = np.frombuffer(socket.inet_aton(leg_host(leg)), dtype=np.uint8)
         outbox.address(leg, pack_address(socket.AF_INET, host, ports[leg]))
         outbox.data[leg, 0] = 0x80
+        outbox.data[leg, 1] = codec.receive_type
         outbox.data[leg, 8:12] = np.frombuffer((leg + 1).to_bytes(4, "big"), dtype=np.uint8)
-        outbox.data[leg, _HEADER:] = tone_frame(leg)
     return outbox, control
 
 
 class Load:
-    """Sends and listens for `legs` legs; call `run`."""
+    """Sends and listens for `legs` legs; call `run`. `says` and `hears` are codecs of `registry`."""
 
-    def __init__(self, legs: int, port: int, host: str, ports: list[int], *, pauses: bool = False) -> None:
+    def __init__(
+        self, legs: int, port: int, host: str, ports: list[int], *, pauses: bool = False,
+        says: str = "ulaw", hears: str = "ulaw",
+    ) -> None:  # fmt: skip
         self.legs = legs
         self._pauses = pauses
-        self._tone_frames = np.stack([tone_frame(leg) for leg in range(TONES)])
+        self._says, self._hears = registry.get(says), registry.get(hears)
+        self._marks = says == hears == "ulaw" and not pauses
+        """Whether a payload comes back as it was sent."""
+        self._tone_frames = np.stack([tone_frames(leg, self._says) for leg in range(TONES)])
+        self._decoders = {leg: self._hears.decoder() for leg in range(_DECODED)} if self._hears.adaptive else {}
         self.socket = _Socket(bind("0.0.0.0", port))
-        self.outbox, self._control = _outbox(legs, ports, host)
+        self.outbox, self._control = _outbox(legs, ports, host, self._says)
+        self.outbox.data[:, _HEADER:] = self._tone_frames[np.arange(legs) % TONES, 0]
         self.block = Block()
         self.sequence = 0
         self.received = np.zeros(legs, dtype=np.int64)
@@ -130,8 +148,8 @@ class Load:
         self._seen_at = np.zeros(legs)
         self.lateness: list[float] = []
         self._cpu = 0.0
-        angle = 2 * np.pi * np.arange(160) / 8000
-        hertz = 400 + 50 * np.arange(TONES)
+        angle = 2 * np.pi * np.arange(self._hears.frame_samples) / self._hears.sample_rate
+        hertz = np.array([tone_hertz(leg) for leg in range(TONES)])
         self._basis = np.exp(-1j * hertz[:, None] * angle[None, :])
 
     def run(self, seconds: float, warm_up: float) -> dict[str, object]:
@@ -176,14 +194,17 @@ class Load:
         data = self.outbox.data
         header = np.empty((rows.size, 6), dtype=np.uint8)
         header[:, :2] = np.frombuffer((frame & 0xFFFF).to_bytes(2, "big"), dtype=np.uint8)
-        header[:, 2:] = np.frombuffer((frame * 160 & 0xFFFFFFFF).to_bytes(4, "big"), dtype=np.uint8)
+        header[:, 2:] = np.frombuffer(
+            (frame * self._says.timestamp_step & 0xFFFFFFFF).to_bytes(4, "big"), dtype=np.uint8
+        )
         data[rows, 2:8] = header
         if self._pauses:
             quiet = (frame + PAUSE_SHIFT * rows) % PAUSE_EVERY < PAUSE_FRAMES
-            data[rows, _HEADER:] = np.where(quiet[:, None], g711.ULAW_SILENCE, self._tone_frames[rows % TONES])
-            marked = rows[:0]
-        else:
-            marked = rows[(frame + rows) % MARK_EVERY == 0]
+            tones = self._tone_frames[rows % TONES, frame % CYCLE]
+            data[rows, _HEADER:] = np.where(quiet[:, None], g711.ULAW_SILENCE, tones)
+        elif self._says.adaptive:
+            data[rows, _HEADER:] = self._tone_frames[rows % TONES, frame % CYCLE]
+        marked = rows[(frame + rows) % MARK_EVERY == 0] if self._marks else rows[:0]
         kept = data[marked, _HEADER : _HEADER + 8]
         data[marked, _HEADER : _HEADER + 8] = _MARK
         self.marked_at[marked] = now
@@ -201,9 +222,10 @@ class Load:
 
     def _take(self, count: int, counting: bool) -> None:
         legs = self.socket.leg[:count]
-        good = (legs >= 0) & (legs < self.legs) & (self.block.length[:count] == _HEADER + 160)
+        size = _HEADER + self._hears.frame_bytes
+        good = (legs >= 0) & (legs < self.legs) & (self.block.length[:count] == size)
         rows, legs = np.flatnonzero(good), legs[good]
-        data = self.block.data[:, : _HEADER + 160]
+        data = self.block.data[:, :size]
         header = data[rows, : _HEADER + 8]
         sequence = header[:, 2].astype(np.int64) << 8 | header[:, 3]
         self.received += np.bincount(legs, minlength=self.legs)
@@ -213,27 +235,44 @@ class Load:
         arrival = self.block.arrival[rows]
         if not counting:
             self._seen_at[legs] = arrival
+            if self._decoders:
+                few = np.flatnonzero(legs < _DECODED)
+                self._tones(data[rows[few], _HEADER:], legs[few])  # decoders with memory must be in step by then
             return
         if len(self.gaps) < _GAPS_MOST:
             self.gaps.append(arrival - self._seen_at[legs])
         self._seen_at[legs] = arrival
-        marked = np.ascontiguousarray(header[:, _HEADER:]).view(np.uint64)[:, 0] == _MARK.view(np.uint64)[0]
-        self.latencies.extend((arrival[marked] - self.marked_at[legs[marked] ^ 1]).tolist())
-        few = np.flatnonzero(~marked)[:32]
+        few = np.arange(min(32, legs.size))
+        if self._marks:
+            marked = np.ascontiguousarray(header[:, _HEADER:]).view(np.uint64)[:, 0] == _MARK.view(np.uint64)[0]
+            self.latencies.extend((arrival[marked] - self.marked_at[legs[marked] ^ 1]).tolist())
+            few = np.flatnonzero(~marked)[:32]
+        elif self._decoders:
+            few = np.flatnonzero(legs < _DECODED)
         self._tones(data[rows[few], _HEADER:], legs[few])
 
     def _tones(self, payload: NDArray[np.uint8], legs: NDArray[np.int64]) -> None:
         """How many of these frames are the partner's tone and little else."""
         if not legs.size:
             return
-        wave = g711.ULAW_TO_PCM[payload].astype(np.float64)
+        wave = self._wave(payload, legs)
         energy = np.einsum("ij,ij->i", wave, wave)
         if self._pauses:  # in and around pauses there is no tone, or half of one
             whole = energy > 0.9 * np.max(energy, initial=0.0)
             wave, energy, legs = wave[whole], energy[whole], legs[whole]
         strength = np.abs(np.einsum("ij,ij->i", wave, self._basis[(legs ^ 1) % TONES]))
-        self.tones_good += int(np.count_nonzero(strength**2 / 80 > 0.98 * np.maximum(energy, 1e6)))
+        half = self._hears.frame_samples / 2
+        self.tones_good += int(np.count_nonzero(strength**2 / half > 0.98 * np.maximum(energy, 1e6)))
         self.tones_seen += int(legs.size)
+
+    def _wave(self, payload: NDArray[np.uint8], legs: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Payloads as samples."""
+        if self._hears.name == "ulaw":
+            return g711.ULAW_TO_PCM[payload].astype(np.float64)
+        if self._decoders:
+            each = [self._decoders[leg].decode(one.tobytes()) for leg, one in zip(legs.tolist(), payload, strict=True)]
+            return np.stack(each).astype(np.float64)
+        return self._hears.decoder().decode(payload.tobytes()).reshape(len(payload), -1).astype(np.float64)
 
     def _result(self, seconds: float) -> dict[str, object]:
         span = np.where(self.first >= 0, ((self.last - self.first) & 0xFFFF) + 1, 0)
@@ -268,7 +307,10 @@ def main() -> None:
     with contextlib.suppress(OSError):  # only root may
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     task = json.loads(sys.stdin.readline())
-    load = Load(task["legs"], task["port"], task["host"], task["ports"], pauses=task["pauses"])
+    load = Load(
+        task["legs"], task["port"], task["host"], task["ports"], pauses=task["pauses"],
+        says=task.get("says", "ulaw"), hears=task.get("hears", "ulaw"),
+    )  # fmt: skip
     print(json.dumps(load.run(task["seconds"], task["warm_up"])), flush=True)
 
 

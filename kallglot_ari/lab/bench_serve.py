@@ -51,16 +51,18 @@ class Server(Protocol):
 
 
 class OurServer:
-    """`MediaEngine`, with everything on."""
+    """`MediaEngine`, with everything on. `form` is a `media.format`, `encoding` the stream's, which PCM is 16 kHz of."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: str = "ulaw", encoding: str = "mulaw") -> None:
         self.metrics = Metrics()
         self.lateness = self.metrics.tick_lateness = Samples()  # type: ignore[assignment]
         self.downlink = self.metrics.downlink_latency = Samples()  # type: ignore[assignment]
         self.uplink = Samples()
         self.engine = MediaEngine(
-            MediaSettings(), encoding="mulaw", sample_rate=8000, chunk_ms=100, metrics=self.metrics, clock=SystemClock()
-        )
+            MediaSettings.model_validate({"format": form}),
+            encoding=encoding, sample_rate=8000 if encoding == "mulaw" else 16000, chunk_ms=100,
+            metrics=self.metrics, clock=SystemClock(),
+        )  # fmt: skip
         self.flows: list[Any] = []
         self._lost_before = 0
 
@@ -111,8 +113,8 @@ class OurServer:
 class StreamServer(OurServer):
     """`MediaEngine` and, for each call, a `Stream` to a Kallglot that says back what it hears."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, form: str = "ulaw") -> None:
+        super().__init__(form)
         self.sent = self.metrics.uplink_latency = Samples()  # type: ignore[assignment]
         self.settings = KallglotSettings.model_validate({"url": os.environ["BENCH_ECHO"], "api_key": "sk_test_bench"})
         self.http: aiohttp.ClientSession | None = None
@@ -173,10 +175,10 @@ def _rss() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-async def serve(kind: str, legs: int, port: int) -> None:
-    """Serve until told: a line on stdin begins the measurement, the next ends it."""
+async def serve(kind: str, legs: int, port: int, *of: str) -> None:
+    """Serve until told: a line on stdin begins the measurement, the next ends it. `of` is given to the server."""
     loop = asyncio.get_running_loop()
-    server: Server = SERVERS[kind]()
+    server: Server = SERVERS[kind](*of)
     before = _rss()
     ports = await server.start(legs, port)
     print(json.dumps({"ports": ports}), flush=True)
@@ -193,14 +195,14 @@ async def serve(kind: str, legs: int, port: int) -> None:
 def main(argv: list[str]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
-    kind, legs, port = argv[0], int(argv[1]), int(argv[2])
+    kind, legs, port, of = argv[0], int(argv[1]), int(argv[2]), argv[3:]
     stay_on(0)
     if not kind.startswith(("asyncio", "aiortp")):
         import uvloop
 
-        uvloop.run(serve(kind, legs, port))
+        uvloop.run(serve(kind, legs, port, *of))
     else:
-        asyncio.run(serve(kind, legs, port))
+        asyncio.run(serve(kind, legs, port, *of))
 
 
 if __name__ == "__main__":

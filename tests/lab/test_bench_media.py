@@ -1,0 +1,33 @@
+"""`kallglot-ari bench media` in short."""
+
+from __future__ import annotations
+
+import pytest
+
+from kallglot_ari.errors import UsageError
+from kallglot_ari.lab.bench import Run, measure, run_bench
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("form", "encoding"), [("ulaw", "mulaw"), ("g722", "mulaw"), ("g722", "pcm_16"), ("slin16", "pcm_16")]
+)
+def test_every_format_is_carried_and_sounds_right(form: str, encoding: str) -> None:
+    result = measure(Run("ours", 4, 1.0, form=form, encoding=encoding))
+    assert (result["form"], result["encoding"]) == (form, encoding)
+    assert result["lost"] == result["silent_legs"] == 0
+    assert result["tone_share"] > 0.99
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["media", "--format", "g722", "--servers", "uvloop"],
+        ["stream", "--format", "g722"],
+        ["media", "--encoding", "pcm_16", "--pauses"],
+    ],
+)
+def test_what_cannot_be_measured_is_refused(argv: list[str]) -> None:
+    with pytest.raises(UsageError, match="--format|--pauses"):
+        run_bench(argv)
