@@ -33,8 +33,12 @@ class HeardVoice:
 
     @property
     def gone(self) -> bool:
-        """Faded out for good."""
+        """Faded out for good: nothing more need be put in."""
         return self.target_gain == 0.0 and self._gain == 0.0
+
+    def stop(self) -> None:
+        """Nobody listens any more."""
+        self.target_gain = self._gain = 0.0
 
     def put(self, pcm: Pcm) -> None:
         """Samples as they came in, of any length."""
@@ -53,6 +57,8 @@ class HeardVoice:
         self._ducked = max(self.duck, self._ducked - _DOWN) if under else min(1.0, self._ducked + _UP)
         if not self._primed:
             if len(self._frames) < _TARGET:
+                if self.target_gain == 0.0:  # there is nothing to fade out
+                    self._gain = 0.0
                 return None
             self._primed = True
         if self._frames:

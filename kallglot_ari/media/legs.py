@@ -133,11 +133,15 @@ class Legs:
     lag: NDArray[np.float64]
     index: Index
 
-    def __init__(self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int) -> None:
+    def __init__(
+        self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int, quiet: int = 0
+    ) -> None:
+        """`quiet` is the byte that silence is made of on the stream."""
         self._uplink_bytes = uplink_bytes
         self._frame_bytes = frame_bytes
         self._silence = np.frombuffer(silence, dtype=np.uint8)
         self._payload_type = payload_type
+        self._quiet = quiet
         self.capacity = 0
         self.inbound = np.zeros(0, dtype=INBOUND)
         self.outbound = np.zeros(0, dtype=OUTBOUND)
@@ -200,6 +204,8 @@ class Legs:
         header[8:12] = np.frombuffer((ssrc & 0xFFFFFFFF).to_bytes(4, "big"), dtype=np.uint8)
         header[RTP_HEADER:] = self._silence
         self.silent[row] = True
+        self.uplink[row] = self._quiet  # what a gap is filled from must not be the last call's
+        self.staged[row] = self._silence
 
     def connect(self, row: int, name: bytes) -> None:
         """Its address, from now on the only one its packets may come from."""

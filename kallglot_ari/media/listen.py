@@ -7,8 +7,8 @@ silence, a new source, odd sizes, codecs with memory) goes through a `JitterBuff
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,17 @@ from kallglot_ari.rtp.sequence import signed_distance
 
 _CONCEALMENTS = 12
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
+
+
+class Tap(Protocol):
+    """Hears a leg's own voice."""
+
+    @property
+    def gone(self) -> bool: ...
+
+    def put(self, pcm: Pcm) -> None:
+        """Samples at the codec's rate."""
+        ...
 
 
 class Listen:
@@ -64,7 +75,7 @@ class Listen:
         """Legs whose buffer holds packets back."""
         self._padded: dict[int, int] = {}
         """Of legs on hold: where the silence ends with which their last chunk was filled, in stream bytes."""
-        self.taps: dict[int, list[Callable[[Pcm], None]]] = {}
+        self._taps: dict[int, list[Tap]] = {}
         """Who hears a leg's own voice."""
         self.discarded: Counter[str] = Counter()
         self._taking: Taking | None = None
@@ -281,6 +292,8 @@ class Listen:
     def overdue(self, legs: Legs, now: float) -> None:
         """Let time go on for legs from which nothing has come: call once a tick."""
         self._concealments = _CONCEALMENTS
+        if self._taps:
+            self._untap(legs)
         low, high = (bound / 1000 for bound in self._bounds)
         if self._taking is not None:
             late = self._taking.overdue(legs, now, low, high, self._step)
@@ -332,15 +345,28 @@ class Listen:
         self._voices.pop(row, None)
         self._candidates.pop(row, None)
         self._waiting.discard(row)
-        self.taps.pop(row, None)
+        self._taps.pop(row, None)
+
+    def tap(self, legs: Legs, row: int, tap: Tap) -> None:
+        """Give `tap` the leg's own voice as well, until it is gone."""
+        self._taps.setdefault(row, []).append(tap)
+        legs.tapped[row] = True
+
+    def _untap(self, legs: Legs) -> None:
+        """Forget those who are gone."""
+        for row, taps in list(self._taps.items()):
+            left = self._taps[row] = [tap for tap in taps if not tap.gone]
+            if not left:
+                del self._taps[row]
+                legs.tapped[row] = False
 
     def _tap_payload(self, row: int, payload: NDArray[np.uint8]) -> None:
         assert self._decoder is not None
         self._tap(row, self._decoder.decode(payload.tobytes()))
 
     def _tap(self, row: int, pcm: Pcm) -> None:
-        for listener in self.taps.get(row, ()):
-            listener(pcm)
+        for tap in self._taps.get(row, ()):
+            tap.put(pcm)
 
     def _count_if(self, reason: str, count: int) -> None:
         if count:

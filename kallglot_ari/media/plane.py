@@ -27,6 +27,7 @@ from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.pcap import Address
 from kallglot_ari.media.speak import Speak
 from kallglot_ari.media.udp import Block, Socket, unpack_address
+from kallglot_ari.media.uplink import silence_byte
 from kallglot_ari.settings import MediaSettings
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Plane:
             frame_bytes=send.frame_bytes,
             silence=self._speak.silence,
             payload_type=send.send_type,
+            quiet=silence_byte(encoding),
         )
         self._encoding = encoding
         self._barge_in = BargeIn(encoding, self._listen.frame_bytes)
@@ -279,12 +281,9 @@ class Plane:
 
     def do_hear(self, row: int, generation: int, other: int, gain: float, duck: float = 1.0) -> None:
         """`other` is a row; `gain` a factor, 0 for no longer, `duck` another while speech is played."""
-        before = self._speak.speech[row].voices.get(other)
-        self._speak.hear(self.legs, row, other, gain, duck)
-        voice = self._speak.speech[row].voices.get(other)
-        if voice is not None and voice is not before:
-            self._listen.taps.setdefault(other, []).append(voice.put)
-            self.legs.tapped[other] = True
+        voice = self._speak.hear(self.legs, row, other, gain, duck)
+        if voice is not None:
+            self._listen.tap(self.legs, other, voice)
 
     def do_close(self, row: int, generation: int) -> None:
         legs = self.legs

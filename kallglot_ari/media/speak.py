@@ -13,6 +13,7 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.fast import Sending
+from kallglot_ari.media.heard import HeardVoice
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
 from kallglot_ari.media.native import Native
 from kallglot_ari.media.speech import Speech, silent_payload
@@ -90,8 +91,13 @@ class Speak:
         legs.talk[row] = speech.active
 
     def close(self, row: int) -> None:
-        self.speech.pop(row, None)
+        """Forget a leg, also as one that others hear."""
+        closed = self.speech.pop(row, None)
+        if closed is not None:
+            closed.close()
         self._ahead.pop(row, None)
+        for speech in self.speech.values():
+            speech.leave(row)
 
     def play(self, legs: Legs, row: int, source: str, audio: StreamAudio, now: float, received_at: float) -> int:
         """Queue speech; the frames dropped. Raises as `Speech.play` does."""
@@ -159,13 +165,14 @@ class Speak:
         speech.flush(source)
         legs.queued[row] = speech.queued_frames
 
-    def hear(self, legs: Legs, row: int, other: int, gain: float, duck: float = 1.0) -> None:
-        """Let `row` hear `other`'s own voice. The caller connects the voice to the other leg's sound."""
+    def hear(self, legs: Legs, row: int, other: int, gain: float, duck: float = 1.0) -> HeardVoice | None:
+        """Let `row` hear `other`'s own voice. A new voice is given back; the caller connects it to the other leg's sound."""
         self.settle(legs)
         speech = self.speech[row]
         self._unstage(legs, row, speech)
-        speech.hear(other, gain, duck)
+        voice = speech.hear(other, gain, duck)
         legs.talk[row] = legs.talk[row] or speech.active
+        return voice
 
     def _unstage(self, legs: Legs, row: int, speech: Speech) -> None:
         """Take back what lies ready but is not sent. Only plain frames are ever staged ahead, so they are the source's own bytes."""

@@ -465,13 +465,25 @@ class Speech:
         """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""
         self._stop_passing()
         voice = self.voices.get(row)
-        if voice is not None:
+        if voice is not None and not voice.gone:
             voice.target_gain, voice.duck = gain, duck
             return None
         if gain == 0.0:
             return None
         voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain, duck)
         return voice
+
+    def leave(self, row: int) -> None:
+        """Leg `row` is closed: its voice fades out, and whoever has the row next is somebody else."""
+        voice = self.voices.pop(row, None)
+        if voice is not None:
+            voice.target_gain = 0.0
+            self.voices[min(0, 0, *self.voices) - 1] = voice
+
+    def close(self) -> None:
+        """Nobody listens here any more."""
+        for voice in self.voices.values():
+            voice.stop()
 
 
 def silent_payload(codec: Codec) -> bytes:

@@ -199,6 +199,11 @@ def _enlarge(sock: socket.socket, force: int, plain: int) -> None:
         log.warning("udp_buffer_small", extra={"bytes": got, "remedy": "raise net.core.rmem_max"})
 
 
+def _ahead() -> float:
+    """What the clock of the kernel's stamps says more than the monotonic one. Asked for each block: the time a beat began at is some milliseconds old by then."""
+    return time.time() - time.monotonic()
+
+
 def batched_available() -> bool:
     """Whether this system has recvmmsg with the layout we know."""
     return sys.platform == "linux" and sys.maxsize > 2**32 and hasattr(ctypes.PyDLL(None), "recvmmsg")
@@ -242,7 +247,7 @@ class BatchedSocket:
         if self._library is not None:
             _, _, length, arrival = block.pointers
             got = self._library.receive(
-                self._fd, inbox.pointer, rows, filled, NAME_BYTES, _CONTROL_BYTES, now, time.time() - now,
+                self._fd, inbox.pointer, rows, filled, NAME_BYTES, _CONTROL_BYTES, now, _ahead(),
                 length, arrival, self._overflown_at,
             )  # fmt: skip
             inbox.filled = max(got, 0)
@@ -267,9 +272,8 @@ class BatchedSocket:
 
     def _times(self, block: Block, control: NDArray[np.uint8], got: int, now: float) -> None:
         words = control[:got].view(np.int64)
-        offset = time.time() - now
         stamped = (words[:, 0] == _TIMESTAMP_LEN) & (control[:got].view(np.int32)[:, 3] == _SO_TIMESTAMPNS)
-        arrival = words[:, 2] + words[:, 3] * 1e-9 - offset
+        arrival = words[:, 2] + words[:, 3] * 1e-9 - _ahead()
         # a clock set meanwhile must not make packets come from the future or from long ago
         sane = stamped & (arrival <= now) & (arrival > now - 1.0)
         block.arrival[:got] = np.where(sane, arrival, now)

@@ -29,5 +29,5 @@ def test_every_format_is_carried_and_sounds_right(form: str, encoding: str) -> N
     ],
 )
 def test_what_cannot_be_measured_is_refused(argv: list[str]) -> None:
-    with pytest.raises(UsageError, match="--format|--pauses"):
+    with pytest.raises(UsageError, match=r"--format|--pauses"):
         run_bench(argv)

@@ -57,7 +57,7 @@ class Wire:
 
 
 class Simulation:
-    """Legs of mu-law, connected from the start; row and generation of leg n are n and n + 1."""
+    """Legs of mu-law, connected from the start; row and generation of leg n are n and n + 1 at first."""
 
     def __init__(
         self, legs: int, *, library: Native | None = LIBRARY, encoding: str = "mulaw", **settings: object
@@ -72,6 +72,7 @@ class Simulation:
         self.chunks: list[Chunk] = []
         self.lags: list[float] = []
         self._number = self._ticks = 0
+        self._generations = [leg + 1 for leg in range(legs)]
         for leg, name in enumerate(self.wire.names):
             self.command("open", leg, 1, 0, 0)
             self.command("connect", leg, name)
@@ -81,12 +82,19 @@ class Simulation:
 
     def commands(self, several: Sequence[tuple[Any, ...]]) -> None:
         """Each a name, a leg and its arguments; they come between two ticks."""
-        self.plane.execute(deque((name, (leg, leg + 1, *args)) for name, leg, *args in several), self.now)
+        generation = self._generations
+        self.plane.execute(deque((name, (leg, generation[leg], *args)) for name, leg, *args in several), self.now)
 
-    def arrives(self, at: float, leg: int, sequence: int, payload: bytes) -> None:
+    def again(self, leg: int) -> None:
+        """Another party in the place of one that was closed."""
+        self._generations[leg] += len(self._generations)
+        self.command("open", leg, 1, 0, 0)
+        self.command("connect", leg, self.wire.names[leg])
+
+    def arrives(self, at: float, leg: int, sequence: int, payload: bytes, *, ssrc: int = 0) -> None:
         """A packet that will have come at `at`."""
         self._number += 1
-        packet = RtpPacket(0, sequence & 0xFFFF, sequence * 160 & 0xFFFFFFFF, 1 + leg, payload).pack()
+        packet = RtpPacket(0, sequence & 0xFFFF, sequence * 160 & 0xFFFFFFFF, ssrc or 1 + leg, payload).pack()
         heapq.heappush(self.wire.coming, (at, self._number, leg, packet))
 
     def run(self, until: float) -> None:

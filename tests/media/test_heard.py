@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.frame import Pcm
@@ -57,3 +58,45 @@ def test_without_ducking_it_stays_as_loud() -> None:
     voice, speech = talked_over(0.0)
     assert max(speech) > -13
     assert all(abs(level + 12) < 0.5 for level in voice[10:-5])
+
+
+@pytest.mark.parametrize("silent", [0.0, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize("wait", [0.0, 2.0])
+def test_whoever_has_the_place_of_a_party_that_left_is_heard(silent: float, wait: float) -> None:
+    """Also when the one before had said nothing for a while, or is still fading out."""
+    simulation = Simulation(2)
+    simulation.command("hear", 0, 1, 0.5)
+    sound = ulaw(tone(VOICE_HZ, 1.0, 8000))
+    for number in range(50):
+        simulation.arrives(0.02 * number + 0.005, 1, number, sound[number * 160 :][:160])
+    simulation.run(1.0 + silent)
+    left, begins = simulation.now, simulation.now + wait
+    simulation.commands([("close", 1)])
+    simulation.command("hear", 0, 1, 0.0)
+    simulation.run(begins)
+    assert wait == 0.0 or not simulation.plane._speak.speech[0].voices
+    simulation.again(1)
+    simulation.command("hear", 0, 1, 0.5)
+    before = len(simulation.heard(0))
+    for number in range(50):
+        simulation.arrives(begins + 0.02 * number + 0.005, 1, 5000 + number, sound[number * 160 :][:160], ssrc=77)
+    simulation.run(begins + 1.0)
+    assert begins >= left
+    heard = levels(simulation.heard(0)[before:], VOICE_HZ)
+    assert all(abs(level + 12 + 6) < 0.5 for level in heard[12:-2])
+
+
+def test_voices_switched_on_and_off_leave_nothing() -> None:
+    simulation = Simulation(2)
+    sound = ulaw(tone(VOICE_HZ, 1.0, 8000))
+    for number in range(500):
+        simulation.arrives(0.02 * number + 0.005, 1, number, sound[number % 50 * 160 :][:160])
+    for turn in range(9):
+        simulation.command("hear", 0, 1, 0.5 * (turn % 2 == 0))
+        simulation.run(0.2 * turn + 0.2)
+        taps = simulation.plane._listen._taps
+        assert [len(taps.get(1, [])), simulation.plane.legs.tapped[1]] == ([1, True] if turn % 2 == 0 else [0, False])
+    simulation.commands([("close", 0)])
+    simulation.run(3.0)
+    assert not taps
+    assert not simulation.plane.legs.tapped[1]

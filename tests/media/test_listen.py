@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kallglot_ari.audio.codecs import registry
-from kallglot_ari.calls.model import UplinkChunk
+from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.media import listen, rounds
 from kallglot_ari.media.legs import Legs
 from kallglot_ari.media.listen import Listen
@@ -19,6 +19,8 @@ from kallglot_ari.media.native import Native
 from kallglot_ari.media.plane import TICK
 from kallglot_ari.media.udp import NAME_BYTES, Block, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
+from tests.audio_checks import tone
+from tests.media.simulated import Simulation
 
 ULAW = registry.get("ulaw")
 SILENCE = b"\xff"
@@ -324,3 +326,30 @@ def test_a_stall_of_all_legs_loses_nothing_though_it_is_long() -> None:
         assert 0.4 < said.count(SILENCE) / 8000 <= 0.7
         assert rig.legs.late[row] == 0
         check_time(rig, row, 100)
+
+
+@pytest.mark.parametrize("reused", [True, False])
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_gap_at_the_very_beginning_is_not_filled_from_the_call_before(way: str, reused: bool) -> None:
+    """Nor from what no call has written."""
+    simulation = Simulation(1)
+    loud, quiet = (ULAW.encoder().encode(tone(90.0, 1.0, 8000, level_dbfs=level)) for level in (-4.0, -41.0))
+    begins = 0.0
+    if reused:
+        for number in range(50):
+            simulation.arrives(0.02 * number + 0.005, 0, number, loud[number * 160 :][:160])
+        simulation.command("play", 0, "x", StreamAudio("mulaw", 8000, loud), 0.0)
+        simulation.run(1.3)
+        simulation.commands([("close", 0)])
+        simulation.again(0)
+        begins = simulation.now
+        simulation.chunks.clear()
+        simulation.wire.sent.clear()
+    if way == "up":
+        for number in (0, 2, 3, 4, 5, 6):
+            simulation.arrives(begins + 0.02 * number + 0.005, 0, 9000 + number, quiet[number * 160 :][:160], ssrc=55)
+    else:
+        simulation.command("play", 0, "x", StreamAudio("mulaw", 8000, quiet[:160]), begins)
+    simulation.run(begins + 1.0)
+    sound = simulation.said(0) if way == "up" else simulation.heard(0)
+    assert 250 < np.abs(sound.astype(np.int32)).max() < 420
