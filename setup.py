@@ -23,6 +23,7 @@ setup(
         Extension(
             "kallglot_ari.media._tick",
             ["kallglot_ari/media/tick.c"],
+            depends=["kallglot_ari/media/g722.h"],
             extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off"],
             libraries=["m"],
             optional=True,

@@ -20,7 +20,7 @@ from kallglot_ari.media.legs import STATS
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
-from kallglot_ari.media.speech import silent_payload
+from kallglot_ari.media.stored import silent_payload
 from kallglot_ari.media.strain import Strain, Waits
 from kallglot_ari.media.udp import Socket, family_of, open_socket, pack_address
 from kallglot_ari.media.websocket import WebSocketMedia

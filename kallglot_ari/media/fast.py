@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.frame import FRAME_MS
 from kallglot_ari.media.legs import MIX, STAGED, Legs
-from kallglot_ari.media.native import Native
+from kallglot_ari.media.native import ENCODER_BYTES, Native
+from kallglot_ari.media.stored import SETTLE_FRAMES, Stored
 from kallglot_ari.media.udp import BLOCK, NAME_BYTES, STRIDE, Block
 from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE
 from kallglot_ari.rtp.playout import BURST, Prebuffer
@@ -23,6 +24,7 @@ from kallglot_ari.rtp.playout import FORGET as FORGET_LATENESS
 _CHUNKS = 128
 """Chunks that one call completes at most."""
 _COPY, _SWAP, _BYTES, _WORDS = range(4)
+_AS_IT_IS, _G722, _WRITTEN = range(3)
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 Completed = Callable[[list[int], list[int], list[int], list[float], list[bytes]], None]
 
@@ -50,9 +52,11 @@ class _SendingFields(ctypes.Structure):
     """`sending` of tick.c."""
 
     _fields_ = [
-        *((name, _int) for name in ("first", "unit", "step", "staged_frames", "packet_bytes", "rows")),
+        *((name, _int) for name in (
+            "first", "unit", "payload_bytes", "coding", "settle", "step", "staged_frames", "packet_bytes", "rows",
+        )),
         *((name, _double) for name in ("second", "burst", "forget")),
-        *((name, _pointer) for name in ("silence", "staged", "packets", "legs", "ways")),
+        *((name, _pointer) for name in ("silence", "staged", "packets", "legs", "ways", "encoders")),
     ]
 
 
@@ -153,19 +157,32 @@ class Taking:
 class Sending:
     """`Speak`'s packets."""
 
-    def __init__(self, library: Native, *, first: int, unit: int, step: int, silence: NDArray[np.uint8]) -> None:
+    def __init__(self, library: Native, codec: Codec, form: Stored, silence: NDArray[np.uint8]) -> None:
+        assert codec.send_type is not None
+        first, unit, step = 0x8000 | codec.send_type, form.unit, codec.timestamp_step
+        coding = _AS_IT_IS if form.is_payload else _G722 if codec.name == "g722" else _WRITTEN
+        self.writes = coding != _WRITTEN
+        """Whether it makes the payloads too; if not, they lie in the outbox before `pack`."""
+        self._pack = library.encode if coding == _G722 else library.pack
+        self._encoders = np.zeros((0, ENCODER_BYTES), dtype=np.uint8)
         self._library = library
         self._silence = silence
         self._version = -1
         self._dry = np.zeros(0, dtype=np.int64)
         self._dry_at = 0
         self._fields = _SendingFields(
-            first=first, unit=unit, step=step, staged_frames=STAGED, silence=silence.ctypes.data,
-            second=unit * 1000 // FRAME_MS, burst=BURST, forget=FORGET_LATENESS,
+            first=first, unit=unit, payload_bytes=codec.frame_bytes, coding=coding, settle=SETTLE_FRAMES,
+            step=step, staged_frames=STAGED, silence=silence.ctypes.data, second=unit * 1000 // FRAME_MS, burst=BURST, forget=FORGET_LATENESS,
         )  # fmt: skip
         self._peak, self._offset = ctypes.c_double(), ctypes.c_int64()
         self._peak_at, self._offset_at = ctypes.addressof(self._peak), ctypes.addressof(self._offset)
         self._at = ctypes.addressof(self._fields)
+
+    def open(self, legs: Legs, row: int) -> None:
+        """A leg begins in `row`."""
+        if legs.version != self._version:
+            self._bind(legs)
+        self._library.reset(self._at, row)
 
     def dry(self, legs: Legs, rows: NDArray[np.int64]) -> list[int]:
         """Those of `rows` that should speak and have nothing ready."""
@@ -205,7 +222,7 @@ class Sending:
         """The next packet of each of `rows` into the outbox."""
         if legs.version != self._version:
             self._bind(legs)
-        self._library.pack(self._at, rows.ctypes.data, rows.size)
+        self._pack(self._at, rows.ctypes.data, rows.size)
 
     def _bind(self, legs: Legs) -> None:
         self._dry = np.zeros(legs.capacity, dtype=np.int64)
@@ -214,6 +231,11 @@ class Sending:
         fields.staged, fields.packets = legs.staged.ctypes.data, legs.outbox.data.ctypes.data
         fields.packet_bytes, fields.legs = legs.outbox.data.shape[1], legs.outbound.ctypes.data
         fields.rows, fields.ways = legs.capacity, legs.ways.ctypes.data
+        if len(self._encoders) < legs.capacity:
+            grown = np.zeros((legs.capacity, ENCODER_BYTES), dtype=np.uint8)
+            grown[: len(self._encoders)] = self._encoders
+            self._encoders = grown
+        fields.encoders = self._encoders.ctypes.data
         self._version = legs.version
 
 

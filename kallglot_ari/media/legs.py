@@ -134,9 +134,10 @@ class Legs:
     index: Index
 
     def __init__(
-        self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int, quiet: int = 0
-    ) -> None:
-        """`quiet` is the byte that silence is made of on the stream."""
+        self, *, uplink_bytes: int, frame_bytes: int, silence: bytes, payload_type: int, quiet: int = 0,
+        stored_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        """`quiet` is the byte that silence is made of on the stream; speech lies ready in frames of `stored_bytes`, if not as payloads."""
         self._uplink_bytes = uplink_bytes
         self._frame_bytes = frame_bytes
         self._silence = np.frombuffer(silence, dtype=np.uint8)
@@ -148,7 +149,7 @@ class Legs:
         self.ways = np.zeros(0, dtype=WAY)
         self.uplink: NDArray[np.uint8] = np.zeros((0, uplink_bytes), dtype=np.uint8)
         """Each leg's last chunks in the stream's encoding, written round and round."""
-        self.staged: NDArray[np.uint8] = np.zeros((0, STAGED, frame_bytes), dtype=np.uint8)
+        self.staged: NDArray[np.uint8] = np.zeros((0, STAGED, stored_bytes or frame_bytes), dtype=np.uint8)
         self.outbox = Outbox(0, RTP_HEADER + frame_bytes)
         self.version = 0
         """Another one whenever arrays were replaced."""
@@ -205,7 +206,7 @@ class Legs:
         header[RTP_HEADER:] = self._silence
         self.silent[row] = True
         self.uplink[row] = self._quiet  # what a gap is filled from must not be the last call's
-        self.staged[row] = self._silence
+        self.staged[row] = 0 if self.staged.shape[2] != self._frame_bytes else self._silence
 
     def connect(self, row: int, name: bytes) -> None:
         """Its address, from now on the only one its packets may come from."""

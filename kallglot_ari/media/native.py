@@ -1,7 +1,7 @@
 """The tick's loops as machine code (`tick.c`), where the package was built with a C compiler; numpy and ctypes do the same without.
 
-A call holds the interpreter's lock, like a numpy operation, for none of them waits; but for sending, which is most of the tick's work and its last: the event
-loop goes on meanwhile.
+A call holds the interpreter's lock, like a numpy operation, for none of them waits; but for sending, which is most of the tick's work and its last, and for
+encoding G.722: the event loop goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2
-INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
+_VERSION = 3
+INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES = 144, 48, 32, 224
 """Of a leg's records, as tick.c has them."""
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -25,10 +25,10 @@ class Native:
 
     def __init__(self, path: Path) -> None:
         library, unlocked = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
-        sizes = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
+        sizes = [ctypes.c_int64() for _ in range(4)]
         if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
             raise OSError(f"{path.name}: expected version {_VERSION}")
-        if tuple(size.value for size in sizes) != (INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES):
+        if tuple(size.value for size in sizes) != (INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES):
             raise OSError(f"{path.name}: another layout of a leg's figures")
         self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
         self.overdue = self._function(library, "overdue", _pointer, _pointer, _int, *[_double] * 7, _pointer)
@@ -37,7 +37,10 @@ class Native:
         self.pass_by = self._function(
             library, "pass", _pointer, _pointer, _int, _int, _pointer, _pointer, _double, _pointer
         )
+        self.reset = self._function(library, "reset", _pointer, _int)
         self.pack = self._function(library, "pack", _pointer, _pointer, _int)
+        self.encode = self._function(unlocked, "pack", _pointer, _pointer, _int)
+        """`pack`, where it takes long."""
         self.receive = self._function(
             library, "receive", ctypes.c_int, _pointer, *[_int] * 4, _double, _double, *[_pointer] * 3
         )
@@ -46,7 +49,7 @@ class Native:
     @staticmethod
     def _function(library: ctypes.CDLL, name: str, *arguments: Any) -> Callable[..., int]:
         function: Any = getattr(library, f"kallglot_{name}")
-        function.argtypes, function.restype = arguments, None if name in ("stage", "pack") else _int
+        function.argtypes, function.restype = arguments, None if name in ("stage", "reset", "pack") else _int
         return function  # type: ignore[no-any-return]
 
 

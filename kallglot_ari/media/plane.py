@@ -105,6 +105,7 @@ class Plane:
             silence=self._speak.silence,
             payload_type=send.send_type,
             quiet=silence_byte(encoding),
+            stored_bytes=self._speak.form.unit,
         )
         self._encoding = encoding
         self._barge_in = BargeIn(encoding, self._listen.frame_bytes)

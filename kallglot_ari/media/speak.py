@@ -9,14 +9,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.fast import Sending
 from kallglot_ari.media.heard import HeardVoice
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
 from kallglot_ari.media.native import Native
-from kallglot_ari.media.speech import Speech, silent_payload
+from kallglot_ari.media.speech import Speech
+from kallglot_ari.media.stored import Encoders, Stored, silent_payload
 from kallglot_ari.media.udp import Socket
 from kallglot_ari.rtp.playout import Prebuffer
 
@@ -65,9 +65,9 @@ class Speak:
         self.silence = silent_payload(codec)
         self._silence = np.frombuffer(self.silence, dtype=np.uint8)
         self._prebuffer = Prebuffer()
-        self._unit = codec.frame_bytes
-        self._encoding = registry.SAME_BYTES.get(codec.name)
-        self._whole = f"V{codec.frame_bytes}"
+        self.form = Stored.of(codec)
+        self._unit = self.form.unit
+        self._whole = f"V{self._unit}"
         self._ahead: dict[int, bytes] = {}
         """Speech that came for legs under way and is yet to be put where they are sent from."""
         self.speech: dict[int, Speech] = {}
@@ -80,11 +80,16 @@ class Speak:
         """Of sources whose speech goes by."""
         self._sending: Sending | None = None
         if library is not None:
-            self._sending = Sending(
-                library, first=0x8000 | codec.send_type, unit=self._unit, step=self._step, silence=self._silence
-            )
+            self._sending = Sending(library, codec, self.form, self._silence)
+        self._encoders: Encoders | None = None
+        if not (self._sending.writes if self._sending is not None else self.form.is_payload):
+            self._encoders = Encoders(codec, self._silence)
 
     def open(self, legs: Legs, row: int) -> None:
+        if self._encoders is not None:
+            self._encoders.open(row)
+        if self._sending is not None:
+            self._sending.open(legs, row)
         way = _Way(legs, row, self._numbers) if self._sending is not None else None
         speech = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, way)
         self.speech[row] = speech
@@ -96,6 +101,8 @@ class Speak:
         if closed is not None:
             closed.close()
         self._ahead.pop(row, None)
+        if self._encoders is not None:
+            self._encoders.close(row)
         for speech in self.speech.values():
             speech.leave(row)
 
@@ -122,7 +129,8 @@ class Speak:
         count = len(plays)
         rows, generations, sources, audio, _ = zip(*plays, strict=True)
         encodings, rates, payloads = zip(*audio, strict=True)
-        if self._sending is None or encodings.count(self._encoding) < count or rates.count(8000) < count:
+        usual = encodings.count(self.form.encoding) == count == rates.count(self._codec.sample_rate)
+        if self._sending is None or not usual:
             yield from range(count)
             return
         self.settle(legs)
@@ -191,6 +199,8 @@ class Speak:
             dry = self._sending.dry(legs, rows)
             if dry:
                 self._refill_all(legs, dry, now)
+            if self._encoders is not None:
+                self._encoders.write(legs, rows)
             self._sending.pack(legs, rows)
             return socket.send(legs.outbox, rows)
         records = fetch(legs.outbound, rows)
@@ -211,13 +221,14 @@ class Speak:
     def _payloads(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], has: NDArray[np.bool_]) -> None:
         """Put what each of `rows` says into its packet: what lies ready for those that have some, silence for the rest."""
         data = legs.outbox.data
-        talking = np.flatnonzero(has)
-        if talking.size:
+        talking, hush = np.flatnonzero(has), np.flatnonzero(~(has | records["silent"]))
+        if self._encoders is not None:
+            self._encoders.write(legs, rows)
+        elif talking.size:
             at = rows[talking]
             frames = fetch(self._staged(legs), at * STAGED + records["head"][talking])
             data[at, RTP_HEADER:] = frames.view(np.uint8).reshape(-1, self._unit)
-        hush = np.flatnonzero(~(has | records["silent"]))
-        if hush.size:
+        if hush.size and self._encoders is None:
             data[rows[hush], RTP_HEADER:] = self._silence
         records["silent"] = ~has
         records["head"] = (records["head"] + has) % STAGED

@@ -14,12 +14,13 @@ import numpy as np
 from kallglot_ari.audio import catchup
 from kallglot_ari.audio.catchup import CatchUp
 from kallglot_ari.audio.codecs import g711, registry
-from kallglot_ari.audio.codecs.base import Codec, Encoder
+from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.conceal import Concealer
 from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence
 from kallglot_ari.audio.mix import Mixer, ramp
 from kallglot_ari.audio.resample import Resampler
 from kallglot_ari.media.heard import HeardVoice
+from kallglot_ari.media.stored import Stored
 from kallglot_ari.rtp.playout import Prebuffer
 
 _BURST_MS = 200
@@ -27,8 +28,6 @@ _BURST_MS = 200
 _CARRY_FRAMES = 2
 """Frames of repetition before a talkspurt is over."""
 _FADE_MS = 10
-_SETTLE_FRAMES = 10
-"""Frames an encoder with memory is fed silence after speech, before one fixed silent frame is sent for it."""
 
 _ANEW, _ANEW_SECONDS = 0.8, 0.3
 """A piece that comes sooner after the one before than this share of its length, and than that, is of the same burst: it waits because it is early."""
@@ -52,14 +51,16 @@ class Source:
     """The queue of one speaker. Unit: the bytes of a frame as `Speech` stores them, G.711 or 16-bit samples."""
 
     __slots__ = (
-        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "first_at", "queued", "received_at", "size", "started", "worst_lag",
+        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_form", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "_width", "first_at", "queued", "received_at", "size", "started", "worst_lag",
     )  # fmt: skip
 
-    def __init__(self, codec: Codec, unit: int) -> None:
+    def __init__(self, codec: Codec, form: Stored) -> None:
         self._codec = codec
-        self._law = unit == codec.frame_bytes and codec.name in ("ulaw", "alaw")
-        self._unit = unit
+        self._form = form
+        self._law = form.is_law
+        self._unit = unit = form.unit
         self._second = unit * 1000 // FRAME_MS
+        self._width = unit // codec.frame_samples
         self._parts: deque[bytes] = deque()
         self._offset = 0
         self.size = 0
@@ -87,7 +88,7 @@ class Source:
 
     def convert(self, encoding: str, rate: int, payload: bytes) -> bytes:
         """Stream bytes as stored bytes. :raises MediaError: when they are none. :raises ValueError: for an impossible rate."""
-        if self._law and rate == 8000 and encoding == registry.SAME_BYTES.get(self._codec.name):
+        if rate == self._codec.sample_rate and encoding == self._form.encoding and len(payload) % self._width == 0:
             return payload
         if self._law and rate == 8000 and encoding in ("mulaw", "alaw"):
             table = g711.ULAW_TO_ALAW if encoding == "mulaw" else g711.ALAW_TO_ULAW
@@ -221,7 +222,7 @@ class Source:
         """The next frame, or what there is of one, while something is to be left out."""
         if self._catch_up is None:
             self._catch_up = CatchUp(self._codec.sample_rate)
-        width = self._unit // self._codec.frame_samples
+        width = self._width
         data = self.take(max(self._unit, self._catch_up.ahead * width))
         frame, used = data[: self._unit], self._unit
         if len(data) > self._unit:
@@ -245,7 +246,7 @@ class Source:
 
     def fade_out(self, sample_rate: int) -> None:
         """Keep the next 10 ms, faded to nothing, and drop the rest."""
-        width = self._unit // self._codec.frame_samples
+        width = self._width
         data = self.take(sample_rate * _FADE_MS // 1000 * width)
         self._parts.clear()
         self._offset = self.size = 0
@@ -261,7 +262,7 @@ class Speech:
     """All that one leg hears."""
 
     __slots__ = (
-        "_bound", "_codec", "_encoder", "_encoding", "_lags", "_law", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_settling", "_sources", "_unit", "_way", "hurries", "lag", "started_at", "voices",
+        "_bound", "_codec", "_form", "_lags", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_sources", "_unit", "_way", "hurries", "lag", "started_at", "voices",
     )  # fmt: skip
 
     def __init__(
@@ -275,10 +276,9 @@ class Speech:
     ) -> None:
         """`lags` is given the most that each talkspurt was behind, in seconds, when it is over; `way` is told of speech that may go by without asking here."""
         self._codec = codec
-        self._law = codec.name in ("ulaw", "alaw")
-        self._unit = codec.frame_bytes if self._law else codec.frame_samples * 2
+        self._form = Stored.of(codec)
+        self._unit = self._form.unit
         self._second = self._unit * 1000 // FRAME_MS
-        self._encoding = registry.SAME_BYTES.get(codec.name)
         self._prebuffer = prebuffer
         self._most = self._unit * (backlog_max_ms // FRAME_MS)
         self._bound = lag_max_ms / 1000
@@ -287,7 +287,6 @@ class Speech:
         """Whether it catches up when it is behind."""
         self.lag = 0.0
         """Seconds by which what was taken last was behind."""
-        self._encoder: Encoder = codec.encoder()
         self._mixer = Mixer(codec.sample_rate)
         self._sources: dict[str, Source] = {}
         self._way = way
@@ -295,16 +294,13 @@ class Speech:
         """Whose speech goes by without lying here and without being asked about, until anything else happens here."""
         self.voices: dict[int, HeardVoice] = {}
         """Other legs' own voices, by their row."""
-        self._settling = 0
         self.started_at: list[float] = []
         """`received_at` of talkspurts that began since the caller last took them."""
 
     @property
     def active(self) -> bool:
         """Whether `next` may have something to say, now or soon."""
-        if self._codec.adaptive or self.voices or self._settling:
-            return True
-        return any(s.size or s.started for s in self._sources.values())
+        return bool(self.voices) or any(s.size or s.started for s in self._sources.values())
 
     @property
     def queued_frames(self) -> float:
@@ -313,8 +309,8 @@ class Speech:
 
     @property
     def alone(self) -> bool:
-        """Whether frames go out as they lie here: G.711, one speaker, nobody's own voice."""
-        if self.voices or not self._law:
+        """Whether frames go out as they lie here: one speaker, nobody's own voice."""
+        if self.voices:
             return False
         return len(self._sources) == 1 or sum(1 for s in self._sources.values() if s.size or s.started) == 1
 
@@ -331,7 +327,7 @@ class Speech:
         self._stop_passing()
         source = self._sources.get(name)
         if source is None:
-            source = self._sources[name] = Source(self._codec, self._unit)
+            source = self._sources[name] = Source(self._codec, self._form)
         data = source.convert(encoding, rate, payload)
         if not data:
             return 0
@@ -354,8 +350,8 @@ class Speech:
         source = self._sources.get(name)
         if (
             source is None
-            or encoding != self._encoding
-            or rate != 8000
+            or encoding != self._form.encoding
+            or rate != self._codec.sample_rate
             or size % self._unit
             or not self.alone
             or self._mixer.gain != 1.0
@@ -376,7 +372,7 @@ class Speech:
             self._passing = None
 
     def plain(self, now: float, frames: int) -> bytes:
-        """Up to `frames` payloads, joined, that need no mixing, or none: ask `next` then."""
+        """Up to `frames` frames, joined, that need no mixing, or none: ask `next` then."""
         self._stop_passing()
         if not self.alone or self._mixer.gain != 1.0:
             return b""
@@ -387,13 +383,13 @@ class Speech:
         return b""
 
     def recall(self, frames: list[bytes]) -> None:
-        """The last payloads that went out by `plain` or past here: what a gap is filled from."""
+        """The last frames that went out by `plain` or past here: what a gap is filled from."""
         for source in self._sources.values():
             if source.started:
                 source.recall(frames)
 
     def next(self, now: float) -> bytes | None:
-        """One payload, or None for silence."""
+        """One frame as it lies ready, or None for silence."""
         self._stop_passing()
         stored = []
         sounds: list[Pcm] = []
@@ -417,16 +413,13 @@ class Speech:
                 sounds.append(pcm)
             if voice.gone:
                 del self.voices[row]
-        if self._law and len(stored) == 1 and not sounds and self._mixer.gain == 1.0:
+        if len(stored) == 1 and not sounds and self._mixer.gain == 1.0:
             return stored[0][1]
         sounds.extend(source.pcm(data) for source, data in stored)
-        if sounds:
-            self._settling = 0 if self._law else _SETTLE_FRAMES
-            return self._encoder.encode(self._mixer.mix(sounds))
-        if not self._settling and not self._codec.adaptive:
+        if not sounds:
             return None
-        self._settling = max(0, self._settling - 1)
-        return self._encoder.encode(silence(self._codec.frame_samples))
+        mixed = self._mixer.mix(sounds)
+        return self._codec.encoder().encode(mixed) if self._form.is_law else mixed.tobytes()
 
     def _speed(self, lag: float) -> float | None:
         return catchup.speed(lag, self._bound) if self.hurries else None
@@ -447,7 +440,7 @@ class Speech:
         return True
 
     def put_back(self, data: bytes) -> None:
-        """Payloads that were taken by `plain` and not sent after all."""
+        """Frames that were taken by `plain` and not sent after all."""
         self._stop_passing()
         for source in self._sources.values():
             if source.started:
@@ -484,15 +477,6 @@ class Speech:
         """Nobody listens here any more."""
         for voice in self.voices.values():
             voice.stop()
-
-
-def silent_payload(codec: Codec) -> bytes:
-    """20 ms of silence as `codec` sends it."""
-    encoder = codec.encoder()
-    payload = b""
-    for _ in range(_SETTLE_FRAMES):
-        payload = encoder.encode(silence(codec.frame_samples))
-    return payload
 
 
 def rate_is_usable(rate: int) -> bool:

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "g722.h"
+
 #define RTP_HEADER 12
 #define MARKER 0x80
 
@@ -31,12 +33,13 @@ typedef struct {
     double first_at;
 } way;
 
-int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes, int64_t *way_bytes)
+int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes, int64_t *way_bytes, int64_t *encoder_bytes)
 {
     *inbound_bytes = sizeof(inbound);
     *outbound_bytes = sizeof(outbound);
     *way_bytes = sizeof(way);
-    return 2; /* version of the calls below */
+    *encoder_bytes = sizeof(g722_encoder);
+    return 3; /* version of the calls below */
 }
 
 /* ---- from Asterisk: native.Taking ---------------------------------------------------------------------------------------------------------- */
@@ -202,14 +205,17 @@ int64_t kallglot_overdue(const inbound *legs, const uint8_t *connected, int64_t 
 
 /* ---- to Asterisk: native.Sending ----------------------------------------------------------------------------------------------------------- */
 
+enum { AS_IT_IS, G722, WRITTEN }; /* how what lies ready becomes a payload; the last: the caller has put it there */
+
 typedef struct {
-    int64_t first, unit, step, staged_frames, packet_bytes, rows;
+    int64_t first, unit, payload_bytes, coding, settle, step, staged_frames, packet_bytes, rows;
     double second, burst, forget;
     const uint8_t *silence;
     uint8_t *staged;
     uint8_t *packets;
     outbound *legs;
     way *ways;
+    g722_encoder *encoders;
 } sending;
 
 static void stage(const sending *s, int64_t row, const uint8_t *sound, int64_t frames)
@@ -261,6 +267,30 @@ int64_t kallglot_pass(const sending *s, const int64_t *pieces, int64_t from, int
     return count;
 }
 
+void kallglot_reset(const sending *s, int64_t row) { g722_reset(s->encoders + row); }
+
+static void payload(const sending *s, int64_t row, int speech, uint8_t *to)
+{
+    const outbound *leg = s->legs + row;
+    const uint8_t *ready = s->staged + (row * s->staged_frames + leg->head) * s->unit;
+    switch (s->coding) {
+    case AS_IT_IS:
+        if (speech)
+            memcpy(to, ready, (size_t)s->payload_bytes);
+        else if (!leg->silent)
+            memcpy(to, s->silence, (size_t)s->payload_bytes);
+        break;
+    case G722:
+        if (speech)
+            g722_encode(s->encoders + row, ready, to);
+        else
+            g722_silence(s->encoders + row, (int)s->settle, to);
+        break;
+    case WRITTEN:
+        break;
+    }
+}
+
 /* Make the next packet of each of `rows`. */
 void kallglot_pack(const sending *s, const int64_t *rows, int64_t count)
 {
@@ -268,12 +298,10 @@ void kallglot_pack(const sending *s, const int64_t *rows, int64_t count)
         outbound *leg = s->legs + rows[i];
         uint8_t *packet = s->packets + rows[i] * s->packet_bytes;
         int speech = leg->count > 0;
+        payload(s, rows[i], speech, packet + RTP_HEADER);
         if (speech) {
-            memcpy(packet + RTP_HEADER, s->staged + (rows[i] * s->staged_frames + leg->head) * s->unit, (size_t)s->unit);
             leg->head = (leg->head + 1) % s->staged_frames;
             leg->count--;
-        } else if (!leg->silent) {
-            memcpy(packet + RTP_HEADER, s->silence, (size_t)s->unit);
         }
         leg->silent = !speech;
         uint32_t first = (uint32_t)s->first | (speech && !leg->speaking ? MARKER : 0), sequence = (uint32_t)leg->sequence;

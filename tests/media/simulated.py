@@ -60,12 +60,13 @@ class Simulation:
     """Legs of mu-law, connected from the start; row and generation of leg n are n and n + 1 at first."""
 
     def __init__(
-        self, legs: int, *, library: Native | None = LIBRARY, encoding: str = "mulaw", **settings: object
-    ) -> None:
+        self, legs: int, *, library: Native | None = LIBRARY, encoding: str = "mulaw", rate: int = 8000,
+        **settings: object,
+    ) -> None:  # fmt: skip
         chosen = MediaSettings.model_validate(settings)
         self.wire = Wire([pack_address(socket.AF_INET, "127.0.0.1", 20000 + leg) for leg in range(legs)])
         self.plane = Plane(
-            self.wire, formats.choose(chosen, encoding), chosen, encoding=encoding, sample_rate=8000, chunk_ms=100,
+            self.wire, formats.choose(chosen, encoding), chosen, encoding=encoding, sample_rate=rate, chunk_ms=100,
             capture=Capture(Scribe(lambda *_: None), ("127.0.0.1", 1)), library=library,
         )  # fmt: skip
         self.now = 0.0

@@ -2,37 +2,161 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kallglot_ari.audio.codecs import opus, registry
-from kallglot_ari.media.speech import Speech, silent_payload
-from kallglot_ari.rtp.playout import Prebuffer
+from kallglot_ari.audio.codecs.g722 import G722Encoder
+from kallglot_ari.audio.frame import Pcm
+from kallglot_ari.calls.model import StreamAudio
+from kallglot_ari.media.fast import Sending
+from kallglot_ari.media.legs import RTP_HEADER, Legs
+from kallglot_ari.media.native import Native
+from kallglot_ari.media.stored import SETTLE_FRAMES, Stored
+from kallglot_ari.media.udp import pack_address
 from tests.audio_checks import assert_steady_tone, tone
+from tests.media.simulated import Simulation
 
 PAUSE, SPOKEN = 1.0, 2.0
+CHOSEN: dict[str, dict[str, Any]] = {
+    "ulaw": {"format": "ulaw"},
+    "g722": {"format": "slin16"},
+    "slin16le": {"format": "slin16", "transport": "websocket"},
+    "opus_cbr": {"format": "opus", "transport": "websocket"},
+}
+"""Settings with which each codec is sent."""
+IDLE = bytes([0xFD]) * 160
+"""What stands for silence of G.722."""
 
 
 @pytest.mark.parametrize("hertz", [823.0, 1019.0, 1733.0, 3019.0])
-@pytest.mark.parametrize("name", ["g722", "slin16", "opus_cbr"])
-def test_tones_between_silences_are_steady_and_no_louder_than_they_were(name: str, hertz: float) -> None:
-    """One payload stands for all silence, which the encoder is not shown: it must not stumble over that when speech begins again."""
+@pytest.mark.parametrize("library_too", [True, False])
+@pytest.mark.parametrize("name", CHOSEN)
+def test_tones_between_silences_are_steady_and_no_louder_than_they_were(
+    library: Native, name: str, hertz: float, library_too: bool
+) -> None:
+    """One payload stands for all silence: an encoder with memory must not stumble over that when speech begins again."""
     if name == "opus_cbr" and not opus.available():
         pytest.skip("libopus is not installed")
     codec = registry.get(name)
     rate = codec.sample_rate
-    speech = Speech(codec, Prebuffer(), backlog_max_ms=30_000, lag_max_ms=30_000, lags=[])
-    silence, decoder = silent_payload(codec), codec.decoder()
+    simulation = Simulation(
+        1, library=library if library_too else None, encoding="pcm_16", rate=rate, **CHOSEN[name]
+    )  # fmt: skip
     sound = tone(hertz, SPOKEN, rate)
-    heard = []
-    for frame in range(round(3 * (PAUSE + SPOKEN) * 50)):
-        now = frame * 0.02
-        if frame % round((PAUSE + SPOKEN) * 50) == round(PAUSE * 50):
-            speech.play("a", "pcm_16", rate, sound.tobytes(), now, now)
-        payload = speech.next(now)
-        heard.append(decoder.decode(silence if payload is None else payload))
-    whole = np.concatenate(heard)
+    chunk = rate // 10
+    for turn in range(3):
+        begins = turn * (PAUSE + SPOKEN) + PAUSE
+        for at in range(0, sound.size, chunk):
+            simulation.run(begins + at / rate)
+            piece = StreamAudio("pcm_16", rate, sound[at : at + chunk].tobytes())
+            simulation.command("play", 0, "a", piece, simulation.now)
+    simulation.run(3 * (PAUSE + SPOKEN))
+    decoder = codec.decoder()
+    whole = np.concatenate([decoder.decode(packet[RTP_HEADER:]) for packet in simulation.wire.sent[0]])
     assert np.abs(whole.astype(np.int32)).max() < 1.25 * np.abs(sound).max()
     for turn in range(3):
-        begin = round((turn * (PAUSE + SPOKEN) + PAUSE + 0.2) * rate)
+        begin = round((turn * (PAUSE + SPOKEN) + PAUSE + 0.25) * rate)
         assert_steady_tone(whole[begin : begin + round((SPOKEN - 0.3) * rate)], rate, hertz, min_seconds=SPOKEN - 0.4)
+
+
+# --- G.722 by machine code ---------------------------------------------------------------------------------------------
+
+
+class Leg:
+    """One leg of G.722, without a plane."""
+
+    def __init__(self, library: Native) -> None:
+        codec = registry.get("g722")
+        form = Stored.of(codec)
+        self.legs = Legs(
+            uplink_bytes=800, frame_bytes=160, stored_bytes=form.unit, silence=bytes(160), payload_type=9
+        )  # fmt: skip
+        self.sending = Sending(library, codec, form, np.zeros(160, dtype=np.uint8))
+        self.rows = np.array([0])
+        self.legs.open(0, 1, ssrc=1, sequence=0, timestamp=0, phase=0)
+        self.legs.connect(0, pack_address(socket.AF_INET, "127.0.0.1", 20000))
+        self.sending.open(self.legs, 0)
+
+    def says(self, frame: Pcm | None) -> bytes:
+        if frame is not None:
+            self.sending.stage(self.legs, self.rows, frame.tobytes(), 1)
+        self.sending.pack(self.legs, self.rows)
+        return self.legs.outbox.data[0, RTP_HEADER:].tobytes()
+
+
+sounds = st.tuples(
+    st.sampled_from(["noise", "tone", "steps"]), st.sampled_from([1, 7, 90, 2500, 12000, 32767]), st.integers(0, 9999)
+)
+
+
+def made(kind: str, peak: int, seed: int) -> Pcm:
+    """20 ms."""
+    rng = np.random.default_rng(seed)
+    match kind:
+        case "noise":
+            wave = rng.normal(0, peak / 3, 320)
+        case "tone":
+            wave = peak * np.sin(2 * np.pi * rng.uniform(50, 7900) * np.arange(320) / 16000)
+        case _:
+            wave = np.repeat(rng.choice([-peak - 1.0, peak], 20), 16)
+    return np.clip(wave, -32768, 32767).astype(np.int16)
+
+
+@given(heard=st.lists(sounds, min_size=1, max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_g722_is_what_the_library_of_that_name_makes(library: Native, heard: list[tuple[str, int, int]]) -> None:
+    """To the bit, with no pause between."""
+    leg, theirs = Leg(library), G722Encoder()
+    for kind, peak, seed in heard:
+        frame = made(kind, peak, seed)
+        assert leg.says(frame) == theirs.encode(frame)
+
+
+@given(heard=st.lists(sounds, min_size=5, max_size=20), pauses=st.lists(st.integers(0, 120), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_decoders_stay_in_step_over_silence_which_ends_in_nothing(
+    library: Native, heard: list[tuple[str, int, int]], pauses: list[int]
+) -> None:
+    """Nothing is heard of the change from what the encoder makes of silence to the fixed payload, nor after it."""
+    leg, decoder = Leg(library), registry.get("g722").decoder()
+    for pause in [*pauses, 400]:
+        for kind, peak, seed in heard:
+            decoder.decode(leg.says(made(kind, peak, seed)))
+        quiet = [leg.says(None) for _ in range(pause)]
+        sound = [decoder.decode(payload) for payload in quiet]
+        assert all(np.abs(frame.astype(np.int32)).max() <= 64 for frame in sound[SETTLE_FRAMES:])
+        fixed = [payload == IDLE for payload in quiet]
+        assert not any(before and not after for before, after in itertools.pairwise(fixed[SETTLE_FRAMES:]))
+    assert quiet[-1] == IDLE, "no more work, 8 s after the last word"
+    assert not sound[-1].any()
+
+
+def test_speech_after_long_silence_begins_as_in_a_new_call(library: Native) -> None:
+    """The signal-to-noise ratio of the first 100 ms is that of the first words of all."""
+    codec = registry.get("g722")
+    sound = tone(440.0, 0.5, 16000).reshape(-1, 320)
+    leg, decoder = Leg(library), codec.decoder()
+    heard = []
+    for _ in range(3):
+        heard.append(np.concatenate([decoder.decode(leg.says(frame)) for frame in sound]))
+        for _ in range(300):
+            decoder.decode(leg.says(None))
+    for later in heard[1:]:
+        difference = (later[:1600].astype(np.float64) - heard[0][:1600]) ** 2
+        assert 10 * np.log10(np.mean(heard[0][:1600].astype(np.float64) ** 2) / np.mean(difference)) > 25
+
+
+def test_a_row_that_is_used_again_begins_anew(library: Native) -> None:
+    leg = Leg(library)
+    first = [leg.says(made("noise", 9000, seed)) for seed in range(20)]
+    leg.legs.need(300)
+    assert leg.says(made("noise", 9000, 99)) != first[0], "more rows: the state is kept"
+    leg.sending.open(leg.legs, 0)
+    assert [leg.says(made("noise", 9000, seed)) for seed in range(20)] == first
