@@ -147,23 +147,32 @@ static void g722_reset(g722_encoder *encoder)
 /* 20 ms: `G722_FRAME` samples of 16 bits, at any address, as half as many codes. */
 static void g722_encode(g722_encoder *encoder, const void *pcm, uint8_t *codes)
 {
-    static const int32_t QMF[12] = {3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11};
-    int16_t x[22 + G722_FRAME];
+    static const int16_t QMF[12] = {3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11};
+    enum { CODES = G722_FRAME / 2 };
+    int16_t x[22 + G722_FRAME], first[11 + CODES], second[11 + CODES];
+    int32_t odd[CODES] = {0}, even[CODES] = {0};
     memcpy(x, encoder->x, sizeof encoder->x);
     memcpy(x + 22, pcm, G722_FRAME * sizeof *x);
     memcpy(encoder->x, x + G722_FRAME, sizeof encoder->x);
-    for (int n = 0; n < G722_FRAME / 2; n++) {
-        int32_t odd = 0, even = 0;
-        for (int i = 0; i < 12; i++) {
-            odd += x[2 * n + 2 * i] * QMF[i];
-            even += x[2 * n + 2 * i + 1] * QMF[11 - i];
-        }
-        int32_t low = g722_quantize_low(&encoder->low, (even + odd) >> 14);
-        int32_t high = g722_quantize_high(&encoder->high, (even - odd) >> 14);
-        g722_take_low(&encoder->low, low);
-        g722_take_high(&encoder->high, high);
-        codes[n] = (uint8_t)(high << 6 | low);
+    for (int n = 0; n < 11 + CODES; n++) {
+        first[n] = x[2 * n];
+        second[n] = x[2 * n + 1];
     }
+    for (int i = 0; i < 12; i++) /* the QMF, in the order in which a compiler makes vectors of it */
+        for (int n = 0; n < CODES; n++) {
+            odd[n] += first[n + i] * QMF[i];
+            even[n] += second[n + i] * QMF[11 - i];
+        }
+    g722_band low = encoder->low, high = encoder->high;
+    for (int n = 0; n < CODES; n++) {
+        int32_t lower = g722_quantize_low(&low, (even[n] + odd[n]) >> 14);
+        int32_t higher = g722_quantize_high(&high, (even[n] - odd[n]) >> 14);
+        g722_take_low(&low, lower);
+        g722_take_high(&high, higher);
+        codes[n] = (uint8_t)(higher << 6 | lower);
+    }
+    encoder->low = low;
+    encoder->high = high;
     encoder->silences = encoder->idle = 0;
 }
 
