@@ -52,6 +52,11 @@ def left_over() -> Left:
     )
 
 
+def at_work() -> list[str]:
+    """What each task is doing."""
+    return sorted(f"{task.get_name()} {getattr(task.get_coro(), '__qualname__', task)}" for task in asyncio.all_tasks())
+
+
 async def one_call(customer: Phone, agent: Phone, rng: random.Random, longest: float) -> None:
     """A call that either side ends at a random moment, perhaps before it is up."""
     before = len(agent.calls)
@@ -107,7 +112,7 @@ async def test_calls_one_after_another_leave_nothing(
                 before = await settled(service, asterisk22)
         after = await settled(service, asterisk22)
         print(f"{CALLS} calls: before {before}, after {after}")
-        assert after.tasks <= before.tasks, sorted(task.get_name() for task in asyncio.all_tasks())
+        assert after.tasks <= before.tasks, at_work()
         assert after.connections <= before.connections + POOLED
         assert after.descriptors <= before.descriptors + 2
         # the double keeps every session's audio; ours must not
@@ -162,7 +167,7 @@ async def test_calls_at_once_with_random_hangups_leave_nothing(
         await asyncio.gather(*(run(*pair, f"9{number:02d}") for number, pair in enumerate(both)))
         after = await settled(service, asterisk22)
         print(f"{len(double.sessions)} calls, {pairs} at once: before {before}, after {after}")
-        assert after.tasks <= before.tasks, sorted(task.get_name() for task in asyncio.all_tasks())
+        assert after.tasks <= before.tasks, at_work()
         assert after.connections <= before.connections + POOLED + 4 * pairs
         assert after.descriptors <= before.descriptors + 2
         assert double.open_sessions == []
