@@ -162,7 +162,8 @@ class Outbox:
         row = PendingSession(
             key=key, call_id=call_id, request=asdict(request), created_at=self._clock.wall().timestamp()
         )
-        if before := self._rows.get(key):  # asked again after a restart
+        before = self._rows.get(key)
+        if before is not None:  # asked again after a restart
             row = replace(row, session_id=before.session_id, base_url=before.base_url, created_at=before.created_at)
         self._rows[key] = row
         await self._quietly(key, self._store.session_intended(row))
@@ -171,9 +172,12 @@ class Outbox:
             self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
             await self._quietly(key, self._store.session_created(key, session.id, session.base_url))
         except BaseException as error:
-            if isinstance(error, ApiError) and not error.retryable and not row.session_id:
-                await self._strike(key)
-                raise
+            if isinstance(error, ApiError) and not row.session_id:
+                # Nothing was asked for, so there is nothing to end: after an outage thousands of sessions would be bought for it.
+                never = before is None and not error.sent
+                if never or not error.retryable:
+                    await self._strike(key)
+                    raise
             # It may have been created, and only the answer was lost or nobody waits for it: ask again later, then end it.
             self._rows[key] = replace(self._rows[key], reason="error")
             self._not_before[key] = self._clock.now() + SWEEP_SECONDS
