@@ -141,7 +141,7 @@ class Service:
         try:
             await self._start()
         except BaseException:
-            await self.stop(drain=False)
+            await self.stop(drain=False, keep_calls=True)
             await self.ari.close()
             raise
 
@@ -322,10 +322,15 @@ class Service:
         """Stop at once and leave the calls as they are, for the next run of this instance, and tell it that they are its own."""
         journal = self._journal
         self._stops.insert(1, ("claim", lambda: journal.release(self._run_id)))
-        await self.stop(drain=False)
+        await self.stop(drain=False, keep_calls=True)
 
-    async def stop(self, *, drain: bool = True) -> None:
-        """Drain, then stop every part in reverse; one that fails to does not keep the others."""
+    async def stop(self, *, drain: bool = True, keep_calls: bool = False) -> None:
+        """Drain, then stop every part in reverse; one that fails to does not keep the others.
+
+        :param keep_calls: the next run of this instance goes on with them.
+        """
+        if keep_calls and hasattr(self, "outbox"):
+            self.outbox.leave()
         if drain and hasattr(self, "stasis"):
             _log.info("draining", calls=len(self.stasis.calls), seconds=self.settings.service.drain_seconds)
             self.trunk.drain()

@@ -63,6 +63,7 @@ class Outbox:
         self._unwritten: set[str] = set()
         self._ended: dict[str, None] = {}
         self._taken_over = False
+        self._leaving = False
         self._watched: dict[str, tuple[float, Callable[[], set[str]]]] = {}
         self._next_look = 0.0
         self._tasks = Tasks("outbox")
@@ -143,6 +144,10 @@ class Outbox:
                     self._rows[row.key] = replace(row, reason=row.reason or "error")
         self._count()
 
+    def leave(self) -> None:
+        """The calls go on in the next run: a creation that is cut off from now on is not ended, for it is asked for again there."""
+        self._leaving = True
+
     async def stop(self, timeout: float = 5.0) -> None:
         """Try once more to end what is pending, for `timeout` seconds; the rest stays in the store."""
         deadline = self._clock.now() + timeout
@@ -178,6 +183,8 @@ class Outbox:
                 if never or not error.retryable:
                     await self._strike(key)
                     raise
+            if self._leaving and isinstance(error, asyncio.CancelledError):
+                raise
             # It may have been created, and only the answer was lost or nobody waits for it: ask again later, then end it.
             self._rows[key] = replace(self._rows[key], reason="error")
             self._not_before[key] = self._clock.now() + SWEEP_SECONDS
