@@ -46,6 +46,8 @@ class TrunkBook:
         self._by_channel: dict[str, TrunkCall] = {}
         self._by_session: dict[str, TrunkCall] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.cleaners: list[Cleaner] = []
         """Awaited when a call ends, before its session is ended: hang up what is still up."""
 
@@ -89,6 +91,7 @@ class TrunkBook:
 
     def _enter(self, call: TrunkCall) -> None:
         self._calls[call.id] = call
+        self._empty.clear()
         self._by_linkedid[call.linkedid] = call
         self._metrics.calls_active.inc()
         self.index(call)
@@ -110,6 +113,8 @@ class TrunkBook:
                 if index.get(key) is call:
                     del index[key]
         self._metrics.calls_active.dec()
+        if not self._calls:
+            self._empty.set()
 
     def opened(self, call: TrunkCall, opened: Opened) -> None:
         """The call has its session (or one more)."""
@@ -215,6 +220,15 @@ class TrunkBook:
             self._enter(call)
             count += 1
         return count
+
+    async def wait_empty(self, seconds: float) -> bool:
+        """Wait until no call is left; False when some still are."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self, grace: float) -> None:
         await self._tasks.join(grace)

@@ -165,7 +165,11 @@ class TrunkScripts:
         if self._service.max_calls and len(self._book) >= self._service.max_calls:
             return DialplanStatus.BUSY, None
         call = await self._begin(agi, arguments)
-        status = await self._set_up(agi, call, arguments)
+        try:
+            status = await self._set_up(agi, call, arguments)
+        except asyncio.CancelledError:  # by a stop: the dialplan goes on without the session
+            self._book.finish(call, EndReason.ERROR)
+            raise
         if status is None:
             return DialplanStatus.COMPLETED, call
         if agi.gone:

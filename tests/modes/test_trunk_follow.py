@@ -172,6 +172,31 @@ async def test_calls_outlive_a_restart(followed: Lab) -> None:
     assert not second.store.pending
 
 
+async def test_a_call_whose_agent_still_rings_does_not_outlive_a_restart(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dialplan waits for an answer of this process, gets none, and goes on without the session."""
+
+    async def originate(dial: str, **_: object) -> None: ...
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        cancelled.append(channel)
+        return True
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(followed.follower.client, "originate", originate)
+    monkeypatch.setattr(followed.follower.client, "hangup", hangup)
+    running = asyncio.get_running_loop().create_task(followed.channel("1.1").agi("session", "agent=PJSIP/1"))
+    await followed.until(lambda: bool(followed.api.open))
+    await followed.mode.stop(keep_calls=True, grace=0.1)
+    assert (await running).get("SESSION_ID", "") == ""
+    assert followed.api.ended == [("sess_1", "error")]
+    assert len(cancelled) == 1
+    assert not followed.store.pending
+    assert await followed.store.mappings("trunk") == {}
+
+
 async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = followed
     dialled: list[str] = []
