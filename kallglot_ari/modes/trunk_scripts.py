@@ -254,6 +254,7 @@ class TrunkScripts:
         self._agents.joined(call, agi.request.uniqueid)
         await self._traced(agi, call)
         await self._book.wait_opened(call, SESSION_SECONDS)
+        self._book.save(call)
         self._book.publish("leg.joined", call, speaker=role, channel=agi.request.channel)
         return DialplanStatus.COMPLETED, call
 
