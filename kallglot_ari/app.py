@@ -129,6 +129,7 @@ class Service:
         self._stops: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._tasks = Tasks("app")
         self._take_over = take_over
+        self._keep_calls = False
         self._run_id = secrets.token_hex(8)
         self.replaced = asyncio.Event()
         """Another run of this instance wants to take the calls over: `hand_over` is waited for."""
@@ -141,7 +142,7 @@ class Service:
         try:
             await self._start()
         except BaseException:
-            await self.stop(drain=False)
+            await self.stop(drain=False, keep_calls=True)
             await self.ari.close()
             raise
 
@@ -230,7 +231,7 @@ class Service:
             debug=s.debug,
         )
         await self.trunk.start()
-        self._on_stop("trunk mode", self.trunk.stop)
+        self._on_stop("trunk mode", self._stop_trunk)
         self.pbx = PbxService(
             self.translator,
             self.store,
@@ -315,22 +316,29 @@ class Service:
     async def _watch_claim(self, journal: Journal) -> None:
         while await journal.holder() in ("", self._run_id):  # noqa: ASYNC110 - the other run is another process
             await asyncio.sleep(CLAIM_EVERY)
-        _log.warning("another_run_takes_over", calls=len(self.stasis.calls))
+        _log.warning("another_run_takes_over", calls=len(self.calls()))
         self.replaced.set()
 
     async def hand_over(self) -> None:
         """Stop at once and leave the calls as they are, for the next run of this instance, and tell it that they are its own."""
         journal = self._journal
         self._stops.insert(1, ("claim", lambda: journal.release(self._run_id)))
-        await self.stop(drain=False)
+        await self.stop(drain=False, keep_calls=True)
 
-    async def stop(self, *, drain: bool = True) -> None:
-        """Drain, then stop every part in reverse; one that fails to does not keep the others."""
+    async def stop(self, *, drain: bool = True, keep_calls: bool = False) -> None:
+        """Drain, then stop every part in reverse; one that fails to does not keep the others.
+
+        :param keep_calls: the next run of this instance goes on with them.
+        """
+        self._keep_calls = keep_calls
+        if keep_calls and hasattr(self, "outbox"):
+            self.outbox.leave()
         if drain and hasattr(self, "stasis"):
-            _log.info("draining", calls=len(self.stasis.calls), seconds=self.settings.service.drain_seconds)
+            seconds = self.settings.service.drain_seconds
+            _log.info("draining", calls=len(self.stasis.calls) + len(self.trunk.calls()), seconds=seconds)
             self.trunk.drain()
-            self.pbx.drain()
-            await self.stasis.drain(self.settings.service.drain_seconds)
+            self.pbx.drain()  # its calls are not ended with us: the PBX tells the next run
+            await asyncio.gather(self.stasis.drain(seconds), self.trunk.wait_empty(seconds))
         while self._stops:
             name, stop = self._stops.pop()
             try:
@@ -339,6 +347,10 @@ class Service:
             except Exception as error:  # noqa: BLE001 - whatever keeps one part, the others are stopped
                 _log.error("part_not_stopped", part=name, error=str(error) or type(error).__name__)
         self.hub.close()
+
+    async def _stop_trunk(self) -> None:
+        """An embedded Kallglot's sessions end with us, so there the calls do too."""
+        await self.trunk.stop(keep_calls=self._keep_calls and self.embedded is None)
 
     # --- health ------------------------------------------------------------------------------------------------------
 

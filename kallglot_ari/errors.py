@@ -117,6 +117,9 @@ class AriUnsupported(AriError):
 class ApiError(KallglotAriError):
     """Kallglot's REST interface refused or failed; branch on `status` and `code`, log `message` and `request_id`."""
 
+    sent: bool = True
+    """Whether what was asked for may have been done all the same; False when it never got there, or was put off."""
+
     def __init__(
         self,
         message: str,
@@ -145,6 +148,7 @@ class ApiRateLimited(ApiError):
     """429; `retry_after` is in seconds."""
 
     retryable = True
+    sent = False
 
 
 class ApiConflict(ApiError):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from kallglot_ari.app import Service
 from kallglot_ari.calls.model import EndReason
 from kallglot_ari.cli import main
 from kallglot_ari.errors import ApiUnavailable, KallglotAriError
 from kallglot_ari.modes import outbox
+from kallglot_ari.sandbox.echo import Echo
+from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import Settings
+from tests.modes.trunk_fakes import AgiChannel
 
 pytestmark = pytest.mark.real_time
 
@@ -190,3 +196,84 @@ async def test_sessions_that_trunk_mode_left_are_swept(tmp_path: Path, monkeypat
         assert [record.id for record in embedded.sessions.live()] == [live], "a live one is let alone"
     finally:
         await service.stop()
+
+
+@pytest.fixture
+async def kallglot() -> AsyncIterator[Sandbox]:
+    """A Kallglot of its own, that outlives the service."""
+    server = Sandbox(Echo())
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def beside(kallglot: Sandbox, folder: Path, **sections: dict[str, object]) -> Settings:
+    return settings(folder, kallglot={"url": kallglot.url, "api_key": kallglot.api_key}, **sections)
+
+
+def live(kallglot: Sandbox) -> list[str]:
+    return [record.id for record in kallglot.sessions.live()]
+
+
+async def test_a_stop_lets_trunk_calls_end_by_themselves(tmp_path: Path, kallglot: Sandbox) -> None:
+    service = Service(beside(kallglot, tmp_path, service={"drain_seconds": 20}))
+    await service.start()
+    port = service.trunk.agi_port
+    caller = AgiChannel(port, "1.1")
+    session_id = (await caller.agi("session"))["SESSION_ID"]
+    with capture_logs() as logged:
+        stopping = asyncio.get_running_loop().create_task(service.stop())
+        await asyncio.sleep(0.2)
+    assert live(kallglot) == [session_id]
+    assert [line["calls"] for line in logged if line["event"] == "draining"] == [1]
+    assert (await AgiChannel(port, "2.1").agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+    await caller.agi("end")
+    async with asyncio.timeout(5):
+        await stopping
+    assert live(kallglot) == []
+
+
+async def test_after_drain_seconds_trunk_calls_are_ended(tmp_path: Path, kallglot: Sandbox) -> None:
+    service = Service(beside(kallglot, tmp_path, service={"drain_seconds": 0.1}))
+    await service.start()
+    await AgiChannel(service.trunk.agi_port, "1.1").agi("session")
+    async with asyncio.timeout(5):
+        await service.stop()
+    assert live(kallglot) == []
+
+
+async def test_the_next_run_goes_on_with_trunk_calls(tmp_path: Path, kallglot: Sandbox) -> None:
+    first = Service(beside(kallglot, tmp_path))
+    await first.start()
+    session_id = (await AgiChannel(first.trunk.agi_port, "1.1").agi("session"))["SESSION_ID"]
+    (call,) = first.trunk.calls()
+    await first.hand_over()
+    assert live(kallglot) == [session_id]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        cannot = Service(beside(kallglot, tmp_path, web={"port": taken.getsockname()[1]}))
+        with pytest.raises(KallglotAriError):
+            await cannot.start()
+    assert live(kallglot) == [session_id], "a run that cannot start leaves them as they are"
+    second = Service(beside(kallglot, tmp_path))
+    await second.start()
+    try:
+        assert [(view.id, view.session_id) for view in second.trunk.calls()] == [(call.id, session_id)]
+        await AgiChannel(second.trunk.agi_port, "1.1").agi("end")
+        async with asyncio.timeout(5):
+            while live(kallglot) or second.trunk.calls():
+                await asyncio.sleep(0.02)
+    finally:
+        await second.stop()
+
+
+async def test_trunk_calls_of_an_embedded_kallglot_end_with_it(tmp_path: Path) -> None:
+    first = Service(settings(tmp_path))
+    await first.start()
+    await AgiChannel(first.trunk.agi_port, "1.1").agi("session")
+    await first.hand_over()
+    second = Service(settings(tmp_path))
+    await second.start()
+    try:
+        assert second.trunk.calls() == []
+    finally:
+        await second.stop()

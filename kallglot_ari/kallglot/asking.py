@@ -18,7 +18,7 @@ from kallglot_ari.errors import (
     ApiUnauthorized,
     ApiUnavailable,
 )
-from kallglot_ari.kallglot import assumed
+from kallglot_ari.kallglot import assumed, rest
 from kallglot_ari.kallglot.breaker import Addresses, RetryPolicy
 from kallglot_ari.kallglot.http import Answer, Http
 from kallglot_ari.log import get
@@ -34,6 +34,8 @@ _REASONS: dict[type[ApiError], str] = {
 }
 _QUIET = frozenset({"probe"})
 """Operations that fail over and over while an address is down: its breaker's opening is logged, not each of them."""
+_DOWN = frozenset({0, 502, 503, 504})
+"""Statuses of an address that does not answer: none at all, or those of what stands before it."""
 _LEAST = 0.05
 
 T = TypeVar("T")
@@ -80,7 +82,15 @@ class Api:
         body: dict[str, Any] | None = None,
         key: str = "",
     ) -> Answer:
-        """Ask one address once, and let its breaker and the metrics know. :raises ApiError:"""
+        """Ask one address once, and let its breaker and the metrics know.
+
+        An address is down when no answer comes: no connection, none in time, 502, 503, 504. Any other answer, a 500 to a creation
+        included, may be about this one request: if it counted, one session that cannot be ended, or one kind of session that cannot
+        be created, would shut off all other calls, since each is asked for until its deadline. What a creation gets a 500 for goes
+        on to the next address all the same.
+
+        :raises ApiError:
+        """
         breaker = self.addresses.breaker(url)
         started = self._clock.now()
         breaker.begin(started)
@@ -90,7 +100,10 @@ class Api:
         except ApiUnavailable as error:
             reason = "unavailable"
             was_closed = breaker.closed
-            breaker.failed(self._clock.now())
+            if error.status in _DOWN and error.code != rest.INVALID_RESPONSE:
+                breaker.failed(self._clock.now())
+            else:
+                breaker.succeeded()
             self._failed(operation, url, error)
             if was_closed and not breaker.closed:
                 _log.warning("api_address_down", url=url, why=str(error))

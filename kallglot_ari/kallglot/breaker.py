@@ -62,7 +62,7 @@ class Breaker:
         self._open_until = None
 
     def failed(self, now: float) -> None:
-        """No connection, no answer in time, or a 5xx."""
+        """No connection, no answer in time, or word of what stands before it that it does not answer."""
         self._failures += 1
         if self._failures >= self._threshold:
             self._open_until = now + self._pause()

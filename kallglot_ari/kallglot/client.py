@@ -17,7 +17,7 @@ from kallglot_ari.errors import ApiError, ApiInvalid, ApiNotFound, ApiUnavailabl
 from kallglot_ari.kallglot import assumed, rest
 from kallglot_ari.kallglot.asking import Api
 from kallglot_ari.kallglot.breaker import Addresses, RetryPolicy
-from kallglot_ari.kallglot.http import Http, NotSent
+from kallglot_ari.kallglot.http import Http
 from kallglot_ari.kallglot.settle import Settler
 from kallglot_ari.kallglot.socket import connect
 from kallglot_ari.kallglot.stream import Stream
@@ -108,20 +108,24 @@ class KallglotClient:
         An address that may have created one unseen is asked again in the background, and that session ended. When this is
         cancelled, or fails, the outcome may be unknown: asking again with the same key yields the session if there is one.
 
-        :raises ApiError: after what is retryable was retried within the total deadline.
+        :raises ApiError: after what is retryable was retried within the total deadline; `sent` speaks of all attempts together.
         """
         api, settler, _ = self._parts()
         settler.wanted_again(idempotency_key)
         body = rest.create_body(request, self._settings, self._trunk)
         doubtful: set[str] = set()
+        sent = False
 
         async def attempt(url: str, timeout: float) -> Session:
+            nonlocal sent
             try:
                 answer = await api.ask("create", "POST", url, "/sessions", timeout, body=body, key=idempotency_key)
-            except ApiUnavailable as error:
-                if error.status < 400 and not isinstance(error, NotSent):
+            except ApiError as error:
+                sent = sent or error.sent
+                if isinstance(error, ApiUnavailable) and error.status < 400 and error.sent:
                     doubtful.add(url)
                 raise
+            sent = True
             doubtful.discard(url)
             try:
                 return rest.parse_session(answer.data, base_url=url, streamed=not request.trunk)
@@ -133,6 +137,9 @@ class KallglotClient:
         try:
             session = await api.anywhere(attempt)
             settler.used(session.id)
+        except ApiError as error:
+            error.sent = sent
+            raise
         finally:
             for url in doubtful:
                 settler.doubtful(url, body, idempotency_key)

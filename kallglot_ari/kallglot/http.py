@@ -40,6 +40,8 @@ class Answer:
 class NotSent(ApiUnavailable):
     """No connection came about, so that nothing can have happened at the server."""
 
+    sent = False
+
 
 def tls_context(ca_file: str) -> ssl.SSLContext:
     """The system's CAs and `ca_file`; TLS 1.2 or newer, certificates always verified.
@@ -101,6 +103,8 @@ class Http:
             return await self._once(method, url, data, headers, timeout)
         except aiohttp.ServerDisconnectedError:
             raise ApiUnavailable(f"{url}: the server closed the connection instead of answering") from None
+        except NotSent as error:  # but the first time it may have been
+            raise ApiUnavailable(str(error)) from None
 
     async def _once(self, method: str, url: str, data: bytes | None, headers: dict[str, str], timeout: float) -> Answer:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_SHARE * timeout)

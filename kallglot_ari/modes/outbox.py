@@ -63,6 +63,7 @@ class Outbox:
         self._unwritten: set[str] = set()
         self._ended: dict[str, None] = {}
         self._taken_over = False
+        self._leaving = False
         self._watched: dict[str, tuple[float, Callable[[], set[str]]]] = {}
         self._next_look = 0.0
         self._tasks = Tasks("outbox")
@@ -143,6 +144,10 @@ class Outbox:
                     self._rows[row.key] = replace(row, reason=row.reason or "error")
         self._count()
 
+    def leave(self) -> None:
+        """The calls go on in the next run: a creation that is cut off from now on is not ended, for it is asked for again there."""
+        self._leaving = True
+
     async def stop(self, timeout: float = 5.0) -> None:
         """Try once more to end what is pending, for `timeout` seconds; the rest stays in the store."""
         deadline = self._clock.now() + timeout
@@ -162,7 +167,8 @@ class Outbox:
         row = PendingSession(
             key=key, call_id=call_id, request=asdict(request), created_at=self._clock.wall().timestamp()
         )
-        if before := self._rows.get(key):  # asked again after a restart
+        before = self._rows.get(key)
+        if before is not None:  # asked again after a restart
             row = replace(row, session_id=before.session_id, base_url=before.base_url, created_at=before.created_at)
         self._rows[key] = row
         await self._quietly(key, self._store.session_intended(row))
@@ -171,8 +177,13 @@ class Outbox:
             self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
             await self._quietly(key, self._store.session_created(key, session.id, session.base_url))
         except BaseException as error:
-            if isinstance(error, ApiError) and not error.retryable and not row.session_id:
-                await self._strike(key)
+            if isinstance(error, ApiError) and not row.session_id:
+                # Nothing was asked for, so there is nothing to end: after an outage thousands of sessions would be bought for it.
+                never = before is None and not error.sent
+                if never or not error.retryable:
+                    await self._strike(key)
+                    raise
+            if self._leaving and isinstance(error, asyncio.CancelledError):
                 raise
             # It may have been created, and only the answer was lost or nobody waits for it: ask again later, then end it.
             self._rows[key] = replace(self._rows[key], reason="error")

@@ -87,6 +87,11 @@ class TrunkMode:
         """Take no new calls: ``session`` answers KALLGLOT_STATUS=UNAVAILABLE from now on."""
         self._scripts.accepting = False
 
+    async def wait_empty(self, seconds: float) -> None:
+        """Let calls end by themselves for `seconds`; those that are left are `stop`'s."""
+        if not await self._book.wait_empty(seconds):
+            _log.warning("trunk_drain_over", calls=len(self._book))
+
     async def stop(self, *, keep_calls: bool = False, grace: float = 5.0) -> None:
         """Stop listening and end the calls.
 

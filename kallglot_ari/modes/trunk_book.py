@@ -39,13 +39,15 @@ class TrunkBook:
         self._hub = hub
         self._metrics = metrics
         self.clock = clock
-        self._instance = instance or "local"
+        self._prefix = f"{instance or 'local'}-t-"
         self._tasks = Tasks("trunk")
         self._calls: dict[str, TrunkCall] = {}
         self._by_linkedid: dict[str, TrunkCall] = {}
         self._by_channel: dict[str, TrunkCall] = {}
         self._by_session: dict[str, TrunkCall] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
         self.cleaners: list[Cleaner] = []
         """Awaited when a call ends, before its session is ended: hang up what is still up."""
 
@@ -56,7 +58,7 @@ class TrunkBook:
         return iter(list(self._calls.values()))
 
     def new_id(self) -> str:
-        return f"{self._instance}-t-{uuid.uuid4().hex[:16]}"
+        return f"{self._prefix}{uuid.uuid4().hex[:16]}"
 
     def get(self, call_id: str) -> TrunkCall | None:
         return self._calls.get(call_id)
@@ -89,6 +91,7 @@ class TrunkBook:
 
     def _enter(self, call: TrunkCall) -> None:
         self._calls[call.id] = call
+        self._empty.clear()
         self._by_linkedid[call.linkedid] = call
         self._metrics.calls_active.inc()
         self.index(call)
@@ -110,6 +113,8 @@ class TrunkBook:
                 if index.get(key) is call:
                     del index[key]
         self._metrics.calls_active.dec()
+        if not self._calls:
+            self._empty.set()
 
     def opened(self, call: TrunkCall, opened: Opened) -> None:
         """The call has its session (or one more)."""
@@ -203,9 +208,14 @@ class TrunkBook:
         return live | self.sessions.in_hand
 
     async def restore(self) -> int:
-        """Take up the calls of the process before this one; how many. Whether they live, AMI will tell."""
+        """Take up the calls of the process before this one; how many. Whether they live, AMI will tell.
+
+        Not those of another instance that shares the database: its Asterisk may be another one, which has none of them.
+        """
         count = 0
         for call_id, record in (await self._store.mappings(MAPPING)).items():
+            if not call_id.startswith(self._prefix):
+                continue
             view = await self._store.get_call(call_id)
             try:
                 call = _restored(call_id, record, view)
@@ -215,6 +225,15 @@ class TrunkBook:
             self._enter(call)
             count += 1
         return count
+
+    async def wait_empty(self, seconds: float) -> bool:
+        """Wait until no call is left; False when some still are."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self, grace: float) -> None:
         await self._tasks.join(grace)
@@ -228,6 +247,7 @@ def _record(call: TrunkCall) -> dict[str, Any]:
         "channel": call.caller_channel,
         "participants": call.participants,
         "agent_expected": call.agent_expected,
+        "parties": call.parties,
         "sessions": [{"key": o.key, "id": o.session.id, "base_url": o.session.base_url} for o in call.opened],
     }
 
@@ -241,6 +261,7 @@ def _restored(call_id: str, record: dict[str, Any], view: CallView | None) -> Tr
     call = TrunkCall(
         call_id, view.mode, view.source_language, view.target_language, view.started_at, record["channel"],
         record["uniqueid"], record["linkedid"], view.caller, view.metadata, int(record["participants"]), opened,
+        parties=dict(record.get("parties", {})), agent_expected=bool(record.get("agent_expected")),
     )  # fmt: skip
     call.answered_at = view.answered_at
     for leg in view.legs:

@@ -165,7 +165,11 @@ class TrunkScripts:
         if self._service.max_calls and len(self._book) >= self._service.max_calls:
             return DialplanStatus.BUSY, None
         call = await self._begin(agi, arguments)
-        status = await self._set_up(agi, call, arguments)
+        try:
+            status = await self._set_up(agi, call, arguments)
+        except asyncio.CancelledError:  # by a stop: the dialplan goes on without the session
+            self._book.finish(call, EndReason.ERROR)
+            raise
         if status is None:
             return DialplanStatus.COMPLETED, call
         if agi.gone:
@@ -250,6 +254,7 @@ class TrunkScripts:
         self._agents.joined(call, agi.request.uniqueid)
         await self._traced(agi, call)
         await self._book.wait_opened(call, SESSION_SECONDS)
+        self._book.save(call)
         self._book.publish("leg.joined", call, speaker=role, channel=agi.request.channel)
         return DialplanStatus.COMPLETED, call
 

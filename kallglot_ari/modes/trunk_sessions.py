@@ -45,13 +45,12 @@ class Sessions:
         await self._tasks.join(grace)
         await self._tasks.close()
 
-    async def open(self, call_id: str, request: SessionRequest, *, key: str = "") -> Opened:
+    async def open(self, call_id: str, request: SessionRequest) -> Opened:
         """Create a session. If the caller is cancelled meanwhile, the session is closed as soon as it is there.
 
-        :param key: an Idempotency-Key used before with this very request; empty: a new one.
         :raises ApiError: it was not created. :raises StoreError: it could not be written down, and so was not asked for.
         """
-        key = key or f"{call_id}-{uuid.uuid4().hex}"
+        key = f"{call_id}-{uuid.uuid4().hex}"
         task = self._tasks.spawn(self._open(call_id, request, key), name=f"open-{call_id}")
         try:
             return await asyncio.shield(task)
@@ -73,7 +72,7 @@ class Sessions:
             session = await self._translator.create_session(request, idempotency_key=key)
         except ApiError as error:
             # an answer that never came may stand for a session that is there: the sweeper asks again with the key
-            if error.retryable:
+            if error.retryable and error.sent:
                 await self._store.session_to_end(key, "error")
             else:
                 await self._store.session_ended(key)

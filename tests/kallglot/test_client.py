@@ -349,6 +349,61 @@ async def test_an_end_is_tried_although_the_breaker_is_open() -> None:
             assert (await api.end_session("sess_1", "completed", base_url=address))["status"] == "ended"
 
 
+async def test_an_error_says_whether_a_session_may_have_been_created() -> None:
+    policy = RetryPolicy(deadline=0.3, base=0.05)
+
+    async def sent(*urls: str) -> bool:
+        async with client(*urls, policy=policy) as api:
+            with pytest.raises(ApiError) as caught:
+                await api.create_session(REQUEST, idempotency_key="k")
+            return caught.value.sent
+
+    nobody, limit = refused(), problem(429, "rate_limit_exceeded")
+    slow = late(ok(created()), 5)
+    async with serving(limit) as later, serving(problem(503, "")) as failing, serving(slow) as silent:
+        assert not await sent(nobody)
+        assert not await sent(later.url)
+        assert not await sent(nobody, later.url)
+        assert await sent(failing.url)
+        assert await sent(silent.url)
+        assert await sent(silent.url, nobody), "one of them may have"
+    async with client(nobody, policy=policy) as api:
+        for _ in range(2):
+            with pytest.raises(ApiUnavailable) as caught:
+                await api.create_session(REQUEST, idempotency_key="k")
+    assert "no address answers" in str(caught.value)
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize(("status", "down"), [(500, False), (501, False), (502, True), (503, True), (504, True)])
+async def test_a_session_that_cannot_be_ended_shuts_nobody_off_but_an_address_that_does_not_answer_does(
+    status: int, down: bool
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return problem(status, "") if request.path.endswith("/end") else ok(created())
+
+    async with serving(answer) as server, client(server.url, policy=RetryPolicy(deadline=0.3, base=0.02)) as api:
+        with pytest.raises(ApiUnavailable):
+            await api.end_session("sess_0", "completed", base_url=server.url)
+        assert len(server.seen) > 3
+        if down:
+            with pytest.raises(ApiUnavailable, match="no address answers"):
+                await api.create_session(REQUEST, idempotency_key="k")
+        else:
+            await api.create_session(REQUEST, idempotency_key="k")
+
+
+async def test_a_session_that_cannot_be_created_shuts_nobody_off() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return problem(500, "") if request.headers["Idempotency-Key"] == "bad" else ok(created())
+
+    async with serving(answer) as server, client(server.url, policy=RetryPolicy(deadline=0.3, base=0.02)) as api:
+        with pytest.raises(ApiUnavailable):
+            await api.create_session(REQUEST, idempotency_key="bad")
+        assert len(server.seen) > 3
+        await api.create_session(REQUEST, idempotency_key="good")
+
+
 async def test_a_session_id_cannot_leave_its_path() -> None:
     async with serving(ok({})) as server, client(server.url) as api:
         await api.get_session("../../x?y", base_url=server.url)

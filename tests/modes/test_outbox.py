@@ -15,9 +15,11 @@ from kallglot_ari.errors import (
     ApiError,
     ApiInvalid,
     ApiNotFound,
+    ApiRateLimited,
     ApiUnauthorized,
     ApiUnavailable,
 )
+from kallglot_ari.kallglot.http import NotSent
 from kallglot_ari.modes import outbox as module
 from kallglot_ari.modes.outbox import MAX_PAUSE
 from tests.modes.outbox_bench import KEY, REQUEST, Bench
@@ -60,6 +62,34 @@ async def test_created_but_the_answer_lost_is_settled_with_the_same_key(bench: B
     await bench.until(bench.settled)
     assert set(bench.kallglot.create_keys) == {KEY}
     assert bench.kallglot.requests == [REQUEST], "one session, of the first request"
+    assert bench.kallglot.ended == [("sess_1", "error")]
+
+
+@pytest.mark.parametrize("error", [NotSent("refused"), ApiRateLimited("later")])
+async def test_what_was_never_asked_for_is_not_bought_when_kallglot_is_back(bench: Bench, error: ApiError) -> None:
+    await bench.outbox.start()
+    bench.kallglot.create_error = error
+    for number in range(30):
+        with pytest.raises(type(error)):
+            await bench.outbox.create(f"kg-a-{number}.k1", f"kg-a-{number}", REQUEST)
+    assert bench.settled()
+    bench.kallglot.create_error = None
+    bench.clock.advance(MAX_PAUSE)
+    await asyncio.sleep(0.02)
+    assert bench.kallglot.requests == []
+
+
+async def test_what_was_asked_for_before_is_settled_though_it_cannot_be_asked_for_now(bench: Bench) -> None:
+    await bench.outbox.start()
+    bench.kallglot.lose_answer = ApiUnavailable("no answer")
+    with pytest.raises(ApiUnavailable):
+        await bench.outbox.create(KEY, "kg-a-1", REQUEST)
+    created, bench.kallglot.created = bench.kallglot.created, {}
+    bench.kallglot.create_error = NotSent("refused")
+    with pytest.raises(ApiUnavailable):
+        await bench.outbox.create(KEY, "kg-a-1", REQUEST)
+    bench.kallglot.create_error, bench.kallglot.created = None, created
+    await bench.until(bench.settled)
     assert bench.kallglot.ended == [("sess_1", "error")]
 
 

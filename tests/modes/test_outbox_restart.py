@@ -120,6 +120,49 @@ async def test_a_crash_between_the_intention_and_the_answer(bench: Bench) -> Non
     assert bench.kallglot.ended == [("sess_1", "error")]
 
 
+@pytest.mark.parametrize("stage", ["creation", "note"])
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_creation_that_a_hand_over_cuts_off_is_the_next_runs(bench: Bench, stage: str, goes_on: bool) -> None:
+    await bench.outbox.start()
+    gate = bench.kallglot.gate if stage == "creation" else bench.store.gate
+    gate.clear()
+    creating = asyncio.get_running_loop().create_task(bench.outbox.create(KEY, "kg-a-1", REQUEST))
+    await bench.kallglot.asked.wait()
+    await asyncio.sleep(0)
+    bench.outbox.leave()
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    gate.set()
+    await bench.outbox.stop()
+    assert bench.kallglot.ended == []
+    assert bench.store.pending[KEY].reason == ""
+    bench.outbox = bench.another()
+    await bench.outbox.start(waiting=["kg-a-1"])
+    bench.outbox.decide("kg-a-1", [KEY] if goes_on else [])
+    if goes_on:
+        assert (await bench.outbox.create(KEY, "kg-a-1", REQUEST)).id == "sess_1"
+        bench.clock.advance(MAX_PAUSE)
+        await asyncio.sleep(0.02)
+        assert bench.kallglot.open == {"sess_1"}
+        await bench.outbox.end(KEY, "sess_1", "completed")
+    await bench.until(bench.settled)
+    assert bench.kallglot.requests == [REQUEST]
+    assert bench.kallglot.ended == [("sess_1", "completed" if goes_on else "error")]
+
+
+async def test_a_creation_that_a_stop_cuts_off_is_ended_by_it(bench: Bench) -> None:
+    await bench.outbox.start()
+    bench.kallglot.gate.clear()
+    creating = asyncio.get_running_loop().create_task(bench.outbox.create(KEY, "kg-a-1", REQUEST))
+    await bench.kallglot.asked.wait()
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    bench.kallglot.gate.set()
+    await bench.outbox.stop()
+    assert bench.kallglot.ended == [("sess_1", "error")]
+    assert bench.settled()
+
+
 async def test_a_key_that_kallglot_has_forgotten_buys_no_second_session(bench: Bench) -> None:
     bench.store.pending = {KEY: left(KEY, session_id="")}
     bench.clock.advance(KEY_LIFE + 1)

@@ -12,10 +12,12 @@ from kallglot_ari.errors import (
     ApiCreditsExhausted,
     ApiError,
     ApiInvalid,
+    ApiRateLimited,
     ApiUnauthorized,
     ApiUnavailable,
     UsageError,
 )
+from kallglot_ari.kallglot.http import NotSent
 from kallglot_ari.modes.trunk_scripts import read_arguments
 from kallglot_ari.settings import KallglotSettings
 from tests.modes.trunk_lab import Lab
@@ -73,6 +75,8 @@ async def test_session_twice_on_one_channel_is_one_session(lab: Lab) -> None:
     ("error", "status", "pending"),
     [
         (ApiUnavailable("down", status=503), "UNAVAILABLE", 1),
+        (NotSent("refused"), "UNAVAILABLE", 0),
+        (ApiRateLimited("later", status=429), "UNAVAILABLE", 0),
         (ApiUnauthorized("key", status=401), "UNAVAILABLE", 0),
         (ApiCreditsExhausted("pay", status=402), "UNAVAILABLE", 0),
         (ApiInvalid("language", status=422, param="source_language"), "FAILED", 0),

@@ -172,6 +172,57 @@ async def test_calls_outlive_a_restart(followed: Lab) -> None:
     assert not second.store.pending
 
 
+async def test_calls_of_another_instance_with_the_same_database_are_its_own(followed: Lab) -> None:
+    await followed.channel("1.1").agi("session")
+    (call_id,) = await followed.store.mappings("trunk")
+    other = Lab(ami_user="kallglot", store=followed.store, instance="t2")
+    await other.mode.start()
+    assert other.mode.calls() == []
+    await other.mode.stop()
+    assert list(await followed.store.mappings("trunk")) == [call_id]
+
+
+async def test_an_agent_who_joined_is_known_after_a_restart(followed: Lab) -> None:
+    first = Lab(ami_user="kallglot", store=followed.store)
+    await first.mode.start()
+    await first.channel("1.1").agi("session")
+    (view,) = first.mode.calls()
+    await first.channel("2.1").agi("session", f"call={view.id}")
+    first.mode._book.get(view.id).agent_expected = True  # type: ignore[union-attr]
+    await first.channel("1.2", "1.1").agi("answered", "session=sess_1", "party=1.1")
+    await first.mode.stop(keep_calls=True)
+    second = Lab(ami_user="kallglot", store=first.store)
+    await second.mode.start()
+    second.follower.event(ami.ChannelGone("2.1", "PJSIP/2-1", "2.1", 16, ""))
+    await second.until(lambda: second.api.ended == [("sess_1", "agent_hangup")])
+    await second.mode.stop()
+
+
+async def test_a_call_whose_agent_still_rings_does_not_outlive_a_restart(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dialplan waits for an answer of this process, gets none, and goes on without the session."""
+
+    async def originate(dial: str, **_: object) -> None: ...
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        cancelled.append(channel)
+        return True
+
+    cancelled: list[str] = []
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(followed.follower.client, "originate", originate)
+    monkeypatch.setattr(followed.follower.client, "hangup", hangup)
+    running = asyncio.get_running_loop().create_task(followed.channel("1.1").agi("session", "agent=PJSIP/1"))
+    await followed.until(lambda: bool(followed.api.open))
+    await followed.mode.stop(keep_calls=True, grace=0.1)
+    assert (await running).get("SESSION_ID", "") == ""
+    assert followed.api.ended == [("sess_1", "error")]
+    assert len(cancelled) == 1
+    assert not followed.store.pending
+    assert await followed.store.mappings("trunk") == {}
+
+
 async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = followed
     dialled: list[str] = []

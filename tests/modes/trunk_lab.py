@@ -17,7 +17,9 @@ from tests.modes.trunk_fakes import AgiChannel, FakeHub, FakeStore, FakeTranslat
 class Lab:
     """A trunk mode and all that it talks to."""
 
-    def __init__(self, *, ami_user: str = "", max_calls: int = 0, store: FakeStore | None = None) -> None:
+    def __init__(
+        self, *, ami_user: str = "", max_calls: int = 0, store: FakeStore | None = None, instance: str = "t1"
+    ) -> None:
         self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
         self.clock, self.metrics = ManualClock(), Metrics()
         api: Translator = self.api
@@ -28,7 +30,7 @@ class Lab:
             api, durable, hub,
             kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
             service=ServiceSettings(max_calls=max_calls), ami=AmiSettings(username=ami_user, port=1),
-            metrics=self.metrics, clock=self.clock, instance="t1",
+            metrics=self.metrics, clock=self.clock, instance=instance,
         )  # fmt: skip
 
     @property
