@@ -134,7 +134,7 @@ class Listen:
             return
         buffer = self._load(legs, row)
         self._account(legs, row, packet, at, buffer)
-        ticks = self._codec.ticks(len(packet.payload))
+        ticks = self._codec.ticks(packet.payload)
         verdict = buffer.push(packet, at, ticks)
         if verdict == "late":
             legs.late[row] += 1
@@ -249,7 +249,7 @@ class Listen:
             sound = voice.heard(payload)
         except MediaError:
             self.discarded["malformed"] += 1
-            sound = voice.lost(self._step)
+            sound = voice.lost(self._codec.ticks(payload))
         if legs.tapped[row]:
             self._tap(row, voice.pcm)
         return sound

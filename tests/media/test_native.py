@@ -116,7 +116,7 @@ def test_what_goes_up_is_the_same(library: Native, codec: str, happens: list[Mom
             type_ = 99 if here == "strange" else form.receive_type
             packet = RtpPacket(type_, sequence[leg], timestamp[leg], ssrc[leg], rng.randbytes(size), marker=beat == 0)
             sequence[leg] = (sequence[leg] + 1) & 0xFFFF
-            timestamp[leg] = (timestamp[leg] + form.ticks(size)) & 0xFFFFFFFF
+            timestamp[leg] = (timestamp[leg] + form.ticks(bytes(size))) & 0xFFFFFFFF
             if not (moment.lost[leg] and rng.random() < 0.3):
                 waiting += [(now + moment.delays[leg], leg, packet.pack())] * (2 if here == "twice" else 1)
         waiting.sort(key=lambda entry: entry[:2])
