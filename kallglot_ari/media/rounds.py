@@ -163,5 +163,6 @@ class Rounds:
             np.copyto(part["next_position"], part["emitted"], where=beyond)
             np.copyto(part["base"], arrival - part["emitted"] / self._codec.clock_rate, where=beyond)
             np.copyto(part["spread"], 0.0, where=beyond)
+            np.copyto(part["transit"], np.nan, where=beyond)
         put(records, at, part)
         in_turn[at] = True

@@ -29,7 +29,7 @@ CAPACITY = 128
 _RESTART = 100
 """A number further back than this, twice in a row, is a source that started anew (RFC 3550 Appendix A.1)."""
 _JUMP = 3000
-_DRIFT_LIMIT = 2.0
+DRIFT_LIMIT = 2.0
 """Seconds between timestamp and arrival past which the timestamps are a new series."""
 PATIENCE = 2
 """Frames waited beyond the target when nothing at all comes, and nothing proves a loss: most often it is only late."""
@@ -89,6 +89,8 @@ class JitterBuffer:
     started: bool = False
     restarts: int = 0
     """How often numbers or timestamps began anew."""
+    moved: bool = False
+    """Positions stand elsewhere than before against the sender's time: delays measured before and after cannot be compared."""
     expired: int = 0
     """Packets dropped after all: in their turn, because the output was more than `max_ms` past them, or held when numbers began anew."""
     _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
@@ -124,8 +126,8 @@ class JitterBuffer:
         if not self.started:
             self._start(packet, now)
         ahead = signed_distance(packet.sequence, t.next_sequence, SEQUENCE_BITS)
-        position = self._position(packet)
-        strayed = abs(now - (t.base + position / self.clock_rate)) > _DRIFT_LIMIT
+        position = self.position(packet)
+        strayed = abs(now - (t.base + position / self.clock_rate)) > DRIFT_LIMIT
         if ahead < -_RESTART or ahead > _JUMP:
             if self._odd is None or packet.sequence != (self._odd + 1) & 0xFFFF:
                 self._odd = packet.sequence
@@ -140,7 +142,7 @@ class JitterBuffer:
             return "duplicate"
         if len(self._held) >= CAPACITY:
             return "overflow"
-        self._measure(self._position(packet), now)
+        self._measure(self.position(packet), now)
         self._held[packet.sequence] = (packet, now, self.frame if ticks is None else ticks)
         return ""
 
@@ -153,7 +155,7 @@ class JitterBuffer:
             entry = self._held.get(t.next_sequence)
             if entry is not None:
                 packet, at, length = entry
-                position = self._position(packet)
+                position = self.position(packet)
                 if position > t.emitted:
                     gap = position - t.emitted
                     t.emitted = position
@@ -189,6 +191,7 @@ class JitterBuffer:
         t.next_position = t.emitted
         t.base = now - (t.next_position - self.frame) / self.clock_rate
         t.spread = 0.0
+        self.moved = True
         self._expired_in_a_row = 0
 
     def _overdue(self, now: float) -> Missing | None:
@@ -205,7 +208,7 @@ class JitterBuffer:
         t = self.timing
         nearest = min(self._held, key=lambda sequence: (sequence - t.next_sequence) & 0xFFFF)
         packets = (nearest - t.next_sequence) & 0xFFFF
-        between = self._position(self._held[nearest][0]) - t.next_position
+        between = self.position(self._held[nearest][0]) - t.next_position
         length = max(0, min(self.frame, between // packets))
         t.next_sequence = (t.next_sequence + 1) & 0xFFFF
         t.next_timestamp = (t.next_timestamp + length) & 0xFFFFFFFF
@@ -221,7 +224,8 @@ class JitterBuffer:
         self.started = False
         self._drop_held()
 
-    def _position(self, packet: RtpPacket) -> int:
+    def position(self, packet: RtpPacket) -> int:
+        """Where a packet belongs, by its timestamp."""
         t = self.timing
         return t.next_position + signed_distance(packet.timestamp, t.next_timestamp, TIMESTAMP_BITS)
 
@@ -237,6 +241,7 @@ class JitterBuffer:
 
     def _restart(self, packet: RtpPacket, now: float) -> None:
         self.restarts += 1
+        self.moved = True
         self._drop_held()
         self._start(packet, now)
 

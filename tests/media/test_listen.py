@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -361,3 +362,51 @@ def test_an_opus_packet_that_cannot_be_decoded_lasts_as_long_as_it_says() -> Non
         now = 5.0 + number * 0.12
         ear.datagram(legs, 0, RtpPacket(107, number, number * 5760, 1, b"\x19xyy"[: 4 - number % 2]).pack(), now, now)
         assert legs.clock[0] == legs.emitted[0] * 2 // 3
+
+
+def one_leg(rig: Rig, packets: list[tuple[float, int, int]]) -> None:
+    """(arrival, number, timestamp) each, of leg 0."""
+    for at, number, timestamp in packets:
+        data = RtpPacket(0, number & 0xFFFF, timestamp & 0xFFFFFFFF, 1, payload(0, number)).pack()
+        rig.take([(0, at, data)], at)
+        rig.listen.overdue(rig.legs, at)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] if n < 50 else [(5.0 + n * 0.02, n, n * 160 + 1_500_000_000)],
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] if n < 50 else [(5.0 + n * 0.02, n + 30_000, n * 160 + 99_000_000)],
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] + [(5.001 + n * 0.02, 40_000, 2_000_000_000)] * (n == 50),
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] + [(5.001 + n * 0.02, n - 3, 2_000_000_000)] * (n == 50),
+    ],
+    ids=["timestamp", "series", "stray", "stray behind"],
+)
+def test_what_is_of_another_series_is_no_jitter(strange: Callable[[int], list[tuple[float, int, int]]]) -> None:
+    rig = Rig(1)
+    for number in range(60):
+        one_leg(rig, strange(number))
+        assert rig.legs.jitter[0] < 0.001, number
+
+
+def test_a_stray_packet_for_one_that_was_given_up_is_no_jitter() -> None:
+    rig = Rig(1)
+    one_leg(rig, [(5.0 + n * 0.02, n, n * 160) for n in range(50) if n != 40])
+    assert rig.legs.jitter[0] < 0.001
+    one_leg(rig, [(5.99, 40, 2_000_000_000)])
+    assert rig.legs.late[0] == 1
+    assert rig.legs.jitter[0] < 0.001
+
+
+def test_a_way_that_has_become_longer_for_good_is_one_jump_and_not_two() -> None:
+    rig = Rig(1)
+    sent = {500 + 2 * number + (50 if number >= 50 else 0): number for number in range(150)}
+    rises, before = 0, 0.0
+    for beat in range(500, 880):
+        if (number := sent.get(beat)) is not None:
+            one_leg(rig, [(beat / 100, number, number * 160)])
+        rig.listen.overdue(rig.legs, beat / 100)
+        rises += rig.legs.jitter[0] > before + 0.001
+        before = float(rig.legs.jitter[0])
+    assert rig.legs.late[0] > 5  # until it was plain
+    assert rises == 1
