@@ -75,7 +75,7 @@ class Listen:
             )  # fmt: skip
         self._rounds = Rounds(
             codec, self._convert, self.chunks,
-            first_half=self._first_half, most_ahead=self._most_ahead, quiet=self._quiet,
+            first_half=self._first_half, most_ahead=self._most_ahead, quiet=self._quiet, skipped=self._skipped,
         )  # fmt: skip
 
     # --- a block of datagrams ---------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Listen:
         if first:
             legs.received[row] += 1
             legs.expected[row] += 1
-        elif verdict != "odd":
+        elif verdict not in ("odd", "duplicate"):
             self._account(legs, row, packet, at, buffer, verdict)
         if verdict == "late":
             legs.late[row] += 1
@@ -171,6 +171,8 @@ class Listen:
     ) -> None:
         """Loss, order and jitter of a packet that may be out of turn (RFC 3550 §6.4.1, Appendix A), once the buffer has it.
 
+        Duplicates are left out. RFC 3550 counts them as received, where each makes up for a packet that was lost: on a path that doubles
+        packets a loss of half of them would not be seen, and copies would count as late or out of order.
         What begins a new series has no delay that could be compared with those before, nor has a late one with a timestamp of another.
         """
         legs.received[row] += 1
@@ -185,6 +187,10 @@ class Listen:
         ahead = signed_distance(packet.sequence, buffer.timing.next_sequence, 16)
         if ahead < 0 or ahead < buffer.furthest:
             legs.reordered[row] += 1
+
+    def _skipped(self, row: int, next_sequence: int, count: int) -> None:
+        if (buffer := self._buffers.get(row)) is not None:
+            buffer.skip(next_sequence, count)
 
     def _load(self, legs: Legs, row: int) -> JitterBuffer:
         buffer = self._buffers.get(row)

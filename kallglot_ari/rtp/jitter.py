@@ -28,6 +28,7 @@ CAPACITY = 128
 """Packets kept at most."""
 _RESTART = 100
 """A number further back than this, twice in a row, is a source that started anew (RFC 3550 Appendix A.1)."""
+_KNOWN = (1 << _RESTART) - 1
 _JUMP = 3000
 DRIFT_LIMIT = 2.0
 """Seconds between timestamp and arrival past which the timestamps are a new series."""
@@ -74,7 +75,7 @@ class Missing:
 
 
 Verdict = Literal["", "late", "duplicate", "overflow", "odd"]
-"""Why a packet was not kept; empty when it was."""
+"""Why a packet was not kept; empty when it was. `late`: its place was given up before; `duplicate`: it, or a copy of it, was here before."""
 
 
 @dataclass(slots=True)
@@ -94,6 +95,9 @@ class JitterBuffer:
     expired: int = 0
     """Packets dropped after all: in their turn, because the output was more than `max_ms` past them, or held when numbers began anew."""
     _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
+    _given_up: int = 0
+    """A bit for each of the numbers before `_given_up_to`, the nearest lowest: it was given up and has not come since."""
+    _given_up_to: int = 0
     _odd: int | None = None
     _unanswered: int = 0
     """Frames filled since the last packet came."""
@@ -134,7 +138,7 @@ class JitterBuffer:
                 return "odd"
             self._restart(packet, now)
         elif ahead < 0:
-            return "late"
+            return "late" if self._take_back(-ahead) else "duplicate"
         elif strayed:
             self._restart(packet, now)
         self._odd = None
@@ -213,11 +217,27 @@ class JitterBuffer:
         t.next_sequence = (t.next_sequence + 1) & 0xFFFF
         t.next_timestamp = (t.next_timestamp + length) & 0xFFFFFFFF
         t.next_position += length
+        self.skip(t.next_sequence, 1)
         if t.next_position <= t.emitted:
             return None  # filled already while nothing came
         gap = t.next_position - t.emitted
         t.emitted = t.next_position
         return Missing(gap, "lost")
+
+    def skip(self, next_sequence: int, count: int) -> None:
+        """The `count` packets before `next_sequence`, whose turn is next, are given up: those that still come are late."""
+        passed = (next_sequence - self._given_up_to) & 0xFFFF
+        before = self._given_up << passed if passed <= _RESTART else 0
+        self._given_up = (before | ((1 << count) - 1)) & _KNOWN
+        self._given_up_to = next_sequence
+
+    def _take_back(self, behind: int) -> bool:
+        """Whether the packet `behind` numbers back was given up; from now on it was here."""
+        self.skip(self.timing.next_sequence, 0)
+        bit = 1 << (behind - 1)
+        given_up = bool(self._given_up & bit)
+        self._given_up &= ~bit
+        return given_up
 
     def restart(self) -> None:
         """Another source: the next packet begins a new series, which goes on where the output stands."""
@@ -232,6 +252,7 @@ class JitterBuffer:
     def _start(self, packet: RtpPacket, now: float) -> None:
         t = self.timing
         t.next_sequence, t.next_timestamp = packet.sequence, packet.timestamp
+        self._given_up, self._given_up_to = 0, packet.sequence
         if t.seen:  # time that passed meanwhile is silence
             elapsed = int((now - t.base) * self.clock_rate)
             t.next_position = max(t.emitted, elapsed - elapsed % self.frame)

@@ -410,3 +410,49 @@ def test_a_way_that_has_become_longer_for_good_is_one_jump_and_not_two() -> None
         before = float(rig.legs.jitter[0])
     assert rig.legs.late[0] > 5  # until it was plain
     assert rises == 1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+def test_packets_that_are_sent_twice_count_once(loss: float) -> None:
+    """And hide no loss: a path that doubles every packet is as good as one that does not."""
+    once, twice = Rig(1), Rig(1)
+    rng = random.Random(5)
+    for number in range(500):
+        at = 5.0 + number * 0.02
+        gone = 0 < number < 499 and rng.random() < loss
+        for rig, copies in ((once, 1), (twice, 2)):
+            for copy in range(0 if gone else copies):
+                one_leg(rig, [(at + copy * 0.003, number, number * 160)])
+            rig.listen.overdue(rig.legs, at + 0.01)
+    assert twice.said(0) == once.said(0)
+    assert twice.listen.discarded == {"duplicate": int(twice.legs.received[0])}
+    for name in ("received", "expected", "late", "reordered", "concealed", "jitter"):
+        assert getattr(twice.legs, name)[0] == getattr(once.legs, name)[0], name
+    assert (
+        once.legs.received[0]
+        == twice.listen.discarded["duplicate"]
+        == 500 - (once.legs.expected[0] - once.legs.received[0])
+    )
+
+
+def test_what_was_given_up_is_late_once_and_then_a_duplicate() -> None:
+    rig = Rig(1)
+    one_leg(rig, [(5.0 + n * 0.02, n, n * 160) for n in range(50) if n not in (40, 42)])
+    one_leg(rig, [(6.0, n, n * 160) for n in (40, 41, 40, 42)])
+    assert rig.listen.discarded == {"late": 2, "duplicate": 2}
+    assert rig.legs.late[0] == rig.legs.reordered[0] == 2
+    assert rig.legs.received[0] == rig.legs.expected[0] == 50
+
+
+def test_what_all_legs_had_given_up_is_late_too() -> None:
+    legs = 100
+    rig = Rig(legs)
+    for number in (*range(10), 15, 16):
+        burst(rig, legs, range(number, number + 1), number * 0.02)
+        rig.listen.overdue(rig.legs, number * 0.02)
+    rig.listen.overdue(rig.legs, 0.4)
+    burst(rig, legs, range(12, 14), 0.41)
+    burst(rig, legs, range(8, 14), 0.42)
+    assert rig.legs.late[:legs].tolist() == [4] * legs
+    assert (rig.legs.expected - rig.legs.received)[:legs].tolist() == [1] * legs
+    assert rig.listen.discarded == {"late": 4 * legs, "duplicate": 4 * legs}
