@@ -269,6 +269,10 @@ class AmiClient:
             if m.get("event", "").lower() == "coreshowchannel"
         ]
 
+    async def variable(self, channel: str, name: str) -> str:
+        """A channel's variable, or what a dialplan function of that name says of it. :raises AmiError:"""
+        return (await self.action("Getvar", Channel=channel, Variable=name))[0].get("value", "")
+
     async def hangup(self, channel: str, cause: int = 16) -> bool:
         """Hang a channel up; False when it is gone already."""
         try:

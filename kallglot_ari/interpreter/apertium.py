@@ -74,13 +74,16 @@ class _Pair:
         if self._process is None or self._process.returncode is not None:
             try:
                 command = pipeline(self._mode.read_text(encoding="utf-8"))
-            except OSError as error:
-                raise InterpreterError(f"apertium: {self._mode} cannot be read: {error.strerror}") from None
-            self._process = await asyncio.create_subprocess_exec(
-                "nice", "-n", "10", "sh", "-c", command,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
+            except (OSError, ValueError) as error:
+                raise InterpreterError(f"apertium: {self._mode} cannot be read: {error}") from None
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    "nice", "-n", "10", "sh", "-c", command,
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                )  # fmt: skip
+            except (OSError, ValueError) as error:
+                raise InterpreterError(f"apertium: {self._name} cannot be started: {error}") from None
         return self._process
 
     async def close(self) -> None:

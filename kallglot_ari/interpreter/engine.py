@@ -62,12 +62,18 @@ class OfflineSession:
         steps += [context.voice.prepare(code) for code in known]
         for result in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(result, InterpreterError):
-                context.problem("interpreter_unavailable", str(result))
-                self._own_voice = True
-                for speaker in self._speakers.values():
-                    speaker.own_voice = True
+                self._cannot(str(result))
+            elif isinstance(result, Exception):
+                _log.error("prepare_crashed", session=context.session_id, exc_info=result)
+                self._cannot(f"{type(result).__name__}, see the log")
             elif isinstance(result, BaseException):
                 raise result
+
+    def _cannot(self, reason: str) -> None:
+        self.context.problem("interpreter_unavailable", reason)
+        self._own_voice = True
+        for speaker in self._speakers.values():
+            speaker.own_voice = True
 
     def feed(self, speaker: str, audio: StreamAudio, timestamp_ms: int) -> None:
         """Take a chunk; neither blocks nor raises."""

@@ -268,6 +268,9 @@ class Speaker:
                 self._left_out(turn)
             except InterpreterError as error:
                 self._failed(turn, turn.partial_text, str(error))
+            except Exception as error:  # noqa: BLE001 - boundary: one turn's fault must not silence the speaker for good
+                _log.error("turn_crashed", session=self._context.session_id, speaker=self.name, exc_info=error)
+                self._failed(turn, turn.partial_text, f"{type(error).__name__}, see the log")
             finally:
                 turn.closed = True
 

@@ -80,11 +80,14 @@ class EspeakVoice:
     async def speak(self, text: str, language: str) -> Sound:
         if reason := self.missing():
             raise InterpreterError(reason)
-        process = await asyncio.create_subprocess_exec(
-            "nice", "-n", "5", "espeak-ng", "-v", self._languages[language].espeak,
-            "-s", str(ESPEAK_WORDS_PER_MINUTE), "--stdin", "--stdout",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "nice", "-n", "5", "espeak-ng", "-v", self._languages[language].espeak,
+                "-s", str(ESPEAK_WORDS_PER_MINUTE), "--stdin", "--stdout",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise InterpreterError(f"speech: espeak-ng cannot be started: {error}") from None
         try:
             out, words = await asyncio.wait_for(process.communicate(clean(text).encode()), ANSWER_SECONDS)
         except TimeoutError:
@@ -129,6 +132,9 @@ class _Piper:
         except InterpreterError as error:
             await self._end()
             return error
+        except (OSError, ValueError) as error:  # no descriptor, memory or room; a line without end
+            await self._end()
+            return InterpreterError(f"speech: Piper failed for {self._model.name}: {error}")
 
     async def _ask(self, text: str) -> Sound:
         process = self._process if self._process and self._process.returncode is None else None
@@ -144,7 +150,7 @@ class _Piper:
 
     async def _start(self) -> asyncio.subprocess.Process:
         await self._end()
-        self._folder = tempfile.TemporaryDirectory(prefix="kallglot-piper-")
+        self._folder = tempfile.TemporaryDirectory(prefix="kallglot-piper-", ignore_cleanup_errors=True)
         program = [sys.executable, "-m", "piper"] if importlib.util.find_spec("piper") else ["piper"]
         self._process = await asyncio.create_subprocess_exec(
             "nice", "-n", "5", *program, "--model", str(self._model), "--output-dir", self._folder.name,

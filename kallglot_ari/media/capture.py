@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _BATCHES = 1000
 """Ticks' worth of notes that may wait for the disk: 10 s."""
+_STOP_SECONDS = 10.0
+"""What the disk has to take what still waits, at the end."""
 
 Reason = Literal["slow", "failed"]
 Lost = Callable[[Reason, int], None]
@@ -156,11 +158,16 @@ class Scribe:
             self._queue.put_nowait([])
 
     def stop(self) -> None:
-        """Write what waits, and end; returns when that is done."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join(10.0)
-            self._thread = None
+        """Write what waits, and end; returns when that is done, or when the disk has not taken it in time."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        until = time.monotonic() + _STOP_SECONDS
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_STOP_SECONDS)
+            thread.join(max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            log.warning("capture_not_finished", extra={"seconds": _STOP_SECONDS})
 
     def _run(self) -> None:
         while (notes := self._queue.get()) is not None:
@@ -183,11 +190,11 @@ class Scribe:
             return
         try:
             note()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - boundary: one file's fault must not end those of all other calls
             target.over = True
-            log.warning("capture_given_up", extra={"path": str(target.path), "error": str(error)})
+            log.warning("capture_given_up", extra={"path": str(target.path), "error": str(error) or repr(error)})
             self._lost("failed", 1)
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(Exception):
                 target.close()
 
 

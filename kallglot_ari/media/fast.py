@@ -52,9 +52,20 @@ class _SendingFields(ctypes.Structure):
     """`sending` of tick.c."""
 
     _fields_ = [
-        *((name, _int) for name in (
-            "first", "unit", "payload_bytes", "coding", "settle", "step", "staged_frames", "packet_bytes", "rows",
-        )),
+        *(
+            (name, _int)
+            for name in (
+                "first",
+                "unit",
+                "payload_bytes",
+                "coding",
+                "settle",
+                "step",
+                "staged_frames",
+                "packet_bytes",
+                "rows",
+            )
+        ),
         *((name, _double) for name in ("second", "burst", "forget")),
         *((name, _pointer) for name in ("silence", "staged", "packets", "legs", "ways", "encoders")),
     ]

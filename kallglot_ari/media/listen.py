@@ -24,7 +24,7 @@ from kallglot_ari.media.native import Native
 from kallglot_ari.media.rounds import SINGLY, Rounds
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
-from kallglot_ari.rtp.jitter import HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer
+from kallglot_ari.rtp.jitter import DRIFT_LIMIT, HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer, Verdict
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.rtp.sequence import signed_distance
 
@@ -86,7 +86,7 @@ class Listen:
             )  # fmt: skip
         self._rounds = Rounds(
             codec, self._convert, self.chunks,
-            first_half=self._first_half, most_ahead=self._most_ahead, quiet=self._quiet,
+            first_half=self._first_half, most_ahead=self._most_ahead, quiet=self._quiet, skipped=self._skipped,
         )  # fmt: skip
 
     # --- a block of datagrams ---------------------------------------------------------------------------------------
@@ -144,9 +144,13 @@ class Listen:
         if packet.ssrc != legs.ssrc[row] and not self._adopt(legs, row, packet):
             return
         buffer = self._load(legs, row)
-        self._account(legs, row, packet, at, buffer)
-        ticks = self._codec.ticks(len(packet.payload))
-        verdict = buffer.push(packet, at, ticks)
+        first = not buffer.started
+        verdict = buffer.push(packet, at, self._codec.ticks(packet.payload))
+        if first:
+            legs.received[row] += 1
+            legs.expected[row] += 1
+        elif verdict not in ("odd", "duplicate"):
+            self._account(legs, row, packet, at, buffer, verdict)
         if verdict == "late":
             legs.late[row] += 1
         if verdict:
@@ -173,21 +177,31 @@ class Listen:
         legs.ssrc[row] = packet.ssrc
         return True
 
-    def _account(self, legs: Legs, row: int, packet: RtpPacket, at: float, buffer: JitterBuffer) -> None:
-        """Loss, order and jitter of a packet that may be out of turn (RFC 3550 §6.4.1, Appendix A)."""
+    def _account(
+        self, legs: Legs, row: int, packet: RtpPacket, at: float, buffer: JitterBuffer, verdict: Verdict
+    ) -> None:
+        """Loss, order and jitter of a packet that may be out of turn (RFC 3550 §6.4.1, Appendix A), once the buffer has it.
+
+        Duplicates are left out. RFC 3550 counts them as received, where each makes up for a packet that was lost: on a path that doubles
+        packets a loss of half of them would not be seen, and copies would count as late or out of order.
+        What begins a new series has no delay that could be compared with those before, nor has a late one with a timestamp of another.
+        """
         legs.received[row] += 1
-        if not buffer.started:
-            legs.expected[row] += 1
+        if buffer.restarts:
             return
-        t = buffer.timing
-        position = t.next_position + signed_distance(packet.timestamp, t.next_timestamp, 32)
-        transit = at - position / self._codec.clock_rate
-        if not np.isnan(legs.transit[row]):
-            legs.jitter[row] += (abs(transit - legs.transit[row]) - legs.jitter[row]) / 16.0
-        legs.transit[row] = transit
-        ahead = signed_distance(packet.sequence, t.next_sequence, 16)
+        transit = at - buffer.position(packet) / self._codec.clock_rate
+        change = abs(transit - legs.transit[row])  # not a number: the first one
+        if verdict != "late" or change <= DRIFT_LIMIT:
+            if not np.isnan(change):
+                legs.jitter[row] += (change - legs.jitter[row]) / 16.0
+            legs.transit[row] = transit
+        ahead = signed_distance(packet.sequence, buffer.timing.next_sequence, 16)
         if ahead < 0 or ahead < buffer.furthest:
             legs.reordered[row] += 1
+
+    def _skipped(self, row: int, next_sequence: int, count: int) -> None:
+        if (buffer := self._buffers.get(row)) is not None:
+            buffer.skip(next_sequence, count)
 
     def _load(self, legs: Legs, row: int) -> JitterBuffer:
         buffer = self._buffers.get(row)
@@ -240,6 +254,9 @@ class Listen:
             legs.late[row] += buffer.expired
             self.discarded["late"] += buffer.expired
             buffer.expired = 0
+        if buffer.moved:
+            buffer.moved = False
+            legs.transit[row] = np.nan
         passed = (buffer.timing.next_sequence - sequence) & 0xFFFF
         if buffer.restarts:
             buffer.restarts = 0
@@ -260,7 +277,7 @@ class Listen:
             sound = voice.heard(payload)
         except MediaError:
             self.discarded["malformed"] += 1
-            sound = voice.lost(self._step)
+            sound = voice.lost(self._codec.ticks(payload))
         if legs.tapped[row]:
             self._tap(row, voice.pcm)
         return sound

@@ -24,6 +24,8 @@ _LEAP = 50
 _MARKER = 1 << 23
 """In the first word of an RTP header."""
 Singly: TypeAlias = Callable[[int, int], None]
+Skipped: TypeAlias = Callable[[int, int, int], None]
+"""Told of a row, the number whose turn is next, and how many before it were given up."""
 Tap: TypeAlias = Callable[[int, NDArray[np.uint8]], None]
 
 
@@ -32,7 +34,7 @@ class Rounds:
 
     def __init__(
         self, codec: Codec, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None, chunks: Chunks, *,
-        first_half: int, most_ahead: int, quiet: NDArray[np.uint8],
+        first_half: int, most_ahead: int, quiet: NDArray[np.uint8], skipped: Skipped,
     ) -> None:  # fmt: skip
         self._codec = codec
         self._frame_in = codec.frame_bytes
@@ -42,6 +44,7 @@ class Rounds:
         self._first_half = first_half
         self._most_ahead = most_ahead
         self._quiet = quiet
+        self._skipped = skipped
         self._turn: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         """For each leg, which datagram is its first: of use only while a block is taken."""
 
@@ -151,6 +154,8 @@ class Rounds:
         part["next_timestamp"] = (part["next_timestamp"] + ahead * self._step) & 0xFFFFFFFF
         part["next_position"] += ahead * self._step
         part["expected"] += ahead
+        for row, sequence, count in zip(rows.tolist(), part["next_sequence"].tolist(), ahead.tolist(), strict=True):
+            self._skipped(row, sequence, count)
         legs.concealed[rows] += missing / self._codec.clock_rate
         for done in range(0, int(missing.max(initial=0)), self._step):
             some = np.flatnonzero(missing > done)
@@ -163,5 +168,6 @@ class Rounds:
             np.copyto(part["next_position"], part["emitted"], where=beyond)
             np.copyto(part["base"], arrival - part["emitted"] / self._codec.clock_rate, where=beyond)
             np.copyto(part["spread"], 0.0, where=beyond)
+            np.copyto(part["transit"], np.nan, where=beyond)
         put(records, at, part)
         in_turn[at] = True

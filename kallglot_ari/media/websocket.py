@@ -104,7 +104,7 @@ class Connection:
             self._codec.receive_type, self._sequence & 0xFFFF, self._position & 0xFFFFFFFF, 1, payload
         ).pack()
         self._sequence += 1
-        self._position += self._codec.ticks(len(payload))
+        self._position += self._codec.ticks(payload)
         return packet
 
     def event(self, event: dict[str, Any]) -> None:

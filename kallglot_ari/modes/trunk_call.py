@@ -31,6 +31,8 @@ class TrunkLeg:
     answered: bool = False
     gone: bool = False
     quality: LegQuality = field(default_factory=LegQuality)
+    clock_rate: int = 0
+    """Hz of its RTP timestamps; 0 while not known."""
     held: bool = False
 
 

@@ -14,7 +14,7 @@ from kallglot_ari.errors import AmiError, SipProbeError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
-from kallglot_ari.modes.trunk_call import TrunkCall
+from kallglot_ari.modes.trunk_call import TrunkCall, TrunkLeg
 from kallglot_ari.modes.trunk_loaded import NotLoaded, check_endpoint
 from kallglot_ari.pbx.addresses import section_name
 from kallglot_ari.rtp.quality import rate
@@ -27,6 +27,7 @@ RECONCILE_SECONDS = 30.0
 YOUNG_SECONDS = 3.0
 """A call younger than this may have channels that the list does not have yet."""
 MAX_DIGITS = 200
+CODEC = "CHANNEL(audionativeformat)"
 _TRUNK_CHANNEL = re.compile(r"(PJSIP|SIP)/kallglot(-\d+)?-[0-9a-f]{8}")
 
 
@@ -47,6 +48,8 @@ class Follower:
         self.agents = Agents(self.client)
         self.endpoints: dict[str, ami.EndpointState] = {}
         """What qualify says of each endpoint named ``kallglot…``."""
+        self._asked: set[str] = set()
+        """Uniqueids of the legs whose codec is being asked for."""
         book.cleaners.append(self.clean)
 
     async def start(self) -> None:
@@ -75,6 +78,7 @@ class Follower:
         match event:
             case ami.ChannelUp():
                 self._book.leg_answered(call, event.uniqueid)
+                self._ask_codec(call, event.uniqueid)
             case ami.ChannelGone():
                 if call.channel_gone(event.uniqueid):
                     self._book.publish("leg.left", call, speaker=speaker, cause=event.cause, text=event.cause_text)
@@ -112,13 +116,28 @@ class Follower:
         if event.direction == "received":
             leg.quality = replace(leg.quality, packets_received=event.packets)
             return
-        clock = 48 if "opus" in leg.channel else 8
+        self._ask_codec(call, leg.uniqueid)
         r, mos = rate(100 * event.fraction_lost, 1000 * max(event.rtt, 0) / 2)
         leg.quality = replace(
             leg.quality, packets_sent=event.packets, packets_lost=max(event.lost, 0),
-            jitter_ms=event.jitter / clock, r_factor=r, mos=mos,
+            jitter_ms=1000 * event.jitter / leg.clock_rate if leg.clock_rate else 0.0, r_factor=r, mos=mos,
         )  # fmt: skip
         self._book.publish("leg.quality", call, speaker=leg.role, mos=round(mos, 2), lost=event.lost)
+
+    def _ask_codec(self, call: TrunkCall, uniqueid: str) -> None:
+        """Have a leg's clock rate known, without which jitter cannot be told; asked again with the next report when there is no answer."""
+        leg = call.legs.get(uniqueid)
+        if leg is not None and not leg.clock_rate and not leg.gone and uniqueid not in self._asked:
+            self._asked.add(uniqueid)
+            self._tasks.spawn(self._codec(leg), name=f"codec-{uniqueid}")
+
+    async def _codec(self, leg: TrunkLeg) -> None:
+        try:
+            leg.clock_rate = _clock_rate(await self.client.variable(leg.uniqueid, CODEC))
+        except AmiError as error:
+            _log.debug("trunk_codec_not_told", channel=leg.channel, error=str(error))
+        finally:
+            self._asked.discard(leg.uniqueid)
 
     def _endpoint(self, event: ami.EndpointState) -> None:
         if event.name.partition("-")[0] == "kallglot":
@@ -202,3 +221,11 @@ class Follower:
             except AmiError as error:
                 _log.warning("trunk_leg_left_up", call=call.id, channel=leg.channel, error=str(error))
                 return
+
+
+def _clock_rate(formats: str) -> int:
+    """Of the first of Asterisk's formats, ``(opus|ulaw)``; 0 when it names none."""
+    name = formats.strip("() ").partition("|")[0]
+    if name in ("", "nothing"):
+        return 0
+    return 48000 if name == "opus" else 8000

@@ -28,8 +28,9 @@ CAPACITY = 128
 """Packets kept at most."""
 _RESTART = 100
 """A number further back than this, twice in a row, is a source that started anew (RFC 3550 Appendix A.1)."""
+_KNOWN = (1 << _RESTART) - 1
 _JUMP = 3000
-_DRIFT_LIMIT = 2.0
+DRIFT_LIMIT = 2.0
 """Seconds between timestamp and arrival past which the timestamps are a new series."""
 PATIENCE = 2
 """Frames waited beyond the target when nothing at all comes, and nothing proves a loss: most often it is only late."""
@@ -74,7 +75,7 @@ class Missing:
 
 
 Verdict = Literal["", "late", "duplicate", "overflow", "odd"]
-"""Why a packet was not kept; empty when it was."""
+"""Why a packet was not kept; empty when it was. `late`: its place was given up before; `duplicate`: it, or a copy of it, was here before."""
 
 
 @dataclass(slots=True)
@@ -89,9 +90,14 @@ class JitterBuffer:
     started: bool = False
     restarts: int = 0
     """How often numbers or timestamps began anew."""
+    moved: bool = False
+    """Positions stand elsewhere than before against the sender's time: delays measured before and after cannot be compared."""
     expired: int = 0
     """Packets dropped after all: in their turn, because the output was more than `max_ms` past them, or held when numbers began anew."""
     _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
+    _given_up: int = 0
+    """A bit for each of the numbers before `_given_up_to`, the nearest lowest: it was given up and has not come since."""
+    _given_up_to: int = 0
     _odd: int | None = None
     _unanswered: int = 0
     """Frames filled since the last packet came."""
@@ -124,15 +130,15 @@ class JitterBuffer:
         if not self.started:
             self._start(packet, now)
         ahead = signed_distance(packet.sequence, t.next_sequence, SEQUENCE_BITS)
-        position = self._position(packet)
-        strayed = abs(now - (t.base + position / self.clock_rate)) > _DRIFT_LIMIT
+        position = self.position(packet)
+        strayed = abs(now - (t.base + position / self.clock_rate)) > DRIFT_LIMIT
         if ahead < -_RESTART or ahead > _JUMP:
             if self._odd is None or packet.sequence != (self._odd + 1) & 0xFFFF:
                 self._odd = packet.sequence
                 return "odd"
             self._restart(packet, now)
         elif ahead < 0:
-            return "late"
+            return "late" if self._take_back(-ahead) else "duplicate"
         elif strayed:
             self._restart(packet, now)
         self._odd = None
@@ -140,7 +146,7 @@ class JitterBuffer:
             return "duplicate"
         if len(self._held) >= CAPACITY:
             return "overflow"
-        self._measure(self._position(packet), now)
+        self._measure(self.position(packet), now)
         self._held[packet.sequence] = (packet, now, self.frame if ticks is None else ticks)
         return ""
 
@@ -153,7 +159,7 @@ class JitterBuffer:
             entry = self._held.get(t.next_sequence)
             if entry is not None:
                 packet, at, length = entry
-                position = self._position(packet)
+                position = self.position(packet)
                 if position > t.emitted:
                     gap = position - t.emitted
                     t.emitted = position
@@ -189,6 +195,7 @@ class JitterBuffer:
         t.next_position = t.emitted
         t.base = now - (t.next_position - self.frame) / self.clock_rate
         t.spread = 0.0
+        self.moved = True
         self._expired_in_a_row = 0
 
     def _overdue(self, now: float) -> Missing | None:
@@ -205,29 +212,47 @@ class JitterBuffer:
         t = self.timing
         nearest = min(self._held, key=lambda sequence: (sequence - t.next_sequence) & 0xFFFF)
         packets = (nearest - t.next_sequence) & 0xFFFF
-        between = self._position(self._held[nearest][0]) - t.next_position
+        between = self.position(self._held[nearest][0]) - t.next_position
         length = max(0, min(self.frame, between // packets))
         t.next_sequence = (t.next_sequence + 1) & 0xFFFF
         t.next_timestamp = (t.next_timestamp + length) & 0xFFFFFFFF
         t.next_position += length
+        self.skip(t.next_sequence, 1)
         if t.next_position <= t.emitted:
             return None  # filled already while nothing came
         gap = t.next_position - t.emitted
         t.emitted = t.next_position
         return Missing(gap, "lost")
 
+    def skip(self, next_sequence: int, count: int) -> None:
+        """The `count` packets before `next_sequence`, whose turn is next, are given up: those that still come are late."""
+        passed = (next_sequence - self._given_up_to) & 0xFFFF
+        before = self._given_up << passed if passed <= _RESTART else 0
+        self._given_up = (before | ((1 << count) - 1)) & _KNOWN
+        self._given_up_to = next_sequence
+
+    def _take_back(self, behind: int) -> bool:
+        """Whether the packet `behind` numbers back was given up; from now on it was here."""
+        self.skip(self.timing.next_sequence, 0)
+        bit = 1 << (behind - 1)
+        given_up = bool(self._given_up & bit)
+        self._given_up &= ~bit
+        return given_up
+
     def restart(self) -> None:
         """Another source: the next packet begins a new series, which goes on where the output stands."""
         self.started = False
         self._drop_held()
 
-    def _position(self, packet: RtpPacket) -> int:
+    def position(self, packet: RtpPacket) -> int:
+        """Where a packet belongs, by its timestamp."""
         t = self.timing
         return t.next_position + signed_distance(packet.timestamp, t.next_timestamp, TIMESTAMP_BITS)
 
     def _start(self, packet: RtpPacket, now: float) -> None:
         t = self.timing
         t.next_sequence, t.next_timestamp = packet.sequence, packet.timestamp
+        self._given_up, self._given_up_to = 0, packet.sequence
         if t.seen:  # time that passed meanwhile is silence
             elapsed = int((now - t.base) * self.clock_rate)
             t.next_position = max(t.emitted, elapsed - elapsed % self.frame)
@@ -237,6 +262,7 @@ class JitterBuffer:
 
     def _restart(self, packet: RtpPacket, now: float) -> None:
         self.restarts += 1
+        self.moved = True
         self._drop_held()
         self._start(packet, now)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -155,7 +155,40 @@ def test_opus_round_trip_concealment_and_errors() -> None:
         encoder.encode(pcm[:100])
     with pytest.raises(MediaError, match="complexity of 0 to 10, found 11"):
         opus.OpusEncoder(complexity=11)
-    assert codec.ticks(55) == 960
+
+
+@pytest.mark.parametrize(("config", "ticks"), list(enumerate([480, 960, 1920, 2880] * 3 + [480, 960] * 2 + [120, 240, 480, 960] * 4)))  # fmt: skip
+def test_opus_packets_say_how_long_they_last(config: int, ticks: int) -> None:
+    """RFC 6716: the table of §3.1, and the four kinds of §3.2."""
+    codec = registry.get("opus")
+    kinds = {
+        b"": ticks,
+        b"\1": 2 * ticks,
+        b"\2": 2 * ticks,
+        b"\3\3": 3 * ticks,
+        b"\3\xc1": ticks,
+        b"\3": 960,
+        b"\3\0": 960,
+    }
+    for kind, expected in kinds.items():
+        payload = bytes([config << 3 | (kind[0] if kind else 0)]) + kind[1:] + b"x"[: 0 if kind == b"\3" else 1]
+        assert codec.ticks(payload) == (expected if expected <= 5760 else 960), payload
+    assert codec.ticks(b"") == 960
+
+
+@given(st.binary(min_size=1, max_size=40))
+@settings(max_examples=500, deadline=None)
+def test_an_opus_packet_lasts_as_long_as_what_its_decoder_makes_of_it(payload: bytes) -> None:
+    """Whatever it says; one that the decoder refuses has some length from 2.5 to 120 ms."""
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    ticks = registry.get("opus").ticks(payload)
+    assert 120 <= ticks <= 5760
+    try:
+        pcm = opus.OpusDecoder().decode(payload)
+    except MediaError:
+        return
+    assert pcm.size * 3 == ticks
 
 
 def test_opus_fills_a_loss_from_the_next_packet_better_than_from_what_came_before() -> None:
@@ -209,7 +242,7 @@ def test_registry_figures(name: str, step: int, samples: int, size: int) -> None
     codec = registry.get(name)
     assert (codec.timestamp_step, codec.frame_samples, codec.frame_bytes) == (step, samples, size)
     if size:
-        assert codec.ticks(size) == step
+        assert codec.ticks(bytes(size)) == step
         assert len(codec.encoder().encode(np.zeros(samples, dtype=np.int16))) == size
         assert codec.decoder().lost(samples) is None
 

@@ -237,6 +237,39 @@ async def test_when_an_engine_fails_the_own_voice_is_heard_until_a_turn_succeeds
     assert len(stage.sink.spoken) == before
 
 
+@pytest.mark.parametrize(("part", "method"), [("ears", "recognise"), ("words", "translate"), ("mouth", "speak")])
+async def test_a_fault_that_nobody_expected_costs_one_turn_and_no_more(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, part: str, method: str
+) -> None:
+    async def fault(*args: object, **more: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    session = stage.open()
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(stage, part), method, fault)
+        stage.turn(session)
+        await until(lambda: bool(stage.sink.finals("customer")))
+    assert "own voice: OSError" in stage.sink.finals("customer")[0].text
+    assert np.abs(stage.sink.heard("customer").astype(int)).max() > 30000
+    stage.turn(session)
+    await until(lambda: any(turn.translation for turn in stage.sink.finals("customer")))
+
+
+async def test_a_fault_while_the_engines_are_made_ready_is_told_and_the_own_voice_is_heard(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fault(*args: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(stage.mouth, "prepare", fault)
+    session = stage.open()
+    await until(lambda: bool(stage.sink.problems))
+    assert stage.sink.problems[0][0] == "interpreter_unavailable"
+    stage.feed(session, "customer", LOUD, 0.1)
+    assert len(stage.sink.spoken) == 1
+
+
 async def test_an_unknown_language_is_one_clear_line(stage: Stage) -> None:
     session = stage.open(source="tlh")
     await until(lambda: bool(stage.sink.problems))

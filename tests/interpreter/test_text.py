@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_apertium_pipelines_flush_and_leave_unknown_words() -> None:
     assert apertium.pipeline(mode) == "lt-proc -z /x/a.bin | apertium-tagger -z -g /x/b.prob | lt-proc -z -n /x/c.bin"
     with pytest.raises(InterpreterError, match="empty part"):
         apertium.pipeline("lt-proc a | | lt-proc b")
+
+
+async def test_apertium_that_cannot_be_started_leaves_it_to_the_next_translator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*args: object, **more: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    (tmp_path / "de-en.mode").write_text("lt-proc a.bin")
+    (tmp_path / "es-en.mode").write_text("lt-proc 'a.bin")
+    (tmp_path / "fr-en.mode").write_bytes(b"\xff")
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", full)
+    translator = apertium.ApertiumTranslator(languages.shipped(), (tmp_path,))
+    for source, reason in (("de", "Too many open files"), ("es", "No closing quotation"), ("fr", "utf-8")):
+        with pytest.raises(InterpreterError, match=reason):
+            await translator.translate("Ja.", source, "en")
 
 
 def test_four_languages_are_shipped_with_equal_examples() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,9 +16,10 @@ import pytest
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import InterpreterError
 from kallglot_ari.interpreter.engine import OfflineEngine
+from kallglot_ari.interpreter.languages import shipped
 from kallglot_ari.interpreter.lockfile import models_dir
 from kallglot_ari.interpreter.pico import PicoVoice
-from kallglot_ari.interpreter.voices import PiperVoice, piper_models
+from kallglot_ari.interpreter.voices import EspeakVoice, PiperVoice, Voices, piper_models
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings
 
@@ -62,3 +66,40 @@ async def test_a_sentence_that_nobody_waits_for_any_more_does_not_end_piper() ->
 async def test_a_language_without_any_voice_is_one_clear_line(engine: OfflineEngine) -> None:
     with pytest.raises(InterpreterError, match="no voice for 'tlh'; pip install"):
         await engine.voice.speak("Qapla'.", "tlh")
+
+
+class Full:
+    """Stands for what the machine has no more of."""
+
+    def __init__(self, error: int) -> None:
+        self.error = error
+
+    async def __call__(self, *args: object, **more: object) -> None:
+        raise OSError(self.error, os.strerror(self.error))
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM])
+async def test_a_machine_that_starts_no_program_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: int
+) -> None:
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", Full(error))
+    monkeypatch.setattr(PiperVoice, "missing", staticmethod(lambda: ""))
+    monkeypatch.setattr(EspeakVoice, "missing", staticmethod(lambda: ""))
+    piper = PiperVoice({"en": tmp_path / "en.onnx"})
+    espeak = EspeakVoice(shipped())
+    for voice in (piper, espeak, Voices([piper, espeak])):
+        with pytest.raises(InterpreterError, match=os.strerror(error)):
+            await voice.speak("Hello.", "en")
+    await piper.close()
+
+
+async def test_a_full_disk_is_one_clear_line_from_piper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(PiperVoice, "missing", staticmethod(lambda: ""))
+    piper = PiperVoice({"en": tmp_path / "en.onnx"})
+    with pytest.raises(InterpreterError, match=os.strerror(errno.ENOSPC)):
+        await piper.speak("Hello.", "en")
+    await piper.close()

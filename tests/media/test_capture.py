@@ -7,9 +7,13 @@ import io
 import shutil
 import struct
 import subprocess
+import threading
 import time
 import wave
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -20,7 +24,8 @@ from kallglot_ari.audio import level
 from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import StreamAudio
-from kallglot_ari.media.capture import Pcap, Scribe
+from kallglot_ari.media import capture, recording
+from kallglot_ari.media.capture import Note, Pcap, Scribe, Target, Track
 from kallglot_ari.media.pcap import PcapWriter, checksum, datagram
 from kallglot_ari.media.recording import Recording, check
 from kallglot_ari.metrics import Metrics
@@ -232,3 +237,75 @@ def test_files_that_are_there_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(b"the last call's")
     (tmp_path / "a-2.pcap").write_bytes(b"and another's")
     assert Pcap(tmp_path / "a.pcap").path.name == "a-3.pcap"
+
+
+class Piece:
+    """Something to write to, that fails as it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.over = path, False
+        self.written: list[int] = []
+        self.closed = False
+
+    def write(self, number: int, error: Exception | None = None) -> None:
+        if error is not None:
+            raise error
+        self.written.append(number)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def notes(piece: Piece, *writes: Callable[[], None]) -> list[tuple[Target, Note]]:
+    return [(cast(Target, piece), write) for write in writes]
+
+
+def test_a_fault_that_nobody_expected_ends_one_file_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    lost: list[tuple[str, int]] = []
+    scribe = Scribe(lambda reason, count: lost.append((reason, count)))
+    bad, good = Piece(Path("bad")), Piece(Path("good"))
+    fault = struct.error("argument out of range")
+    scribe.put(notes(bad, *[partial(bad.write, 1, fault)] * 3))
+    scribe.put(notes(good, partial(good.write, 1)))
+    scribe.put(notes(bad, partial(bad.write, 2)))
+    scribe.close(cast(Target, good))
+    scribe.stop()
+    assert (bad.written, bad.closed, good.written, good.closed) == ([], True, [1], True)
+    assert lost == [("failed", 1)]
+    assert [record.message for record in caplog.records] == ["capture_given_up"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_disk_that_hangs_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, full: bool
+) -> None:
+    monkeypatch.setattr(capture, "_STOP_SECONDS", 0.2)
+    scribe = Scribe(lambda reason, count: None)
+    piece, back = Piece(Path("slow")), threading.Event()
+    scribe.put(notes(piece, lambda: piece.write(int(back.wait(20)))))
+    for number in range(2000 if full else 1):
+        scribe.put(notes(piece, partial(piece.write, number)))
+    began = time.monotonic()
+    scribe.stop()
+    assert time.monotonic() - began < 5
+    assert [record.message for record in caplog.records] == ["capture_not_finished"]
+    back.set()
+
+
+def test_a_wav_ends_before_its_header_cannot_say_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recording, "_MOST_BYTES", 4 * 8000 * 3)
+    lost: list[tuple[str, int]] = []
+    scribe = Scribe(lambda reason, count: lost.append((reason, count)))
+    track = Track(tmp_path / "a.wav", "wav", ULAW, "mulaw", 8000)
+    for number in range(500):
+        scribe.put([(track, partial(track.heard, number * 0.02, b"\xff" * 160))])
+    scribe.close(track)
+    scribe.stop()
+    _, said, heard = channels(tmp_path / "a.wav")
+    assert 8000 < said.size == heard.size <= 3 * 8000
+    assert lost == [("failed", 1)]
+    assert ["4 GiB" in str(record.__dict__["error"]) for record in caplog.records] == [True]

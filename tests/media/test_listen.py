@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import random
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from kallglot_ari.audio.codecs import registry
+from kallglot_ari.audio.codecs import opus, registry
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.media import listen, rounds
 from kallglot_ari.media.legs import Legs
@@ -353,3 +354,134 @@ def test_a_gap_at_the_very_beginning_is_not_filled_from_the_call_before(way: str
     simulation.run(begins + 1.0)
     sound = simulation.said(0) if way == "up" else simulation.heard(0)
     assert 250 < np.abs(sound.astype(np.int32)).max() < 420
+
+
+@pytest.mark.parametrize("ms", [10, 20, 40, 60])
+def test_opus_packets_of_any_length_go_up_whole(ms: int) -> None:
+    """A phone's or a gateway's own packet time: nothing is dropped, and no silence lies between."""
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    import opuslib_next
+
+    form = registry.get("opus")
+    ear = Listen(form, "pcm_16", 16000, 100, jitter_min_ms=20, jitter_max_ms=200)
+    legs = Legs(uplink_bytes=ear.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0)
+    legs.open(0, 1, ssrc=1, sequence=0, timestamp=0, phase=0)
+    encoder = opuslib_next.Encoder(16000, 1, "voip")
+    size = 16 * ms
+    pcm = (8000 * np.sin(np.arange(16000) * 0.2)).astype(np.int16)
+    packets = [encoder.encode(pcm[i : i + size].tobytes(), size) for i in range(0, pcm.size - size + 1, size)]
+    for number, sound in enumerate(packets):
+        now = 5.0 + number * ms / 1000
+        ear.datagram(legs, 0, RtpPacket(107, number, number * ms * 48, 1, sound).pack(), now, now)
+    assert legs.received[0] == legs.expected[0] == len(packets)
+    assert not ear.discarded
+    assert legs.clock[0] == len(packets) * size * 2
+    loud = np.abs(np.frombuffer(b"".join(c.sound.audio.payload for c in ear.chunks.ready), dtype=np.int16)[1600:])
+    assert loud.reshape(-1, 160).max(axis=1).min() > 4000
+
+
+def test_an_opus_packet_that_cannot_be_decoded_lasts_as_long_as_it_says() -> None:
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    ear = Listen(registry.get("opus"), "pcm_16", 16000, 100, jitter_min_ms=20, jitter_max_ms=200)
+    legs = Legs(uplink_bytes=ear.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0)
+    legs.open(0, 1, ssrc=1, sequence=0, timestamp=0, phase=0)
+    for number in range(5):  # 120 ms in two frames of one length, which an odd number of bytes cannot be
+        now = 5.0 + number * 0.12
+        ear.datagram(legs, 0, RtpPacket(107, number, number * 5760, 1, b"\x19xyy"[: 4 - number % 2]).pack(), now, now)
+        assert legs.clock[0] == legs.emitted[0] * 2 // 3
+
+
+def one_leg(rig: Rig, packets: list[tuple[float, int, int]]) -> None:
+    """(arrival, number, timestamp) each, of leg 0."""
+    for at, number, timestamp in packets:
+        data = RtpPacket(0, number & 0xFFFF, timestamp & 0xFFFFFFFF, 1, payload(0, number)).pack()
+        rig.take([(0, at, data)], at)
+        rig.listen.overdue(rig.legs, at)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] if n < 50 else [(5.0 + n * 0.02, n, n * 160 + 1_500_000_000)],
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] if n < 50 else [(5.0 + n * 0.02, n + 30_000, n * 160 + 99_000_000)],
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] + [(5.001 + n * 0.02, 40_000, 2_000_000_000)] * (n == 50),
+        lambda n: [(5.0 + n * 0.02, n, n * 160)] + [(5.001 + n * 0.02, n - 3, 2_000_000_000)] * (n == 50),
+    ],
+    ids=["timestamp", "series", "stray", "stray behind"],
+)
+def test_what_is_of_another_series_is_no_jitter(strange: Callable[[int], list[tuple[float, int, int]]]) -> None:
+    rig = Rig(1)
+    for number in range(60):
+        one_leg(rig, strange(number))
+        assert rig.legs.jitter[0] < 0.001, number
+
+
+def test_a_stray_packet_for_one_that_was_given_up_is_no_jitter() -> None:
+    rig = Rig(1)
+    one_leg(rig, [(5.0 + n * 0.02, n, n * 160) for n in range(50) if n != 40])
+    assert rig.legs.jitter[0] < 0.001
+    one_leg(rig, [(5.99, 40, 2_000_000_000)])
+    assert rig.legs.late[0] == 1
+    assert rig.legs.jitter[0] < 0.001
+
+
+def test_a_way_that_has_become_longer_for_good_is_one_jump_and_not_two() -> None:
+    rig = Rig(1)
+    sent = {500 + 2 * number + (50 if number >= 50 else 0): number for number in range(150)}
+    rises, before = 0, 0.0
+    for beat in range(500, 880):
+        if (number := sent.get(beat)) is not None:
+            one_leg(rig, [(beat / 100, number, number * 160)])
+        rig.listen.overdue(rig.legs, beat / 100)
+        rises += rig.legs.jitter[0] > before + 0.001
+        before = float(rig.legs.jitter[0])
+    assert rig.legs.late[0] > 5  # until it was plain
+    assert rises == 1
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+def test_packets_that_are_sent_twice_count_once(loss: float) -> None:
+    """And hide no loss: a path that doubles every packet is as good as one that does not."""
+    once, twice = Rig(1), Rig(1)
+    rng = random.Random(5)
+    for number in range(500):
+        at = 5.0 + number * 0.02
+        gone = 0 < number < 499 and rng.random() < loss
+        for rig, copies in ((once, 1), (twice, 2)):
+            for copy in range(0 if gone else copies):
+                one_leg(rig, [(at + copy * 0.003, number, number * 160)])
+            rig.listen.overdue(rig.legs, at + 0.01)
+    assert twice.said(0) == once.said(0)
+    assert twice.listen.discarded == {"duplicate": int(twice.legs.received[0])}
+    for name in ("received", "expected", "late", "reordered", "concealed", "jitter"):
+        assert getattr(twice.legs, name)[0] == getattr(once.legs, name)[0], name
+    assert (
+        once.legs.received[0]
+        == twice.listen.discarded["duplicate"]
+        == 500 - (once.legs.expected[0] - once.legs.received[0])
+    )
+
+
+def test_what_was_given_up_is_late_once_and_then_a_duplicate() -> None:
+    rig = Rig(1)
+    one_leg(rig, [(5.0 + n * 0.02, n, n * 160) for n in range(50) if n not in (40, 42)])
+    one_leg(rig, [(6.0, n, n * 160) for n in (40, 41, 40, 42)])
+    assert rig.listen.discarded == {"late": 2, "duplicate": 2}
+    assert rig.legs.late[0] == rig.legs.reordered[0] == 2
+    assert rig.legs.received[0] == rig.legs.expected[0] == 50
+
+
+def test_what_all_legs_had_given_up_is_late_too() -> None:
+    legs = 100
+    rig = Rig(legs)
+    for number in (*range(10), 15, 16):
+        burst(rig, legs, range(number, number + 1), number * 0.02)
+        rig.listen.overdue(rig.legs, number * 0.02)
+    rig.listen.overdue(rig.legs, 0.4)
+    burst(rig, legs, range(12, 14), 0.41)
+    burst(rig, legs, range(8, 14), 0.42)
+    assert rig.legs.late[:legs].tolist() == [4] * legs
+    assert (rig.legs.expected - rig.legs.received)[:legs].tolist() == [1] * legs
+    assert rig.listen.discarded == {"late": 4 * legs, "duplicate": 4 * legs}

@@ -95,7 +95,9 @@ moments = st.builds(
     st.lists(st.booleans(), min_size=LEGS, max_size=LEGS),
     st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.004, 0.03, 0.09]), min_size=LEGS, max_size=LEGS),
     st.integers(0, LEGS - 2),
-    st.sampled_from(["", "", "", "", "pause", "resume", "source", "short", "long", "silence", "twice", "strange"]),
+    st.sampled_from(
+        ["", "", "", "", "pause", "resume", "source", "short", "long", "silence", "twice", "strange", "jump", "stray"]
+    ),
 )
 
 
@@ -125,11 +127,18 @@ def test_what_goes_up_is_the_same(library: Native, codec: str, happens: list[Mom
                 sequence[leg], timestamp[leg] = rng.randrange(65536), rng.randrange(2**32)
             if here == "silence":
                 timestamp[leg] = (timestamp[leg] + 5 * form.timestamp_step) & 0xFFFFFFFF
+            if here == "jump":
+                timestamp[leg] = (timestamp[leg] + 10**9) & 0xFFFFFFFF
+            if here == "stray":
+                lost = RtpPacket(
+                    form.receive_type, (sequence[leg] + 30_000) & 0xFFFF, 7, ssrc[leg], bytes(form.frame_bytes)
+                )
+                waiting.append((now, leg, lost.pack()))
             size = form.frame_bytes + {"short": -8, "long": 8}.get(here, 0)
             type_ = 99 if here == "strange" else form.receive_type
             packet = RtpPacket(type_, sequence[leg], timestamp[leg], ssrc[leg], rng.randbytes(size), marker=beat == 0)
             sequence[leg] = (sequence[leg] + 1) & 0xFFFF
-            timestamp[leg] = (timestamp[leg] + form.ticks(size)) & 0xFFFFFFFF
+            timestamp[leg] = (timestamp[leg] + form.ticks(bytes(size))) & 0xFFFFFFFF
             if not (moment.lost[leg] and rng.random() < 0.3):
                 waiting += [(now + moment.delays[leg], leg, packet.pack())] * (2 if here == "twice" else 1)
         waiting.sort(key=lambda entry: entry[:2])

@@ -8,11 +8,29 @@ import pytest
 
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.ami.client import AmiClient, ChannelInfo
+from kallglot_ari.errors import AmiUnavailable
 from tests.modes.trunk_lab import Lab, who
 
 
-async def test_a_call_followed_over_ami(followed: Lab) -> None:
+class Codecs:
+    """Answers what a manager interface is asked of a channel, in turn; then it has nothing to say."""
+
+    def __init__(self, answers: list[str | AmiUnavailable]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, str]] = []
+
+    async def __call__(self, channel: str, name: str) -> str:
+        self.asked.append((channel, name))
+        answer = self.answers.pop(0) if self.answers else ""
+        if isinstance(answer, AmiUnavailable):
+            raise answer
+        return answer
+
+
+async def test_a_call_followed_over_ami(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab, tell = followed, followed.follower.event
+    codecs = Codecs(["(ulaw)"])
+    monkeypatch.setattr(lab.follower.client, "variable", codecs)
     await lab.channel("1.1").agi("session")
     tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-00000001", "kallglot/sip:sess_1@sip.example;transport=tls"))
     assert lab.mode.calls()[0].state == "ringing"
@@ -25,6 +43,7 @@ async def test_a_call_followed_over_ami(followed: Lab) -> None:
     tell(ami.Held(*who("1.1"), True))
     assert lab.mode.calls()[0].legs[0].held
     tell(ami.Held(*who("1.1"), False))
+    await lab.until(lambda: not codecs.answers)
     tell(ami.Rtcp(*who("1.2"), "sent", 100, 5, 0.05, 80, 0.1))
     tell(ami.Rtcp(*who("1.2"), "received", 120, 0, 0.0, 0, 0.1))
     view = lab.mode.calls()[0]
@@ -40,6 +59,31 @@ async def test_a_call_followed_over_ami(followed: Lab) -> None:
     for event in ("call.created", "call.ringing", "call.answered", "dtmf", "hold", "unhold", "leg.quality", "leg.left"):
         assert event in types
     assert types.count("call.answered") == 1
+
+
+@pytest.mark.parametrize(
+    ("codec", "ms"), [("opus", 10.0), ("(opus|ulaw)", 10.0), ("(g722)", 60.0), ("(ulaw|opus)", 60.0), ("(nothing)", 0.0), ("", 0.0)]
+)  # fmt: skip
+async def test_jitter_is_told_by_the_clock_of_the_legs_codec(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch, codec: str, ms: float
+) -> None:
+    """And not at all before that is known: Asterisk counts it in ticks, of which Opus has six times as many."""
+    lab, tell = followed, followed.follower.event
+    codecs = Codecs([AmiUnavailable("not connected"), codec])
+    monkeypatch.setattr(lab.follower.client, "variable", codecs)
+    await lab.channel("1.1").agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-00000001", "kallglot/sip:sess_1@sip.example;transport=tls"))
+    tell(ami.ChannelUp(*who("1.2")))
+    await lab.until(lambda: len(codecs.answers) == 1)
+    await asyncio.sleep(0)
+    report = ami.Rtcp(*who("1.2"), "sent", 100, 0, 0.0, 480, 0.1)
+    tell(report)
+    assert lab.mode.calls()[0].legs[0].quality.jitter_ms == 0.0
+    await lab.until(lambda: not codecs.answers)
+    await asyncio.sleep(0)
+    tell(report)
+    assert lab.mode.calls()[0].legs[0].quality.jitter_ms == ms
+    assert set(codecs.asked) == {("1.2", "CHANNEL(audionativeformat)")}
 
 
 async def test_who_hung_up_is_the_reason(followed: Lab) -> None:

@@ -85,7 +85,36 @@ def test_a_duplicate_is_refused() -> None:
     assert buffer.held == 2
     assert buffer.furthest == 2
     drain(buffer, 0.0)
-    assert buffer.push(packet(0), 0.01) == "late"
+    assert buffer.push(packet(0), 0.01) == "duplicate"
+    drain(buffer, 0.2)
+    assert [buffer.push(packet(i), 0.2) for i in (1, 1, 2)] == ["late", "duplicate", "duplicate"]
+
+
+@pytest.mark.parametrize("start", [0, 65500])
+def test_only_what_was_given_up_can_be_late(start: int) -> None:
+    """As far back as a packet of this series may be, and once."""
+    buffer = JitterBuffer(8000, FRAME)
+    gone = {5, 6, 60, 104}
+    for i in range(106):
+        if i not in gone:
+            buffer.push(packet(i, start=start), i * 0.02)
+            drain(buffer, i * 0.02)
+    drain(buffer, 2.5)
+    for copy in range(2):
+        for i in range(6, 106):
+            expected = "late" if i in gone and copy == 0 else "duplicate"
+            assert buffer.push(packet(i, start=start), 2.5) == expected
+    for i in range(106, 200):
+        buffer.push(packet(i, start=start), i * 0.02)
+        drain(buffer, i * 0.02)
+    buffer.skip((start + 206) & 0xFFFF, 6)
+    buffer.timing.next_sequence = (start + 206) & 0xFFFF
+    assert [buffer.push(packet(i, start=start), 4.0) for i in (199, 200, 205, 205)] == [
+        "duplicate",
+        "late",
+        "late",
+        "duplicate",
+    ]
 
 
 def test_dtx_is_silence_and_not_loss() -> None:

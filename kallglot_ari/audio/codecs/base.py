@@ -52,6 +52,8 @@ class Codec:
     decoder: Callable[[], Decoder]
     adaptive: bool = False
     """Whether the decoder learns from every payload what the next ones mean, so that silence must be encoded like everything else."""
+    duration: Callable[[bytes], int] | None = None
+    """Ticks of a payload, where its length does not tell."""
 
     @property
     def timestamp_step(self) -> int:
@@ -68,8 +70,10 @@ class Codec:
         """Payload of 20 ms; 0 where it varies."""
         return self.bytes_per_second * FRAME_MS // 1000
 
-    def ticks(self, payload_bytes: int) -> int:
-        """Timestamp ticks a payload of so many bytes lasts; one frame where the length does not tell."""
+    def ticks(self, payload: bytes) -> int:
+        """Timestamp ticks a payload lasts; 20 ms where it does not tell."""
+        if self.duration is not None:
+            return self.duration(payload)
         if not self.bytes_per_second:
             return self.timestamp_step
-        return payload_bytes * self.clock_rate // self.bytes_per_second
+        return len(payload) * self.clock_rate // self.bytes_per_second

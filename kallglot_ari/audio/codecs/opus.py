@@ -21,6 +21,11 @@ _CBR_BIT_RATE = 48000
 CBR_BYTES = _CBR_BIT_RATE * FRAME_MS // 8000
 """A frame of 20 ms at the constant bit rate."""
 _EXPECTED_LOSS_PERCENT = 10
+_USUAL_TICKS = 960
+_MOST_TICKS = 5760
+_SILK, _HYBRID, _CELT = (480, 960, 1920, 2880), (480, 960), (120, 240, 480, 960)
+_TICKS = _SILK * 3 + _HYBRID * 2 + _CELT * 4
+"""Of a frame, at 48 kHz, by the configuration in the first five bits of a packet (RFC 6716 §3.1)."""
 
 
 def _library() -> Any:
@@ -40,6 +45,18 @@ def available() -> bool:
     except MediaError:
         return False
     return True
+
+
+def duration(payload: bytes) -> int:
+    """Ticks at 48 kHz of a packet, by its first byte and its number of frames (RFC 6716 §3.1, §3.2).
+
+    20 ms for one that cannot be: the decoder refuses it, and what is said in its place lasts as long.
+    """
+    if not payload:
+        return _USUAL_TICKS
+    count = (1, 2, 2, payload[1] & 0x3F if len(payload) > 1 else 0)[payload[0] & 3]
+    ticks = count * _TICKS[payload[0] >> 3]
+    return ticks if 0 < ticks <= _MOST_TICKS else _USUAL_TICKS
 
 
 class OpusEncoder:

@@ -24,8 +24,18 @@ CODECS: dict[str, Codec] = {
         Codec("slin", 10, 10, 8000, 8000, 16000, slin.SlinEncoder, slin.SlinDecoder),
         Codec("slin16", 118, None, 16000, 16000, 32000, slin.SlinEncoder, slin.SlinDecoder),
         Codec("slin16le", 118, 118, 16000, 16000, 32000, slin.LittleSlinEncoder, slin.LittleSlinDecoder),
-        Codec("opus_cbr", 107, 107, 16000, 48000, opus.CBR_BYTES * 50, opus.CbrOpusEncoder, opus.OpusDecoder),
-        Codec("opus", 107, None, 16000, 48000, 0, opus.OpusEncoder, opus.OpusDecoder),
+        Codec(
+            "opus_cbr",
+            107,
+            107,
+            16000,
+            48000,
+            opus.CBR_BYTES * 50,
+            opus.CbrOpusEncoder,
+            opus.OpusDecoder,
+            duration=opus.duration,
+        ),
+        Codec("opus", 107, None, 16000, 48000, 0, opus.OpusEncoder, opus.OpusDecoder, duration=opus.duration),
     )
 }
 
