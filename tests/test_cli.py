@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +123,16 @@ def test_a_port_that_is_taken_is_a_failure_and_names_the_setting(
     name = setting.removeprefix("KALLGLOT__").replace("__", ".").lower() or "sandbox"
     (error,) = capfd.readouterr().err.splitlines()
     assert error == f"kallglot-ari: {name}: cannot listen on 127.0.0.1:{port}: the port is taken"
+
+
+def test_the_sandbox_tells_url_and_key_at_once_in_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kallglot_ari", "sandbox", "--engine", "echo", "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    told, deadline = tmp_path / "told.txt", time.monotonic() + 20
+    with told.open("wb") as output, subprocess.Popen(command, env=environment, stdout=output) as process:
+        while len(told.read_text().splitlines()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lines = told.read_text().splitlines()
+        process.terminate()
+        assert process.wait(10) == 0
+    assert [line.partition(":")[0] for line in lines] == ["Kallglot sandbox", "API key"]
