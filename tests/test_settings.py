@@ -257,6 +257,26 @@ def test_secrets_never_show() -> None:
     assert "hush" not in fails('[ari]\npassword = ["hush"]\n')
 
 
+@pytest.mark.parametrize("password", ["pa/hush", "8088/hush", "pa hush", "pa'hush", "pa@hush", "x" * 100 + "hush"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[store]\nurl = "mysql://u:{}@h/db"\n',
+        '[store]\nurl = ["mysql://u:{}@h/db"]\n',
+        '[ari]\nurl = "http://u:{}@h:8088"\n',
+        '[ari]\nurl = "ftp://u:{}@h:8088"\n',
+        '[kallglot]\nurl = "https://u:{}@h:8088"\n',
+        '[kallglot]\nurl = ["https://u:{}@h:8088", "embedded"]\n',
+        '[kallglot]\nmode = "https://u:{}@h:8088"\n',
+    ],
+)
+def test_a_password_in_a_url_never_shows(text: str, password: str) -> None:
+    line = fails(text.format(password))
+    assert "hush" not in line
+    assert "xxxx" not in line
+    assert ".url: expected" in line or ".mode: expected" in line
+
+
 @given(st.sampled_from(sorted(SECTIONS)), st.data())
 def test_any_value_in_any_place_is_taken_or_one_line(section: str, data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(SECTIONS[section].model_fields)))

@@ -351,7 +351,10 @@ class StoreSettings(Section):
     @classmethod
     def _scheme(cls, value: str) -> str:
         if not value.startswith(("sqlite:///", "postgresql://")):
-            raise ValueError("expected sqlite:///FILE or postgresql://…")
+            scheme, found, _ = value.partition("://")
+            raise ValueError(
+                "expected sqlite:///FILE or postgresql://…" + (f", found {scheme[:32]}://…" if found else "")
+            )
         return value
 
 
