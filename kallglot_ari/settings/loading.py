@@ -89,6 +89,10 @@ def read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {file}: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
+    except ValueError:  # of Python's int, which tomllib lets through
+        raise ConfigError(
+            f"configuration file {file}: expected numbers of a few digits, found one of thousands"
+        ) from None
 
 
 def _env_target(name: str) -> tuple[str, str]:
@@ -174,5 +178,7 @@ def _read_secret_files(data: dict[str, Any]) -> None:
                 values[key] = Path(file).read_text(encoding="utf-8").strip()
             except UnicodeDecodeError:
                 raise ConfigError(f"{section}.{key}_file: {file}: expected text in UTF-8") from None
+            except ValueError:
+                raise ConfigError(f"{section}.{key}_file: expected the name of a file, found {file!r}") from None
             except OSError as error:
                 raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error.strerror}") from None

@@ -355,6 +355,10 @@ class StoreSettings(Section):
             raise ValueError(
                 "expected sqlite:///FILE or postgresql://…" + (f", found {scheme[:32]}://…" if found else "")
             )
+        try:
+            urlsplit(value)
+        except ValueError:
+            raise ValueError("expected a host name or address after postgresql:// (IPv6 in brackets)") from None
         return value
 
 

@@ -102,6 +102,9 @@ def _shown(value: Any) -> str:
         return "a table"
     if isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
         return "a list of tables"
-    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
     text = without_credentials(text)
     return text if len(text) <= 100 else text[:99] + "…"
