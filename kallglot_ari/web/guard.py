@@ -161,5 +161,13 @@ def _same_site(headers: Mapping[str, str]) -> None:
     if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Problem(403, "forbidden", "requests from another web site are refused")
     origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("Host", ""):
+    if origin is not None and _netloc(origin) != headers.get("Host", ""):
         raise Problem(403, "forbidden", "requests from another web site are refused")
+
+
+def _netloc(url: str) -> str | None:
+    """None: it is no URL, and so no site of ours."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from aiohttp.http import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 from prometheus_client import Counter
 
 
@@ -17,7 +18,7 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
         self._malformed = malformed
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("exc_info"), HttpProcessingError):
+        if isinstance(kwargs.get("exc_info"), HttpProcessingError | RequestPayloadError):
             self._malformed.inc()
             return
         super().log(level, msg, *args, **kwargs)

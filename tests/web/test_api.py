@@ -274,6 +274,17 @@ class TestWrongBodies:
 
         assert (await error(site, "POST", "/api/v1/calls", 413, data=endless(), headers=JSON))["code"] == "too_large"
 
+    @pytest.mark.parametrize("path", ["/api/v1/calls", "/pbx/hangup", "/webhooks/kallglot"])
+    async def test_a_body_that_is_not_in_its_encoding(
+        self, site: Site, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        headers = {**JSON, "Content-Encoding": "gzip", "Connection": "close"}
+        signed = {**headers, "Kallglot-Signature": "t=1,v1=00"}
+        detail = await error(site, "POST", path, 400, data=b"{}", headers=signed)
+        assert detail["code"] == "bad_request"
+        await error(site, "POST", "/webhooks/kallglot", 401, data=b"{}", headers=headers)
+        assert caplog.records == []
+
     async def test_a_body_that_never_comes(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("kallglot_ari.web.requests.BODY_SECONDS", 0.05)
         host, port = site.server.url.removeprefix("http://").split(":")
