@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kallglot_ari.cli import main
+from kallglot_ari.settings import InterpreterSettings
 
 COMMANDS = ("serve", "demo", "sandbox", "doctor", "config", "calls", "hangup", "transfer", "call", "bench", "models")
 
@@ -83,6 +85,9 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("call PJSIP/1 PJSIP/2 --timeout nan", "--timeout: expected seconds between 1 and 300, found 'nan'"),
         ("call PJSIP/1 PJSIP/2 --timeout 301", "--timeout: expected seconds between 1 and 300, found '301'"),
         ("models", "command: expected a value, found none"),
+        ("models fetch nothing", "NAME: expected one of "),
+        ("models fetch --from gone", "--from: expected a folder, found 'gone'"),
+        ("models list --config gone.toml", "configuration file gone.toml: there is no such file"),
         ("models burn", "command: expected one of list, fetch, found 'burn'"),
     ],
 )  # fmt: skip
@@ -97,6 +102,37 @@ def test_what_cannot_be_the_id_of_a_call_is_not_asked_for(nonsense: str, capsys:
     for command in (["hangup", nonsense], ["transfer", nonsense, "102"]):
         assert main(command) == 2
         assert "CALL: expected the id of a call, found " in said(capsys)
+
+
+@pytest.mark.parametrize("command", ["calls", "models list", "sandbox", "hangup c-1"])
+def test_a_slip_in_a_sections_name_is_told_to_who_needs_one_section(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("c.toml").write_text("[wbe]\nport = 1\n")
+    assert main([*command.split(), "--config", "c.toml"]) == 2
+    assert said(capsys).startswith("kallglot-ari: unknown section [wbe] (from c.toml); expected one of service, ari")
+
+
+def test_models_need_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.toml").write_text('[kallglot]\nurl = "https://a.example/v1"\n[interpreter]\nmodels_dir = "here"\n')
+    assert main(["models", "list", "--config", "c.toml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["folder"].startswith("here/")
+
+
+@pytest.mark.parametrize(("option", "expected"), [([], "echo"), (["--engine", "offline"], "offline")])
+def test_the_sandbox_takes_the_engine_of_the_configuration(
+    option: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None) -> int:
+        taken.append(interpreter.engine)
+        return 0
+
+    monkeypatch.setattr("kallglot_ari.app.sandbox", sandbox)
+    monkeypatch.setenv("KALLGLOT__INTERPRETER__ENGINE", "echo")
+    assert main(["sandbox", *option]) == 0
+    assert taken == [expected]
 
 
 @pytest.mark.parametrize("line", ["calls", "calls --json", "calls --watch", "hangup c-1", "transfer c-1 102"])
