@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 from kallglot_ari.settings import WebSettings
 from kallglot_ari.web.problem import Problem
 
+CHALLENGE = 'Bearer realm="kallglot-ari"'
+"""`WWW-Authenticate`; for a bearer token no browser opens a dialogue of its own."""
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
@@ -84,7 +86,7 @@ class Guard:
                 401,
                 "unauthorized",
                 "expected the header Authorization: Bearer with web.token",
-                headers={"WWW-Authenticate": 'Bearer realm="kallglot-ari"'},
+                headers={"WWW-Authenticate": CHALLENGE},
             )
 
     def _supervises(self, headers: Mapping[str, str]) -> None:

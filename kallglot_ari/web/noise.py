@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 
 class ServerLog(logging.LoggerAdapter[logging.Logger]):
-    """aiohttp's own log, for `web.AppRunner(logger=…)`; what else it says goes on."""
+    """aiohttp's own log, for `Connection(logger=…)`; what else it says goes on."""
 
     def __init__(self, malformed: Counter) -> None:
         super().__init__(logging.getLogger("aiohttp.server"))
