@@ -184,6 +184,13 @@ class TestControl:
         assert (await site.ask("GET", "/api/v1/calls", headers=own))[0] == 401, "and opens nothing else"
         assert [what for what, _ in site.control.asked] == ["supervise", "change_supervision"]
 
+    async def test_of_a_call_without_legs_its_mode_says_what_is_wrong(self, site: Site) -> None:
+        site.control.live["c1"].legs = []
+        site.control.fails = UsageError("transfer: expected a call in media mode, found c1, which its PBX controls")
+        body = {"party": "agent", "target": "1002"}
+        detail = await error(site, "POST", "/api/v1/calls/c1/transfer", 400, json=body)
+        assert (detail["param"], detail["message"]) == ("transfer", str(site.control.fails))
+
     async def test_a_party_that_is_not_there(self, site: Site) -> None:
         site.control.live["c1"].legs[1].state = "gone"
         for action, extra in (("transfer", {"target": "1002"}), ("dtmf", {"digits": "1"})):
