@@ -48,3 +48,9 @@ def ring_seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or not 1 <= float(text) <= 300:
         raise argparse.ArgumentTypeError(f"expected seconds between 1 and 300, found {text!r}")
     return float(text)
+
+
+def within(name: str, value: float, low: int, high: int) -> None:
+    """:raises UsageError: when the argument `name` is not of `low` to `high`."""
+    if not low <= value <= high:
+        raise UsageError(f"{name}: expected {low} to {high}, found {value:g}")

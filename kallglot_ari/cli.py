@@ -50,7 +50,7 @@ def _sandbox(args: argparse.Namespace) -> int:
 
     config = settings.load(args.config, only=("interpreter", "log"))
     log.configure(config.log.level, config.log.format)
-    interpreter = config.interpreter.model_copy(update={"engine": args.engine})
+    interpreter = config.interpreter.model_copy(update={"engine": args.engine or config.interpreter.engine})
     return _run(sandbox(args.host, args.port, interpreter, args.api_key or None))
 
 
@@ -142,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     sandbox = add("sandbox", _sandbox, "the embedded Kallglot-compatible server on its own", config=True)
     sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     sandbox.add_argument("--port", type=port, default=8095, help="0: any free one (8095)")
-    sandbox.add_argument("--engine", choices=("offline", "echo"), default="offline", help="what translates (offline)")
+    sandbox.add_argument("--engine", choices=("offline", "echo"), help="what translates (interpreter.engine: offline)")
     sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
     doctor = add("doctor", _doctor, "check everything a call needs", config=True)
     doctor.add_argument("--json", action="store_true", help="the result as JSON")

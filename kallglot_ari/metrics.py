@@ -95,7 +95,7 @@ class Metrics:
         )  # fmt: skip
         self.tick_lateness = BusyHistogram(
             "kallglot_media_tick_lateness_seconds",
-            "How late the 20 ms media tick ran",
+            "How late the 10 ms media tick ran",
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
             registry=r,
         )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kallglot_ari.cli import main
+from kallglot_ari.settings import InterpreterSettings
 
 COMMANDS = ("serve", "demo", "sandbox", "doctor", "config", "calls", "hangup", "transfer", "call", "bench", "models")
 
@@ -68,9 +74,20 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("bench media --legs 3", "--legs: expected even numbers of 2 to 16000, found '3'"),
         ("bench media --seconds x", "--seconds: expected a number, found 'x'"),
         ("bench media --seconds 0", "--seconds: expected 1 to 3600, found 0"),
+        ("bench agi --seconds 0", "--seconds: expected 1 to 86400, found 0"),
+        ("bench agi --seconds x", "--seconds: expected a number, found 'x'"),
+        ("bench agi --calls-per-minute 6001", "--calls-per-minute: expected 1 to 6000, found 6001"),
+        ("bench agi --loud", "expected no argument '--loud'"),
+        ("bench interpreter --calls 0", "--calls: expected 1 to 20, found 0"),
+        ("bench interpreter --turns 1001", "--turns: expected 1 to 1000, found 1001"),
+        ("bench calls --calls 401", "--calls: expected 1 to 400, found 401"),
+        ("bench calls --seconds nan", "--seconds: expected 1 to 3600, found nan"),
         ("call PJSIP/1 PJSIP/2 --timeout nan", "--timeout: expected seconds between 1 and 300, found 'nan'"),
         ("call PJSIP/1 PJSIP/2 --timeout 301", "--timeout: expected seconds between 1 and 300, found '301'"),
         ("models", "command: expected a value, found none"),
+        ("models fetch nothing", "NAME: expected one of "),
+        ("models fetch --from gone", "--from: expected a folder, found 'gone'"),
+        ("models list --config gone.toml", "configuration file gone.toml: there is no such file"),
         ("models burn", "command: expected one of list, fetch, found 'burn'"),
     ],
 )  # fmt: skip
@@ -85,6 +102,37 @@ def test_what_cannot_be_the_id_of_a_call_is_not_asked_for(nonsense: str, capsys:
     for command in (["hangup", nonsense], ["transfer", nonsense, "102"]):
         assert main(command) == 2
         assert "CALL: expected the id of a call, found " in said(capsys)
+
+
+@pytest.mark.parametrize("command", ["calls", "models list", "sandbox", "hangup c-1"])
+def test_a_slip_in_a_sections_name_is_told_to_who_needs_one_section(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("c.toml").write_text("[wbe]\nport = 1\n")
+    assert main([*command.split(), "--config", "c.toml"]) == 2
+    assert said(capsys).startswith("kallglot-ari: unknown section [wbe] (from c.toml); expected one of service, ari")
+
+
+def test_models_need_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.toml").write_text('[kallglot]\nurl = "https://a.example/v1"\n[interpreter]\nmodels_dir = "here"\n')
+    assert main(["models", "list", "--config", "c.toml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["folder"].startswith("here/")
+
+
+@pytest.mark.parametrize(("option", "expected"), [([], "echo"), (["--engine", "offline"], "offline")])
+def test_the_sandbox_takes_the_engine_of_the_configuration(
+    option: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+
+    async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None) -> int:
+        taken.append(interpreter.engine)
+        return 0
+
+    monkeypatch.setattr("kallglot_ari.app.sandbox", sandbox)
+    monkeypatch.setenv("KALLGLOT__INTERPRETER__ENGINE", "echo")
+    assert main(["sandbox", *option]) == 0
+    assert taken == [expected]
 
 
 @pytest.mark.parametrize("line", ["calls", "calls --json", "calls --watch", "hangup c-1", "transfer c-1 102"])
@@ -119,3 +167,16 @@ def test_a_port_that_is_taken_is_a_failure_and_names_the_setting(
     name = setting.removeprefix("KALLGLOT__").replace("__", ".").lower() or "sandbox"
     (error,) = capfd.readouterr().err.splitlines()
     assert error == f"kallglot-ari: {name}: cannot listen on 127.0.0.1:{port}: the port is taken"
+
+
+def test_the_sandbox_tells_url_and_key_at_once_in_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kallglot_ari", "sandbox", "--engine", "echo", "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    told, deadline = tmp_path / "told.txt", time.monotonic() + 20
+    with told.open("wb") as output, subprocess.Popen(command, env=environment, stdout=output) as process:
+        while len(told.read_text().splitlines()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lines = told.read_text().splitlines()
+        process.terminate()
+        assert process.wait(10) == 0
+    assert [line.partition(":")[0] for line in lines] == ["Kallglot sandbox", "API key"]

@@ -90,8 +90,9 @@ async def test_any_pbx_is_told_where_to_route_and_its_session_is_ended(tmp_path:
             path = f"{service.web_url}/api/v1/calls/{shown['id']}"
             async with http.get(path) as answer:
                 assert (await answer.json())["session_id"] == routed["session_id"]
-            async with http.post(f"{path}/legs", json={"endpoint": "PJSIP/1"}) as answer:
-                assert (answer.status, "which its PBX controls" in await answer.text()) == (400, True)
+            for what, body in (("legs", {"endpoint": "PJSIP/1"}), ("transfer", {"party": "agent", "target": "100"})):
+                async with http.post(f"{path}/{what}", json=body) as answer:
+                    assert (answer.status, "which its PBX controls" in await answer.text()) == (400, True)
             async with http.post(f"{path}/hangup") as answer:
                 assert answer.status == 202
             for _ in range(2):

@@ -146,6 +146,15 @@ def test_environment_of_every_type(name: str, raw: str, expected: object) -> Non
         ('[ari]\npassword_file = "none"\n', "ari.password_file: none cannot be read: No such file or directory"),
         ('[ari]\npassword = "a"\npassword_file = "b"\n', "set both"),
         ('[log]\nlevel = "loud"\n', "log.level"),
+        ('[store]\nurl = "postgresql://[::1"\n', "store.url: expected a host name or address after postgresql://"),
+        ('[ari]\npassword_file = "\\u0000x"\n', "ari.password_file: expected the name of a file, found '\\x00x'"),
+        (f"[web]\nport = {'9' * 5000}\n", "configuration file c.toml: expected numbers of a few digits"),
+        (f"[web]\nport = 0x{'f' * 5000}\n", "web.port: expected at most 65535, found a number of thousands of digits"),
+        (f"[service]\ndrain_seconds = 0x{'f' * 5000}\n", "service.drain_seconds: expected"),
+        (f"[trunk]\ncodecs = [0x{'f' * 5000}]\n", "trunk.codecs.0: expected"),
+        (f"[web]\nallowed_ips = [0x{'f' * 5000}]\n", "web.allowed_ips.0: expected"),
+        (f"[kallglot]\nurl = [0x{'f' * 5000}]\n", "kallglot.url: expected"),
+        (f"x = 0x{'f' * 5000}\n", "unknown section [x]"),
     ],
 )
 def test_errors_name_the_setting(text: str, words: str) -> None:
@@ -255,6 +264,26 @@ def test_secrets_never_show() -> None:
     assert "hush" not in fails('[store]\nurl = "postgres://u:hush@h/d"\n')
     assert "hush" not in fails('[ari]\nurl = "http://u:hush@h"\n')
     assert "hush" not in fails('[ari]\npassword = ["hush"]\n')
+
+
+@pytest.mark.parametrize("password", ["pa/hush", "8088/hush", "pa hush", "pa'hush", "pa@hush", "x" * 100 + "hush"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[store]\nurl = "mysql://u:{}@h/db"\n',
+        '[store]\nurl = ["mysql://u:{}@h/db"]\n',
+        '[ari]\nurl = "http://u:{}@h:8088"\n',
+        '[ari]\nurl = "ftp://u:{}@h:8088"\n',
+        '[kallglot]\nurl = "https://u:{}@h:8088"\n',
+        '[kallglot]\nurl = ["https://u:{}@h:8088", "embedded"]\n',
+        '[kallglot]\nmode = "https://u:{}@h:8088"\n',
+    ],
+)
+def test_a_password_in_a_url_never_shows(text: str, password: str) -> None:
+    line = fails(text.format(password))
+    assert "hush" not in line
+    assert "xxxx" not in line
+    assert ".url: expected" in line or ".mode: expected" in line
 
 
 @given(st.sampled_from(sorted(SECTIONS)), st.data())

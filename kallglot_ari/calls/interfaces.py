@@ -114,7 +114,7 @@ class Flow(Protocol):
 
 
 class Media(Protocol):
-    """The media engine: one UDP socket, one 20 ms tick for every leg."""
+    """The media engine: one UDP socket, one 10 ms tick for every leg."""
 
     @property
     def late(self) -> float:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from kallglot_ari import settings as settings_module
 from kallglot_ari.arguments import Parser
-from kallglot_ari.errors import ConfigError, InterpreterError
+from kallglot_ari.errors import InterpreterError, UsageError
 from kallglot_ari.interpreter.fetch import fetch
 from kallglot_ari.interpreter.lockfile import Model, locked, models_dir
 
@@ -44,19 +44,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_models(argv: list[str]) -> int:
-    """Run a command; exit status 0, 1 for failure, 2 for usage. Errors are one line on stderr."""
+    """Run a command; exit status 0, or 1 when a model could not be had.
+
+    :raises UsageError, ConfigError: for a name or folder there is not, and for a configuration that cannot be read.
+    """
     args = parser().parse_args(argv)
-    try:
-        folder = args.dir or models_dir(settings_module.load(args.config).interpreter)
-        if args.command == "list":
-            return _list(folder, verify=args.verify, as_json=args.json)
-        return _fetch(folder, args.names, args.source, verify=args.verify)
-    except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the command's output
-        return 2
-    except InterpreterError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
+    folder = args.dir or models_dir(settings_module.load(args.config, only=("interpreter",)).interpreter)
+    if args.command == "list":
+        return _list(folder, verify=args.verify, as_json=args.json)
+    return _fetch(folder, args.names, args.source, verify=args.verify)
 
 
 def _state(model: Model, folder: Path, verify: bool) -> str:
@@ -106,11 +102,9 @@ def _fetch(folder: Path, names: list[str], source: Path | None, *, verify: bool)
     known = locked()
     for name in names:
         if name not in known:
-            print(f"unknown model {name!r}: expected {', '.join(known)}", file=sys.stderr)  # noqa: T201
-            return 2
+            raise UsageError(f"NAME: expected one of {', '.join(known)}, found {name!r}")
     if source is not None and not source.is_dir():
-        print(f"--from: {source} is no folder", file=sys.stderr)  # noqa: T201
-        return 2
+        raise UsageError(f"--from: expected a folder, found {str(source)!r}")
     failed = 0
     console = Console(stderr=True)
     columns = (
@@ -131,6 +125,6 @@ def _fetch(folder: Path, names: list[str], source: Path | None, *, verify: bool)
                 fetch(model, folder, source=source, progress=_progress(bars, bar, model), say=console.print)
             except InterpreterError as error:
                 bars.remove_task(bar)
-                console.print(str(error), markup=False, soft_wrap=True)
+                console.print(f"kallglot-ari: {error}", markup=False, soft_wrap=True)
                 failed = 1
     return failed

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.table import Table
 
-from kallglot_ari.arguments import Parser
+from kallglot_ari.arguments import Parser, within
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter, wide
 from kallglot_ari.lab.bench_serve import SERVERS
@@ -259,8 +259,7 @@ def run_bench(argv: list[str]) -> int:
     if argv[:1] == ["interpreter"]:
         return bench_interpreter.run(argv[1:])
     args = _parser().parse_args(argv)
-    if not 1 <= args.seconds <= 3600:
-        raise UsageError(f"--seconds: expected 1 to 3600, found {args.seconds}")
+    within("--seconds", args.seconds, 1, 3600)
     servers = _servers(args)
     console = wide.console()
     results: list[dict[str, Any]] = []

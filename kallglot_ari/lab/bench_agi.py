@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -23,8 +22,9 @@ from rich.console import Console
 
 from kallglot_ari import log
 from kallglot_ari.ami.client import AmiClient
+from kallglot_ari.arguments import Parser, within
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import AmiError, LabError, UsageError
+from kallglot_ari.errors import AmiError, LabError
 from kallglot_ari.lab import edge as sip_edge
 from kallglot_ari.lab import wide
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
@@ -279,13 +279,13 @@ async def _measured(folder: Path, web: int, calls_per_minute: float, seconds: fl
 
 def run(argv: list[str]) -> int:
     """0 when every session was ended and the answers came in time, else 1."""
-    parser = argparse.ArgumentParser(prog="kallglot-ari bench agi", description=__doc__)
-    parser.add_argument("--calls-per-minute", type=float, default=200.0)
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser = Parser(prog="kallglot-ari bench agi", description=__doc__)
+    parser.add_argument("--calls-per-minute", type=float, default=200.0, help="1 to 6000 (200)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="1 to 86400 (300)")
+    parser.add_argument("--json", type=Path, default=Path("bench-out/agi.json"), help="write the figures there")
     args = parser.parse_args(argv)
-    if not 1 <= args.calls_per_minute <= 6000 or not 1 <= args.seconds <= 86400:
-        raise UsageError("bench agi: expected 1 to 6000 calls a minute and 1 to 86400 seconds")
+    within("--calls-per-minute", args.calls_per_minute, 1, 6000)
+    within("--seconds", args.seconds, 1, 86400)
     log.configure("error", "console")
     console = wide.console()
     result = asyncio.run(measure(args.calls_per_minute, args.seconds, step=console))
@@ -295,6 +295,6 @@ def run(argv: list[str]) -> int:
             if isinstance(value, float)
             else f"{name.replace('_', ' '):>20}  {value}"
         )
-    if args.json:
-        args.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
     return 0 if result.good else 1

@@ -24,8 +24,8 @@ from typing import Any
 import aiohttp
 
 from kallglot_ari import log
-from kallglot_ari.arguments import Parser
-from kallglot_ari.errors import LabError, UsageError
+from kallglot_ari.arguments import Parser, within
+from kallglot_ari.errors import LabError
 from kallglot_ari.lab import wide
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
 from kallglot_ari.lab.bench_bridges import BARE, NUMBER, measure_bare, taken, technologies
@@ -220,8 +220,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=Path("bench-out/calls.json"), help="write the figures there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     args = parser.parse_args(argv)
-    if not 1 <= args.calls <= 400 or not 1 <= args.seconds <= 3600:
-        raise UsageError("bench calls: expected 1 to 400 calls and 1 to 3600 seconds")
+    within("--calls", args.calls, 1, 400)
+    within("--seconds", args.seconds, 1, 3600)
     log.configure("error", "console")
     console = wide.console()
     results = []

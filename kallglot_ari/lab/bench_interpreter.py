@@ -22,8 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from kallglot_ari import log
-from kallglot_ari.arguments import Parser
-from kallglot_ari.errors import UsageError
+from kallglot_ari.arguments import Parser, within
 from kallglot_ari.lab import speech, verify, wide
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.bench_agi import Samples, quantile
@@ -231,8 +230,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--target", default="en", help="the agent's language (en)")
     parser.add_argument("--json", type=Path, default=Path("bench-out/interpreter.json"), help="write the figures there")
     args = parser.parse_args(argv)
-    if not 1 <= args.calls <= 20 or not 1 <= args.turns <= 1000:
-        raise UsageError("bench interpreter: expected 1 to 20 calls and 1 to 1000 turns")
+    within("--calls", args.calls, 1, 20)
+    within("--turns", args.turns, 1, 1000)
     check_languages(args.source, args.target)
     log.configure("error", "console")
     console = wide.console()

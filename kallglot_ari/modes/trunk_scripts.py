@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kallglot_ari import log
@@ -28,6 +28,8 @@ _log = log.get(__name__)
 SESSION_SECONDS = 20.0
 """Within which the API has to give a session; the caller hears ringing meanwhile."""
 MAX_METADATA = 20
+SESSION_KEYS = ("source", "target", "mode", "participants", "tech", "agent", "timeout", "join", "call")
+"""Arguments of ``session``, beside ``metadata.KEY``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class SessionArguments:
 
 def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) -> SessionArguments:
     """:raises UsageError: names the argument, what was expected and what was found."""
+    for key in parameters:
+        if key not in SESSION_KEYS and not key.startswith("metadata."):
+            raise UsageError(
+                f"unknown AGI argument {key[:40]!r}; expected one of {', '.join(SESSION_KEYS)}, metadata.KEY"
+            )
     mode = parameters.get("mode") or defaults.mode
     if mode not in MODES:
         raise UsageError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
@@ -75,6 +82,13 @@ def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) ->
         _number("timeout", parameters.get("timeout") or "30", 1, 300),
         metadata,
     )
+
+
+def _all_named(arguments: Sequence[str]) -> None:
+    """:raises UsageError: for an argument that is no ``key=value``."""
+    for argument in arguments:
+        if argument.strip() and not argument.partition("=")[1]:
+            raise UsageError(f"AGI argument {argument[:40]!r}: expected key=value")
 
 
 def _number(name: str, text: str, low: float, high: float) -> float:
@@ -118,6 +132,7 @@ class TrunkScripts:
         parameters = agi.request.parameters
         status, call, tech = DialplanStatus.FAILED, None, "PJSIP"
         try:
+            _all_named(agi.request.arguments)
             if parameters.get("join") or parameters.get("call"):
                 tech = read_arguments(parameters, self._kallglot).tech
                 status, call = await self._join(agi)

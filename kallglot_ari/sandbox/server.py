@@ -233,6 +233,11 @@ class Sandbox:
         return record.as_json(self.clock.now())
 
 
+def _say(line: str) -> None:
+    """At once: a pipe or a file holds a line back until the end."""
+    print(line, flush=True)  # noqa: T201 - the command's output
+
+
 async def run_sandbox(
     host: str,
     port: int,
@@ -240,7 +245,7 @@ async def run_sandbox(
     api_key: str | None = None,
     *,
     until: asyncio.Event | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] = _say,
     webhook_url: str = "",
     webhook_secret: str = "",
 ) -> None:

@@ -88,15 +88,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def without_credentials(url: str) -> str:
+    """A URL, or several, as it may be shown: all before the last `@` is hidden, for a password may hold anything."""
+    return re.sub(r"://.*@", "://[hidden]@", url, flags=re.DOTALL)
+
+
 def valid_url(value: str, schemes: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError:
-        raise ValueError(f"expected a URL, found {value!r}") from None
+        raise ValueError(f"expected a URL, found {without_credentials(repr(value))}") from None
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"expected a URL that begins with {' or '.join(s + '://' for s in schemes)}")
-    if parts.username or parts.password:
+    if "@" in value:  # wherever: a password with a slash in it ends what is taken for the host
         raise ValueError("expected no user or password in the URL; they have settings of their own")
     return value.rstrip("/")
 

@@ -54,8 +54,8 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, o
         data["kallglot"].pop("api_key_file", None)
         data["kallglot"]["api_key"] = environ["KALLGLOT_API_KEY"]
         origin["kallglot", "api_key"] = "KALLGLOT_API_KEY"
-    if only:
-        data = {name: values for name, values in data.items() if name in only}
+    if only:  # and names of no section, for the error: they may be slips for one of these
+        data = {name: values for name, values in data.items() if name in only or name not in SECTIONS}
     _read_secret_files(data)
     try:
         return Settings.model_validate(data)
@@ -89,6 +89,10 @@ def read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {file}: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
+    except ValueError:  # of Python's int, which tomllib lets through
+        raise ConfigError(
+            f"configuration file {file}: expected numbers of a few digits, found one of thousands"
+        ) from None
 
 
 def _env_target(name: str) -> tuple[str, str]:
@@ -174,5 +178,7 @@ def _read_secret_files(data: dict[str, Any]) -> None:
                 values[key] = Path(file).read_text(encoding="utf-8").strip()
             except UnicodeDecodeError:
                 raise ConfigError(f"{section}.{key}_file: {file}: expected text in UTF-8") from None
+            except ValueError:
+                raise ConfigError(f"{section}.{key}_file: expected the name of a file, found {file!r}") from None
             except OSError as error:
                 raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error.strerror}") from None

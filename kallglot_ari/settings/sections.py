@@ -351,7 +351,14 @@ class StoreSettings(Section):
     @classmethod
     def _scheme(cls, value: str) -> str:
         if not value.startswith(("sqlite:///", "postgresql://")):
-            raise ValueError("expected sqlite:///FILE or postgresql://…")
+            scheme, found, _ = value.partition("://")
+            raise ValueError(
+                "expected sqlite:///FILE or postgresql://…" + (f", found {scheme[:32]}://…" if found else "")
+            )
+        try:
+            urlsplit(value)
+        except ValueError:
+            raise ValueError("expected a host name or address after postgresql:// (IPv6 in brackets)") from None
         return value
 
 

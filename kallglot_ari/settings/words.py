@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    SecretStr,
     ValidationError,
 )
 
-from kallglot_ari.settings.kinds import LANGUAGE_PATTERN
+from kallglot_ari.settings.kinds import LANGUAGE_PATTERN, is_secret, without_credentials
 from kallglot_ari.settings.sections import SECTIONS, Endpoint
 
 _WORDS = {
@@ -85,14 +83,14 @@ def explain(
             found = found[part]
         except (LookupError, TypeError):
             found = None
-    secret = len(loc) > 1 and isinstance(SECTIONS[str(loc[0])].model_fields[str(loc[1])].default, SecretStr)
+    secret = len(loc) > 1 and is_secret(SECTIONS[str(loc[0])].model_fields[str(loc[1])])
     if found is None and loc:
         shown = ", found none"
     elif secret:
         shown = "" if isinstance(found, str) else f", found {_KINDS.get(type(found), 'something else')}"
     else:
         shown = f", found {_shown(found)}" if loc and "found" not in message else ""
-    return without_credentials(f"{where + ': ' if where else ''}{message}{shown}{source}")
+    return f"{where + ': ' if where else ''}{message}{shown}{source}"
 
 
 _KINDS: dict[type, str] = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
@@ -104,9 +102,9 @@ def _shown(value: Any) -> str:
         return "a table"
     if isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
         return "a list of tables"
-    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    text = without_credentials(text)
     return text if len(text) <= 100 else text[:99] + "…"
-
-
-def without_credentials(text: str) -> str:
-    return re.sub(r"://[^/\s'\"]*@", "://[hidden]@", text)

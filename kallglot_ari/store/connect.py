@@ -50,6 +50,10 @@ def parse(url: str) -> Target:
     if url.startswith("sqlite:///"):
         return _sqlite(url.removeprefix("sqlite:///"))
     parts = urlsplit(url)
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigError(
+            "store.url: expected /, ? and # of a user or password as %2F, %3F and %23 (elsewhere @ as %40)"
+        )
     try:
         port = parts.port
     except ValueError:

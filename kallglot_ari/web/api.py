@@ -56,7 +56,7 @@ class CallsApi:
     async def originate(self, request: web.Request) -> web.Response:
         body = fields.take(
             await body_json(request),
-            {"customer": fields.dial_string, "agent": fields.dial_string},
+            {"customer": fields.dial_string, "agent": fields.dial_strings},
             {
                 "source": fields.language,
                 "target": fields.language,
@@ -165,11 +165,11 @@ class CallsApi:
     @staticmethod
     def _party(call: CallView, party: str) -> None:
         speakers = [leg.speaker for leg in call.legs if leg.state != "gone"]
-        if party not in speakers:
+        if speakers and party not in speakers:  # of a call without legs its mode knows better what is wrong
             raise Problem(
                 400,
                 "invalid_request",
-                f"party: expected one of {', '.join(speakers) or 'no party (nobody is left)'}, found {party!r}",
+                f"party: expected one of {', '.join(speakers)}, found {party!r}",
                 param="party",
             )
 

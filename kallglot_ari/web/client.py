@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -179,11 +180,17 @@ async def _follow(settings: Settings) -> None:
 
 
 async def _watch(settings: Settings) -> None:
+    """The table in place on a terminal; elsewhere, where `Live` shows nothing before its end, once for each change."""
+    console, states = Console(), None
     async with Client(settings) as client:
-        with Live(console=Console(), auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
-                found = await client.get("/api/v1/calls?active=true")
-                live.update(table(found["calls"], datetime.now(UTC)), refresh=True)
+                calls = (await client.get("/api/v1/calls?active=true"))["calls"]
+                before, states = states, [(c["id"], c["state"], [leg["state"] for leg in c["legs"]]) for c in calls]
+                if live is not None:
+                    live.update(table(calls, datetime.now(UTC)), refresh=True)
+                elif states != before:
+                    console.print(table(calls, datetime.now(UTC)))
                 await asyncio.sleep(REFRESH_SECONDS)
 
 

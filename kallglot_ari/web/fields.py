@@ -38,7 +38,12 @@ def _text(param: str, value: Any, what: str, pattern: re.Pattern[str]) -> str:
 
 
 def dial_string(param: str, value: Any) -> str:
-    """Technology/resource, several joined with ``&``; at most 16 parties."""
+    """Technology/resource."""
+    return _text(param, value, "a dial string like PJSIP/1001 (one; no spaces, commas or quotes)", names.DIAL_STRING)
+
+
+def dial_strings(param: str, value: Any) -> str:
+    """One dial string, or several joined with ``&``; at most 16 parties."""
     what = "a dial string like PJSIP/1001 (several joined with &, no spaces, commas or quotes)"
     if not isinstance(value, str):
         raise invalid(param, f"{param}: expected {what}, found {shown(value)}")
@@ -51,12 +56,10 @@ def dial_string(param: str, value: Any) -> str:
 def transfer_target(param: str, value: Any) -> str:
     """An extension, a dial string, or ``context,extension,priority`` of the dialplan."""
     what = "an extension, a dial string like PJSIP/1002, or context,extension,priority"
-    if isinstance(value, str):
-        if names.EXTENSION.fullmatch(value) or names.is_place(value):
-            return value
-        parts = value.split("&")
-        if len(parts) <= names.MAX_DIAL_STRINGS and all(names.DIAL_STRING.fullmatch(part) for part in parts):
-            return value
+    if isinstance(value, str) and (
+        names.EXTENSION.fullmatch(value) or names.DIAL_STRING.fullmatch(value) or names.is_place(value)
+    ):
+        return value
     raise invalid(param, f"{param}: expected {what}, found {shown(value)}")
 
 

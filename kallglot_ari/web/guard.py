@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 from kallglot_ari.settings import WebSettings
 from kallglot_ari.web.problem import Problem
 
+CHALLENGE = 'Bearer realm="kallglot-ari"'
+"""`WWW-Authenticate`; for a bearer token no browser opens a dialogue of its own."""
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 
 
@@ -84,7 +86,7 @@ class Guard:
                 401,
                 "unauthorized",
                 "expected the header Authorization: Bearer with web.token",
-                headers={"WWW-Authenticate": 'Bearer realm="kallglot-ari"'},
+                headers={"WWW-Authenticate": CHALLENGE},
             )
 
     def _supervises(self, headers: Mapping[str, str]) -> None:
@@ -161,5 +163,13 @@ def _same_site(headers: Mapping[str, str]) -> None:
     if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Problem(403, "forbidden", "requests from another web site are refused")
     origin = headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("Host", ""):
+    if origin is not None and _netloc(origin) != headers.get("Host", ""):
         raise Problem(403, "forbidden", "requests from another web site are refused")
+
+
+def _netloc(url: str) -> str | None:
+    """None: it is no URL, and so no site of ours."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None

@@ -6,18 +6,19 @@ import logging
 from typing import Any
 
 from aiohttp.http import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 from prometheus_client import Counter
 
 
 class ServerLog(logging.LoggerAdapter[logging.Logger]):
-    """aiohttp's own log, for `web.AppRunner(logger=…)`; what else it says goes on."""
+    """aiohttp's own log, for `Connection(logger=…)`; what else it says goes on."""
 
     def __init__(self, malformed: Counter) -> None:
         super().__init__(logging.getLogger("aiohttp.server"))
         self._malformed = malformed
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("exc_info"), HttpProcessingError):
+        if isinstance(kwargs.get("exc_info"), HttpProcessingError | RequestPayloadError):
             self._malformed.inc()
             return
         super().log(level, msg, *args, **kwargs)

@@ -74,12 +74,13 @@ def of_service_error(error: KallglotAriError) -> Problem:
 
 
 _HTTP = {
-    400: ("bad_request", "the request is not HTTP as expected"),
+    400: ("bad_request", "expected HTTP/1.1 with a path and header fields of at most 8190 bytes each"),
     404: ("not_found", "there is nothing at {path}"),
     408: ("timeout", "the request did not arrive in time"),
     413: ("too_large", "the body is too large"),
     415: ("unsupported_media_type", "the content type is not one this route takes"),
     417: ("expectation_failed", "only Expect: 100-continue is known"),
+    500: ("internal", "the service failed; its log says why"),
 }
 
 
@@ -90,5 +91,10 @@ def of_http_error(error: web.HTTPException, path: str) -> Problem:
         return Problem(
             405, "method_not_allowed", f"expected {allowed}, found {error.method}", headers={"Allow": allowed}
         )
-    code, message = _HTTP.get(error.status, ("http_error", error.reason or "the request failed"))
-    return Problem(error.status, code, message.format(path=path))
+    return of_status(error.status, path, error.reason)
+
+
+def of_status(status: int, path: str = "", reason: str = "") -> Problem:
+    """The JSON form of a status that no handler gave."""
+    code, message = _HTTP.get(status, ("http_error", reason or "the request failed"))
+    return Problem(status, code, message.format(path=path))

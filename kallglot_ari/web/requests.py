@@ -39,6 +39,8 @@ async def body_bytes(request: web.Request, limit: int = BODY_MAX) -> bytes:
         raise Problem(408, "timeout", f"the body did not arrive within {BODY_SECONDS:g} s") from None
     except web.PayloadAccessError:
         raise Problem(400, "bad_request", "the body ended early") from None
+    except web.RequestPayloadError:
+        raise Problem(400, "bad_request", "the body is not in the encoding its headers name") from None
     except (ValueError, OSError) as error:
         raise Problem(400, "bad_request", f"the body cannot be read: {type(error).__name__}") from None
     return b"".join(parts)

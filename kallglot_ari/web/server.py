@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -19,8 +20,9 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web import tls
 from kallglot_ari.web.api import CallsApi
+from kallglot_ari.web.connection import HEADERS, Connection
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
-from kallglot_ari.web.guard import Access, Guard
+from kallglot_ari.web.guard import CHALLENGE, Access, Guard
 from kallglot_ari.web.limits import RateLimit
 from kallglot_ari.web.noise import ServerLog
 from kallglot_ari.web.pbx import PbxApi
@@ -33,16 +35,6 @@ STATIC = Path(__file__).parent / "static"
 CHECK_SECONDS = 5.0
 """How long `/healthz` and `/readyz` wait for the service's own answer."""
 
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Server": "kallglot-ari",
-}
 _PAGE_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
@@ -117,6 +109,7 @@ class WebServer:
             on_session_ended=on_session_ended,
         )
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
         self._port = settings.port
         self._table: dict[tuple[str, str], Route] = {}
 
@@ -132,26 +125,31 @@ class WebServer:
     async def start(self) -> None:
         """:raises ListenError: the address cannot be bound. :raises ConfigError: the certificate cannot be used."""
         tls_context = tls.serving(self._settings)
-        runner = web.AppRunner(
-            self.application(), access_log=None, keepalive_timeout=30, shutdown_timeout=3,
-            logger=ServerLog(self._metrics.http_malformed),
-        )  # fmt: skip
+        runner = web.AppRunner(self.application(), shutdown_timeout=3)
         await runner.setup()
+        loop, server = asyncio.get_running_loop(), runner.server
+        assert server is not None
+        options: dict[str, Any] = {
+            "access_log": None, "keepalive_timeout": 30, "logger": ServerLog(self._metrics.http_malformed)
+        }  # fmt: skip
         bind, port = self._settings.bind, self._settings.port
         try:
-            site = web.TCPSite(runner, bind, port, ssl_context=tls_context)
-            await site.start()
+            listening = await loop.create_server(
+                lambda: Connection(server, loop=loop, **options), bind, port, ssl=tls_context, backlog=128
+            )
         except OSError as error:
             await runner.cleanup()
             raise ListenError(f"web.port: cannot listen on {bind}:{port}: {cannot_listen(error)}") from error
-        self._runner = runner
-        self._port = runner.addresses[0][1]
+        self._runner, self._listening = runner, listening
+        self._port = listening.sockets[0].getsockname()[1]
         _log.info("web_listening", url=self.url)
 
     async def stop(self) -> None:
         """Close the streams, let requests under way finish, then close. Harmless when it does not run."""
         runner, self._runner = self._runner, None
         self._streams.close()
+        if self._listening is not None:
+            self._listening.close()
         if runner is not None:
             await runner.cleanup()
 
@@ -291,7 +289,9 @@ class WebServer:
         known = not self._guard.needs_token or self._guard.knows_token(request.headers)
         response = web.Response(body=_read(name), content_type="text/html", charset="utf-8")
         response.headers["Content-Security-Policy"] = _PAGE_CSP
-        response.set_status(200 if known else 401)
+        if not known:
+            response.set_status(401)
+            response.headers["WWW-Authenticate"] = CHALLENGE
         return response
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
@@ -315,7 +315,7 @@ def _read(name: str) -> bytes:
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    for name, value in _HEADERS.items():
+    for name, value in HEADERS.items():
         if name == "Server" or name not in response.headers:
             response.headers[name] = value
 

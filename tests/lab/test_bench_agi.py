@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from kallglot_ari.errors import LabError
+from kallglot_ari.lab import bench_agi
 from kallglot_ari.lab.bench_agi import Result, Samples, measure, quantile
 from tests.asterisk.conftest import missing
 
@@ -46,3 +49,14 @@ def test_what_is_good() -> None:
     assert good.good
     for change in ({"sessions_ended": 99}, {"left_after_5_s": 1}, {"session_ms_p99": 60}, {"calls": 0}):
         assert not dataclasses.replace(good, **change).good
+
+
+def test_the_figures_are_written_where_nobody_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(*_: object, **__: object) -> Result:
+        return Result(100, 30, 100, 100, 0, 8, 30, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench_agi, "measure", measured)
+    monkeypatch.setattr("kallglot_ari.log.configure", lambda *_: None)
+    assert bench_agi.run([]) == 0
+    assert json.loads(Path("bench-out/agi.json").read_text(encoding="utf-8"))["calls"] == 100

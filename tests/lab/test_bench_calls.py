@@ -14,7 +14,7 @@ from tests.asterisk.running import long_form
 
 
 def test_what_it_cannot_do_is_said_in_one_line() -> None:
-    with pytest.raises(UsageError, match="expected 1 to 400 calls"):
+    with pytest.raises(UsageError, match="--calls: expected 1 to 400, found 0"):
         bench_calls.run(["--calls", "0"])
     with pytest.raises(UsageError, match="expected some of kallglot, native, simple, local, softmix, found 'holding'"):
         bench_calls.run(["--bridges", "native,holding"])

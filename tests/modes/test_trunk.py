@@ -233,6 +233,17 @@ async def test_a_bad_argument_costs_nothing(lab: Lab, argument: str, message: st
     assert not lab.api.created
 
 
+@pytest.mark.parametrize("arguments", [("sourc=de", "target=en"), ("source=de", "en"), ("join=sess_1", "trget=en")])
+async def test_an_unknown_argument_is_refused_and_the_dialplan_goes_on(lab: Lab, arguments: tuple[str, ...]) -> None:
+    assert await lab.channel().agi("session", *arguments) == {"SESSION_ID": "", "KALLGLOT_STATUS": "FAILED"}
+    assert not lab.api.created
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(UsageError, match="unknown AGI argument 'sourc'; expected one of source, target, mode, "):
+        read_arguments({"sourc": "de"}, KallglotSettings())
+
+
 def test_too_much_metadata() -> None:
     with pytest.raises(UsageError, match="metadata: expected at most 20 keys, found 21"):
         read_arguments({f"metadata.{n}": "x" for n in range(21)}, KallglotSettings())

@@ -235,6 +235,8 @@ class TestUnusable:
             ("sqlite:///{dir}/x.db?mode=ro", r"expected sqlite:///FILE, found .*\?mode=ro"),
             ("sqlite:///", "expected sqlite:///FILE"),
             ("postgresql://u:secret@h:99999/d", "expected a port number"),
+            ("postgresql://u:1/secret@h/d", "expected /, [?] and # of a user or password as %2F, %3F and %23"),
+            ("postgresql://u:p?secret@h/d", "expected /, [?] and # of a user or password as %2F, %3F and %23"),
             ("postgresql://u:secret@h", "expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
             ("postgresql://u:secret@h/d?colour=red", "unknown option 'colour'; expected sslmode or host"),
         ],

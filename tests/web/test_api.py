@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from kallglot_ari.calls.model import TranscriptTurn
@@ -183,6 +184,13 @@ class TestControl:
         assert (await site.ask("GET", "/api/v1/calls", headers=own))[0] == 401, "and opens nothing else"
         assert [what for what, _ in site.control.asked] == ["supervise", "change_supervision"]
 
+    async def test_of_a_call_without_legs_its_mode_says_what_is_wrong(self, site: Site) -> None:
+        site.control.live["c1"].legs = []
+        site.control.fails = UsageError("transfer: expected a call in media mode, found c1, which its PBX controls")
+        body = {"party": "agent", "target": "1002"}
+        detail = await error(site, "POST", "/api/v1/calls/c1/transfer", 400, json=body)
+        assert (detail["param"], detail["message"]) == ("transfer", str(site.control.fails))
+
     async def test_a_party_that_is_not_there(self, site: Site) -> None:
         site.control.live["c1"].legs[1].state = "gone"
         for action, extra in (("transfer", {"target": "1002"}), ("dtmf", {"digits": "1"})):
@@ -274,6 +282,17 @@ class TestWrongBodies:
 
         assert (await error(site, "POST", "/api/v1/calls", 413, data=endless(), headers=JSON))["code"] == "too_large"
 
+    @pytest.mark.parametrize("path", ["/api/v1/calls", "/pbx/hangup", "/webhooks/kallglot"])
+    async def test_a_body_that_is_not_in_its_encoding(
+        self, site: Site, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        headers = {**JSON, "Content-Encoding": "gzip", "Connection": "close"}
+        signed = {**headers, "Kallglot-Signature": "t=1,v1=00"}
+        detail = await error(site, "POST", path, 400, data=b"{}", headers=signed)
+        assert detail["code"] == "bad_request"
+        await error(site, "POST", "/webhooks/kallglot", 401, data=b"{}", headers=headers)
+        assert caplog.records == []
+
     async def test_a_body_that_never_comes(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("kallglot_ari.web.requests.BODY_SECONDS", 0.05)
         host, port = site.server.url.removeprefix("http://").split(":")
@@ -339,6 +358,7 @@ class TestTheRest:
         site = await make_site(token="secret-token")
         status, page, response = await site.ask("GET", "/")
         assert (status, response.content_type) == (401, "text/html")
+        assert response.headers["WWW-Authenticate"] == 'Bearer realm="kallglot-ari"'
         _, script, _ = await site.ask("GET", "/static/dashboard.js")
         _, style, _ = await site.ask("GET", "/static/dashboard.css")
         assert "http:" not in page + script + style
@@ -367,6 +387,35 @@ class TestTheRest:
         site.server._settings = site.server._settings.model_copy(update={"port": port})
         with pytest.raises(ListenError, match=f"web.port: cannot listen on 127.0.0.1:{port}: the port is taken"):
             await site.server.start()
+
+    @pytest.mark.parametrize(
+        ("request_line", "field", "status", "code"),
+        [
+            ("GET /" + "x" * 8200, "", 400, "bad_request"),
+            ("GET /", "X: " + "x" * 8200, 400, "bad_request"),
+            ("POST /api/v1/calls", "Content-Length: x", 400, "bad_request"),
+            ("POST /api/v1/calls", "Content-Length: -1", 400, "bad_request"),
+            ("POST /api/v1/calls", "Content-Encoding: br\r\nContent-Length: 2", 400, "bad_request"),
+            ("POST /api/v1/calls", "Transfer-Encoding: nonsense", 400, "bad_request"),
+            ("GET /api/v1/calls", "Expect: nonsense", 417, "expectation_failed"),
+            ("GET /nothing", "Expect: nonsense", 417, "expectation_failed"),
+        ],
+    )
+    async def test_what_no_handler_sees_is_refused_in_the_one_form(
+        self, site: Site, request_line: str, field: str, status: int, code: str
+    ) -> None:
+        host, port = site.server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        given = [f"{request_line} HTTP/1.1", "Host: localhost", "Connection: close", *([field] if field else [])]
+        writer.write("\r\n".join([*given, "", "{}" if request_line.startswith("POST") else ""]).encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+        writer.close()
+        assert head.split()[1] == str(status).encode()
+        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        assert fields["Content-Type"] == "application/json"
+        assert fields["Server"] == "kallglot-ari"
+        assert fields["X-Content-Type-Options"] == "nosniff"
+        assert orjson.loads(body)["error"]["code"] == code
 
     async def test_garbage_on_the_port_leaves_others_alone(self, site: Site) -> None:
         host, port = site.server.url.removeprefix("http://").split(":")

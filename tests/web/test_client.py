@@ -76,8 +76,10 @@ async def test_watching_ends_with_one_line_when_the_service_stops(
         None, lambda: client.run_calls(settings_of(port_of(site)), watch=True)
     )
     await asyncio.sleep(0.2)
+    shown = capsys.readouterr().out
     await site.server.stop()
     assert await watching == 1
+    assert shown.count("\n") == 2  # no terminal: the table once, for nothing changes
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

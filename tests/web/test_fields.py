@@ -13,7 +13,7 @@ from kallglot_ari.web.limits import RateLimit
 from kallglot_ari.web.problem import Problem
 
 DIAL = [
-    "PJSIP/1001", "PJSIP/1001&PJSIP/1002", "SIP/trunk/+4930123", "PJSIP/+4930123@carrier", "Local/100@agents", "IAX2/a",
+    "PJSIP/1001", "SIP/trunk/+4930123", "PJSIP/+4930123@carrier", "Local/100@agents", "IAX2/a",
     "PJSIP/carrier/sip:+49@host.example:5060;transport=tls", "PJSIP/a%20b", "PJSIP/[2001:db8::1]",
 ]  # fmt: skip
 BAD_DIAL: list[Any] = [
@@ -26,24 +26,34 @@ REFUSED = set(" ,|\r\n\t\x00\"'<>(){}\\$`")
 
 @pytest.mark.parametrize("value", DIAL)
 def test_dial_strings(value: str) -> None:
-    assert fields.dial_string("agent", value) == value
+    assert fields.dial_string("agent", value) == fields.dial_strings("agent", value) == value
+    assert fields.dial_strings("agent", f"{value}&PJSIP/1002") == f"{value}&PJSIP/1002"
     assert fields.transfer_target("target", value) == value
 
 
 @pytest.mark.parametrize("value", BAD_DIAL)
 def test_dial_strings_that_are_none(value: Any) -> None:
     with pytest.raises(Problem, match=r"^agent: expected a dial string") as caught:
+        fields.dial_strings("agent", value)
+    with pytest.raises(Problem, match=r"^agent: expected a dial string"):
         fields.dial_string("agent", value)
     assert (caught.value.status, caught.value.param) == (400, "agent")
     assert len(caught.value.message) < 250
     assert "\n" not in caught.value.message
 
 
+def test_where_one_party_is_meant_several_are_refused() -> None:
+    with pytest.raises(Problem, match=r"^customer: expected a dial string like PJSIP/1001 \(one; "):
+        fields.dial_string("customer", "PJSIP/1001&PJSIP/1002")
+    with pytest.raises(Problem, match=r"^target: expected an extension, a dial string"):
+        fields.transfer_target("target", "PJSIP/1001&PJSIP/1002")
+
+
 @given(st.text(max_size=40))
 def test_no_dial_string_can_leave_its_place(text: str) -> None:
-    for check in (fields.dial_string, fields.sip_uri, fields.speaker, fields.digits):
+    for check in (fields.dial_strings, fields.sip_uri, fields.speaker, fields.digits):
         try:
-            found = check("x", "PJSIP/" + text if check is fields.dial_string else text)
+            found = check("x", "PJSIP/" + text if check is fields.dial_strings else text)
         except Problem:
             continue
         assert not REFUSED & set(found)
