@@ -198,7 +198,6 @@ class Killable(World):
         self.members: dict[str, str] = {}
         self.by_key: dict[str, str] = {}
         self.entered: set[str] = set()
-        self.replaced: set[str] = set()
         self.given_back: set[str] = set()
         """Channels that were no longer a party's, and not yet hung up, when the process was killed: nobody owns them, and the sweep finds them."""
         self.writings: list[dict[str, Any]] = []
@@ -211,8 +210,6 @@ class Killable(World):
     def feed(self, event: e.Event) -> None:
         if isinstance(event, e.ChannelEntered):
             self.entered.add(event.channel_id)
-        if isinstance(event, e.PartyReplaced):
-            self.replaced.add(event.old)
         super().feed(event)
         self.write()
 
@@ -243,8 +240,9 @@ class Killable(World):
         """False when the call was over by what was written: then only the sweep and the outbox remain."""
         written = adopt.read(orjson.loads(orjson.dumps(self.draw.draw(st.sampled_from(self.writings)))))
         assert written is not None
+        leaving = {x.channel_id for lane in self.lanes.values() for x in lane if isinstance(x, c.Hangup)}
+        self.given_back |= leaving - {leg.channel_id for leg in written.legs}
         self.lanes, self.timers, self.streams = {}, set(), set()
-        self.given_back |= self.replaced
         live = written.state not in (CallState.ENDING, CallState.ENDED)
         keep = written.keys if live else set()
         self.ended += [s for key, s in self.by_key.items() if key not in keep and s not in self.ended]
