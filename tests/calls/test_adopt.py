@@ -239,6 +239,7 @@ class Killable(World):
         written = adopt.read(orjson.loads(orjson.dumps(self.draw.draw(st.sampled_from(self.writings)))))
         assert written is not None
         self.lanes, self.timers, self.streams = {}, set(), set()
+        self.at_once.clear()
         live = written.state not in (CallState.ENDING, CallState.ENDED)
         keep = written.keys if live else set()
         self.ended += [s for key, s in self.by_key.items() if key not in keep and s not in self.ended]
