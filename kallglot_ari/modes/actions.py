@@ -311,9 +311,10 @@ class CallActions:
         if (end := stream.end) is not None:  # nobody was told: it was not ours yet
             await stream.close()
             raise (StreamRefused if end.ended else StreamClosed)(f"stream of {session_id}: {end.reason}")
-        old = self._streams.get(link)
-        if old is not None:
+        known = self._machine.link_of(session_id)
+        if known is not None and known.ever_open:
             self._plant.metrics.stream_reconnects.inc()
+        old = self._streams.get(link)
         self._streams[link] = session_id, stream
         if said := self._replay.take(link, self._plant.clock.now()):
             stream.replay(said)

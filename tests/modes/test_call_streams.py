@@ -43,6 +43,23 @@ async def test_a_stream_that_closes_as_it_becomes_ready_is_opened_again(monkeypa
     await bench.outbox.stop(1)
 
 
+async def test_streams_that_are_opened_again_are_counted() -> None:
+    bench = Bench()
+    await bench.up("kg-t-1")
+    counted = []
+    for again, final in enumerate((False, True), 1):
+        counted.append(bench.plant.metrics.registry.get_sample_value("kallglot_stream_reconnects_total"))
+        bench.kallglot.streams[-1].ends(StreamEnd(final, "lost"))
+        async with asyncio.timeout(5):
+            while len(bench.kallglot.streams) == again:
+                await asyncio.sleep(0)
+        await rung(bench.calls.get("kg-t-1").machine, "up")
+    counted.append(bench.plant.metrics.registry.get_sample_value("kallglot_stream_reconnects_total"))
+    assert counted == [0, 1, 2], "the first is none"
+    await bench.gone()
+    await bench.outbox.stop(1)
+
+
 async def test_a_stream_that_takes_anothers_place_is_closed_with_the_call_whatever_happens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
