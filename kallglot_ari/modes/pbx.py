@@ -18,6 +18,7 @@ from kallglot_ari.calls.model import CallView, EndReason, Session, SessionReques
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import Api, LostCalls
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
@@ -53,6 +54,7 @@ class PbxService:
         web: WebSettings,
         metrics: Metrics,
         clock: Clock,
+        load: Load,
         instance: str = "",
         trunk_mode: TrunkMode | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class PbxService:
         """Outbox keys by call id, or by the id of a prepared session."""
         self._by_session: dict[str, str] = {}
         self._draining = False
+        load.add(self._views.__len__)
 
     async def start(self) -> None:
         """Take up what the process before this one left. :raises StoreError: the store cannot be read."""
@@ -167,7 +170,6 @@ class PbxService:
             self._keys.pop(call_id, None)
             view = self._views.pop(call_id, None) or self._view(record)
             view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
-            self._metrics.calls_active.dec()
             self._metrics.calls.labels(str(reason)).inc()
             await self._save(view, "call.ended")
             return True
@@ -282,7 +284,7 @@ class PbxService:
             opened = await self._sessions.open(record["call"], request)
             _append(record, opened)
             await self._store.update_mapping(CALLS, call_id, record)
-            self._known(call_id, record, self._views.get(call_id) or self._view(record), new=False)
+            self._known(call_id, record, self._views.get(call_id) or self._view(record))
             return opened.session.id
 
     # --- two PBXs that ask in their own words ------------------------------------------------------------------------
@@ -358,13 +360,11 @@ class PbxService:
             "sessions": [],
         }
 
-    def _known(self, call_id: str, record: Record, view: CallView, *, new: bool = True) -> None:
+    def _known(self, call_id: str, record: Record, view: CallView) -> None:
         self._keys[call_id] = {session["key"] for session in record["sessions"]}
         self._by_session.update({session["id"]: call_id for session in record["sessions"]})
         view.session_id = record["sessions"][-1]["id"]
         self._views[call_id] = view
-        if new:
-            self._metrics.calls_active.inc()
 
     def _view(self, record: Record) -> CallView:
         return CallView(

@@ -23,6 +23,7 @@ from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.diagnosis import captures
 from kallglot_ari.modes.journal import Journal
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.modes.resume import Resume
@@ -48,6 +49,7 @@ class StasisMode:
         features: FeatureSettings,
         prefix: str,
         journal: Journal,
+        load: Load,
     ) -> None:
         self._plant = plant
         self._service = service
@@ -57,6 +59,7 @@ class StasisMode:
         self._features = features
         self._prefix = prefix
         self.calls = Registry(plant, journal)
+        load.add(self.calls.__len__)
         self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")

@@ -90,7 +90,6 @@ class TrunkBook:
     def _enter(self, call: TrunkCall) -> None:
         self._calls[call.id] = call
         self._by_linkedid[call.linkedid] = call
-        self._metrics.calls_active.inc()
         self.index(call)
 
     def index(self, call: TrunkCall) -> None:
@@ -109,7 +108,6 @@ class TrunkBook:
             for key in keys:
                 if index.get(key) is call:
                     del index[key]
-        self._metrics.calls_active.dec()
 
     def opened(self, call: TrunkCall, opened: Opened) -> None:
         """The call has its session (or one more)."""

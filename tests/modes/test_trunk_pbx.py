@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.errors import ApiNotFound, ApiUnavailable, ServiceBusy, StoreError, UsageError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
@@ -26,9 +27,10 @@ class Lab:
         self.clock = ManualClock()
         ends = (Endpoint(uri="eu.example:5071", priority=2), Endpoint(uri="sip.example", priority=1))
         trunk = TrunkSettings.model_validate({"endpoints": ends, **options})
+        metrics = Metrics()
         self.pbx = PbxService(
             self.api, self.store, self.hub, kallglot=KallglotSettings(), trunk=trunk,
-            web=WebSettings(token=SecretStr(token)), metrics=Metrics(), clock=self.clock, instance="t1",
+            web=WebSettings(token=SecretStr(token)), metrics=metrics, clock=self.clock, load=Load(metrics), instance="t1",
         )  # fmt: skip
 
 
