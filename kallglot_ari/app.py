@@ -205,7 +205,7 @@ class Service:
             SipQualities(self.ari, self.metrics, self.clock),
             s.debug,
         )
-        load = Load(self.metrics)
+        load = Load(self.metrics, s.service.max_calls)
         self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal, load)
         await self.outbox.start(await self.stasis.resume.read())
         self._on_stop("outbox", self.outbox.stop)

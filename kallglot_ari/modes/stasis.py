@@ -60,6 +60,7 @@ class StasisMode:
         self._prefix = prefix
         self.calls = Registry(plant, journal)
         load.add(self.calls.__len__)
+        self._load = load
         self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
@@ -205,10 +206,10 @@ class StasisMode:
     @property
     def full(self) -> str:
         """Why no more calls are taken at the moment: `draining`, `max_calls`, `overload`; empty: they are."""
-        limit, late = self._service.max_calls, self._service.shed_late_ms
+        late = self._service.shed_late_ms
         if self._draining:
             return "draining"
-        if 0 < limit <= len(self.calls):
+        if self._load.full:
             return "max_calls"
         return "overload" if late and self._plant.media.late * 1000 > late else ""
 

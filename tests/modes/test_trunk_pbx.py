@@ -174,6 +174,17 @@ async def test_two_instances_at_once(lab: Lab) -> None:
     assert len(lab.api.open) + len(other.api.open) == 1
 
 
+async def test_a_call_whose_end_another_instance_was_told_is_not_counted_for_ever(lab: Lab) -> None:
+    other = Lab(store=lab.store)
+    await lab.pbx.incoming("c1", "1", "2")
+    assert await other.pbx.hangup("c1")
+    assert len(lab.pbx.calls()) == 1
+    lab.clock.advance(1800)
+    await lab.pbx.sweep()
+    assert not lab.pbx.calls()
+    assert not lab.pbx.live_keys()
+
+
 async def test_calls_outlive_a_restart(lab: Lab) -> None:
     await lab.pbx.incoming("c1", "1", "2", source="de")
     prepared = await lab.pbx.prepare(source="fr")

@@ -28,8 +28,8 @@ class Lab:
         self.mode = TrunkMode(
             api, durable, hub,
             kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
-            service=ServiceSettings(max_calls=max_calls), ami=AmiSettings(username=ami_user, port=1),
-            metrics=self.metrics, clock=self.clock, load=Load(self.metrics), instance="t1",
+            service=ServiceSettings(), ami=AmiSettings(username=ami_user, port=1),
+            metrics=self.metrics, clock=self.clock, load=Load(self.metrics, max_calls), instance="t1",
         )  # fmt: skip
 
     @property
