@@ -35,6 +35,7 @@ from kallglot_ari.media.udp import open_socket
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.journal import Journal
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.sip_quality import SipQualities
@@ -205,7 +206,8 @@ class Service:
             SipQualities(self.ari, self.metrics, self.clock),
             s.debug,
         )
-        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal)
+        load = Load(self.metrics, s.service.max_calls)
+        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal, load)
         await self.outbox.start(await self.stasis.resume.read())
         self._on_stop("outbox", self.outbox.stop)
         rtp = list(self.media.address)
@@ -227,6 +229,7 @@ class Service:
             ami=s.ami,
             metrics=self.metrics,
             clock=self.clock,
+            load=load,
             instance=instance_name(s),
             debug=s.debug,
         )
@@ -241,6 +244,7 @@ class Service:
             web=s.web,
             metrics=self.metrics,
             clock=self.clock,
+            load=load,
             instance=instance_name(s),
             trunk_mode=self.trunk,
         )

@@ -193,6 +193,11 @@ StreamSink = Callable[[StreamEvent], None]
 class Stream(Protocol):
     """The WebSocket of a session."""
 
+    @property
+    def end(self) -> StreamEnd | None:
+        """How it ended; None while it is up."""
+        ...
+
     def send(self, speaker: str, chunk: UplinkChunk) -> None:
         """Queue a chunk; when the queue is full the oldest goes, counted. Never blocks, never raises."""
         ...

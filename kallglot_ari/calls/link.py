@@ -22,10 +22,13 @@ from kallglot_ari.calls.model import AGENT, CUSTOMER, EndReason, Session
 
 RETRY_TIMER = "link.retry"
 HEAL_TIMER = "link.heal"
+STABLE_TIMER = "link.stable"
 STREAM_RETRIES = (0.0, 0.3, 1.0, 2.0, 4.0)
 """Seconds before each attempt to open a stream again that was up before."""
 SESSION_RETRIES = 1
 """New sessions in place of one whose stream cannot be had any more, before the parties are connected directly."""
+STABLE = 10.0
+"""Seconds after which a stream that is up is taken as good: only then does the next loss begin at the first rung again."""
 HEAL_FIRST, HEAL_LAST = 15.0, 300.0
 """Seconds between attempts to get translation back; doubled each time, since each may cost a credit."""
 
@@ -92,6 +95,10 @@ class Link:
     @property
     def heal_timer(self) -> str:
         return f"{HEAL_TIMER}.{self.name}" if self.name else HEAL_TIMER
+
+    @property
+    def stable_timer(self) -> str:
+        return f"{STABLE_TIMER}.{self.name}" if self.name else STABLE_TIMER
 
     def label(self, leg_id: str, speaker: str, *, of_source: bool) -> str:
         """What a leg is called on this link; once given it stays. Kallglot's contract knows `customer` and whoever else there is."""
@@ -172,9 +179,11 @@ class Link:
         self.state = LinkState.OPEN
         self.ever_open = True
         self.problem = ""
-        self._stream_tries = 0
-        self._heal_delay = HEAL_FIRST
-        return [Publish("stream.up", {"session_id": session_id}), CancelTimer(self.heal_timer)]
+        return [
+            Publish("stream.up", {"session_id": session_id}),
+            CancelTimer(self.heal_timer),
+            SetTimer(self.stable_timer, STABLE),
+        ]
 
     def stream_down(self, session_id: str, reason: str, *, final: bool) -> list[Command]:
         """The stream did not open, or was lost."""
@@ -182,10 +191,9 @@ class Link:
             return []
         if self.state not in (LinkState.OPENING, LinkState.OPEN):
             return []
-        was_open = self.state is LinkState.OPEN
         told: list[Command] = [Publish("stream.down", {"session_id": session_id, "reason": reason})]
-        if was_open:
-            self._session_tries = 0
+        if self.state is LinkState.OPEN:
+            told.append(CancelTimer(self.stable_timer))
         retries = STREAM_RETRIES if self.ever_open else STREAM_RETRIES[1:2]
         if not final and self._stream_tries < len(retries):
             delay = retries[self._stream_tries]
@@ -207,7 +215,14 @@ class Link:
         """A timer ran out; those of other links mean nothing."""
         if name == self.retry_timer:
             return self._retry()
+        if name == self.stable_timer:
+            self._held()
         return self._heal() if name == self.heal_timer else []
+
+    def _held(self) -> None:
+        if self.state is LinkState.OPEN:
+            self._stream_tries = self._session_tries = 0
+            self._heal_delay = HEAL_FIRST
 
     def _retry(self) -> list[Command]:
         if self.state is not LinkState.WAITING or self.session is None:
@@ -241,7 +256,8 @@ class Link:
         """The call is over: end what there is."""
         self.state = LinkState.CLOSED
         self._end_reason = reason
-        commands: list[Command] = [CancelTimer(self.retry_timer), CancelTimer(self.heal_timer)]
+        timers = (self.retry_timer, self.heal_timer, self.stable_timer)
+        commands: list[Command] = [CancelTimer(timer) for timer in timers]
         for session_id in list(self._keys):
             commands += self._end(session_id, reason)
         return commands

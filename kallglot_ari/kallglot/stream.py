@@ -35,7 +35,7 @@ class Stream:
     """Implements `calls.interfaces.Stream`. `run` it on a socket that has just opened."""
 
     __slots__ = (
-        "_backlog", "_clock", "_closing", "_decoder", "_encoder", "_ended", "_heard_at", "_is_ready", "_log", "_metrics", "_over",
+        "_backlog", "_clock", "_closing", "_decoder", "_encoder", "_end", "_ended", "_heard_at", "_is_ready", "_log", "_metrics", "_over",
         "_queue", "_ready", "_room", "_session_id", "_settings", "_sink", "_socket", "_straight", "_tasks", "_transport",
         "_unobserved", "_uplink_latency", "_waiting",
     )  # fmt: skip
@@ -74,13 +74,19 @@ class Stream:
         self._is_ready = False
         self._over = asyncio.Event()
         self._ended = False
+        self._end: StreamEnd | None = None
         self._closing = False
         self._heard_at = clock.now()
         width = 1 if settings.encoding == "mulaw" else 2
         self._backlog = max(16384, settings.sample_rate * width * 2 * 4 // 3 * _BACKLOG_MS // 1000)
 
+    @property
+    def end(self) -> StreamEnd | None:
+        """How it ended, as the sink was told; None while it is up."""
+        return self._end
+
     async def open(self, *, timeout: float) -> None:
-        """Start, and wait until the server is ready.
+        """Start, and wait until the server is ready; it may have ended again by then.
 
         :raises StreamRefused: it sends an error or the end instead. :raises StreamClosed: the socket closes, or nothing comes.
         """
@@ -238,6 +244,7 @@ class Stream:
             return
         if self._closing and end.ended is False:
             end = StreamEnd(False, "closed")
+        self._end = end
         self._call_sink(end)
 
     def _closed(self, message: aiohttp.WSMessage) -> StreamEnd:

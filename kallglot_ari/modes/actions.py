@@ -31,7 +31,16 @@ from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError
+from kallglot_ari.errors import (
+    AriConflict,
+    AriError,
+    AriNotFound,
+    AriUnavailable,
+    MediaError,
+    StoreError,
+    StreamClosed,
+    StreamRefused,
+)
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.answers import Answers
@@ -299,14 +308,20 @@ class CallActions:
     async def _open_stream(self, command: c.OpenStream) -> None:
         link, session_id = command.link, command.session.id
         stream = await self._plant.translator.open_stream(command.session, partial(self._heard, link, session_id))
-        if link in self._streams:
+        if (end := stream.end) is not None:  # nobody was told: it was not ours yet
+            await stream.close()
+            raise (StreamRefused if end.ended else StreamClosed)(f"stream of {session_id}: {end.reason}")
+        known = self._machine.link_of(session_id)
+        if known is not None and known.ever_open:
             self._plant.metrics.stream_reconnects.inc()
-            await self._streams.pop(link)[1].close()
+        old = self._streams.get(link)
         self._streams[link] = session_id, stream
         if said := self._replay.take(link, self._plant.clock.now()):
             stream.replay(said)
             self._plant.metrics.replayed.inc(len(said))
             self._log.info("stream_replayed", session_id=session_id, chunks=len(said))
+        if old is not None:  # last: whoever cancels this finds the new one in its place
+            await old[1].close()
 
     async def _dial(self, command: c.Dial) -> None:
         await self._plant.ari.channels.originate_with_id(

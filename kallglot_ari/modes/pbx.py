@@ -18,6 +18,7 @@ from kallglot_ari.calls.model import CallView, EndReason, Session, SessionReques
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import Api, LostCalls
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
@@ -53,6 +54,7 @@ class PbxService:
         web: WebSettings,
         metrics: Metrics,
         clock: Clock,
+        load: Load,
         instance: str = "",
         trunk_mode: TrunkMode | None = None,
     ) -> None:
@@ -68,7 +70,11 @@ class PbxService:
         self._keys: dict[str, set[str]] = {}
         """Outbox keys by call id, or by the id of a prepared session."""
         self._by_session: dict[str, str] = {}
+        self._arriving: set[str] = set()
+        """Call ids that are being routed: they count before their sessions are there."""
         self._draining = False
+        self._load = load
+        load.add(lambda: len(self._views) + len(self._arriving))
 
     async def start(self) -> None:
         """Take up what the process before this one left. :raises StoreError: the store cannot be read."""
@@ -110,6 +116,7 @@ class PbxService:
 
         :param extra: `source`, `target`, `mode`, `metadata`.
         :raises ApiError: no session could be had. :raises StoreError: nothing could be written, so none was asked for.
+        :raises ServiceBusy: no new calls are taken.
         """
         async with self._lock(call_id):
             record = await self._store.get_mapping(CALLS, call_id)
@@ -120,20 +127,26 @@ class PbxService:
             if record is not None and record["state"] == "open":
                 return self._answer(record)
             self._must_be_open()
-            fresh = self._record(from_, to, extra)
-            opened = await self._claim(fresh) or await self._sessions.open(fresh["call"], _request(fresh, call_id))
-            _append(fresh, opened)
+            self._arriving.add(call_id)
             try:
-                if not await self._store.put_mapping(CALLS, call_id, fresh):
-                    return await self._other_was_first(call_id, opened)
-            except StoreError:
-                await self._sessions.close(opened, EndReason.ERROR)
-                raise
-            self._keys.pop(opened.session.id, None)
-            view = self._view(fresh)
-            self._known(call_id, fresh, view)
-            await self._save(view, "call.created")
-            return self._answer(fresh)
+                return await self._route(call_id, self._record(from_, to, extra))
+            finally:
+                self._arriving.discard(call_id)
+
+    async def _route(self, call_id: str, fresh: Record) -> dict[str, Any]:
+        opened = await self._claim(fresh) or await self._sessions.open(fresh["call"], _request(fresh, call_id))
+        _append(fresh, opened)
+        try:
+            if not await self._store.put_mapping(CALLS, call_id, fresh):
+                return await self._other_was_first(call_id, opened)
+        except StoreError:
+            await self._sessions.close(opened, EndReason.ERROR)
+            raise
+        self._keys.pop(opened.session.id, None)
+        view = self._view(fresh)
+        self._known(call_id, fresh, view)
+        await self._save(view, "call.created")
+        return self._answer(fresh)
 
     def drain(self) -> None:
         """From now on no new call is routed; those that are known still get their answer."""
@@ -142,6 +155,8 @@ class PbxService:
     def _must_be_open(self) -> None:
         if self._draining:
             raise ServiceBusy("this service is being stopped and takes no more calls")
+        if self._load.full:
+            raise ServiceBusy("this service has as many calls as it may have")
 
     async def _other_was_first(self, call_id: str, opened: Opened) -> dict[str, Any]:
         """Another instance of the service had the same question at the same time."""
@@ -167,7 +182,6 @@ class PbxService:
             self._keys.pop(call_id, None)
             view = self._views.pop(call_id, None) or self._view(record)
             view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
-            self._metrics.calls_active.dec()
             self._metrics.calls.labels(str(reason)).inc()
             await self._save(view, "call.ended")
             return True
@@ -237,6 +251,8 @@ class PbxService:
                 session = record["sessions"][-1]
                 if await self._lost.over(session["id"], session["base_url"]):
                     ended += await self.hangup(call_id, EndReason.TIMEOUT)
+            else:  # another instance was told of its end
+                self._forget(call_id)
         return ended
 
     async def _sweep_now_and_then(self) -> None:
@@ -282,7 +298,7 @@ class PbxService:
             opened = await self._sessions.open(record["call"], request)
             _append(record, opened)
             await self._store.update_mapping(CALLS, call_id, record)
-            self._known(call_id, record, self._views.get(call_id) or self._view(record), new=False)
+            self._known(call_id, record, self._views.get(call_id) or self._view(record))
             return opened.session.id
 
     # --- two PBXs that ask in their own words ------------------------------------------------------------------------
@@ -358,13 +374,17 @@ class PbxService:
             "sessions": [],
         }
 
-    def _known(self, call_id: str, record: Record, view: CallView, *, new: bool = True) -> None:
+    def _known(self, call_id: str, record: Record, view: CallView) -> None:
         self._keys[call_id] = {session["key"] for session in record["sessions"]}
         self._by_session.update({session["id"]: call_id for session in record["sessions"]})
         view.session_id = record["sessions"][-1]["id"]
         self._views[call_id] = view
-        if new:
-            self._metrics.calls_active.inc()
+        self._arriving.discard(call_id)
+
+    def _forget(self, call_id: str) -> None:
+        self._keys.pop(call_id, None)
+        self._views.pop(call_id, None)
+        self._by_session = {session: theirs for session, theirs in self._by_session.items() if theirs != call_id}
 
     def _view(self, record: Record) -> CallView:
         return CallView(

@@ -99,7 +99,6 @@ class Registry:
             self.adopt(machine.plan.customer_channel, runner)
         self._empty.clear()
         self._busy.set()
-        self._plant.metrics.calls_active.set(len(self._runners))
         return runner, actions
 
     def _finished(self, runner: CallRunner) -> None:
@@ -112,7 +111,6 @@ class Registry:
         machine = runner.machine
         reason = machine.reason or EndReason.ERROR
         assert machine.status is not None
-        self._plant.metrics.calls_active.set(len(self._runners))
         self._plant.metrics.calls.labels(end_reason=reason.value).inc()
         summary = actions.summary(Finish(reason, machine.status), self._plant.clock.wall())
         _log.info("call_finished", call=runner.id, **summary)

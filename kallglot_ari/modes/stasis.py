@@ -23,6 +23,7 @@ from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.diagnosis import captures
 from kallglot_ari.modes.journal import Journal
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.modes.resume import Resume
@@ -48,6 +49,7 @@ class StasisMode:
         features: FeatureSettings,
         prefix: str,
         journal: Journal,
+        load: Load,
     ) -> None:
         self._plant = plant
         self._service = service
@@ -57,6 +59,8 @@ class StasisMode:
         self._features = features
         self._prefix = prefix
         self.calls = Registry(plant, journal)
+        load.add(self.calls.__len__)
+        self._load = load
         self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
@@ -202,10 +206,10 @@ class StasisMode:
     @property
     def full(self) -> str:
         """Why no more calls are taken at the moment: `draining`, `max_calls`, `overload`; empty: they are."""
-        limit, late = self._service.max_calls, self._service.shed_late_ms
+        late = self._service.shed_late_ms
         if self._draining:
             return "draining"
-        if 0 < limit <= len(self.calls):
+        if self._load.full:
             return "max_calls"
         return "overload" if late and self._plant.media.late * 1000 > late else ""
 

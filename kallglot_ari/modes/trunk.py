@@ -16,6 +16,7 @@ from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
 from kallglot_ari.calls.model import CallView, EndReason, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_follow import Follower
@@ -50,19 +51,19 @@ class TrunkMode:
         ami: AmiSettings,
         metrics: Metrics,
         clock: Clock,
+        load: Load,
         instance: str = "",
         debug: DebugSettings | None = None,
     ) -> None:
         self._sessions = Sessions(translator, store, clock)
         self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=instance or service.instance)
+        load.add(self._book.__len__)
         self._follower = Follower(self._book, ami, hub, metrics, trunk) if ami.username else None
         agents = self._follower.agents if self._follower else Agents(None)
         folder = Path((debug or DebugSettings()).dir)
         find = self._book.of_dial_string
         self._trace = SipTrace(agi.bind, trunk.sip_trace_port, folder, find) if trunk.sip_trace else None
-        self._scripts = TrunkScripts(
-            self._book, agents, kallglot=kallglot, trunk=trunk, service=service, trace=self._trace
-        )
+        self._scripts = TrunkScripts(self._book, agents, kallglot=kallglot, trunk=trunk, load=load, trace=self._trace)
         self._agi = AgiServer(agi.bind, agi.port, self._scripts.table(), metrics, allowed_ips=agi.allowed_ips)
 
     @property

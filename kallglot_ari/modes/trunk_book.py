@@ -93,7 +93,6 @@ class TrunkBook:
         self._calls[call.id] = call
         self._empty.clear()
         self._by_linkedid[call.linkedid] = call
-        self._metrics.calls_active.inc()
         self.index(call)
 
     def index(self, call: TrunkCall) -> None:
@@ -112,7 +111,6 @@ class TrunkBook:
             for key in keys:
                 if index.get(key) is call:
                     del index[key]
-        self._metrics.calls_active.dec()
         if not self._calls:
             self._empty.set()
 

@@ -16,12 +16,13 @@ from kallglot_ari import log
 from kallglot_ari.agi.server import AgiSession, Script
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
 from kallglot_ari.errors import AgiGone, ApiError, ApiInvalid, StoreError, UsageError
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_call import TrunkCall
 from kallglot_ari.modes.trunk_trace import SipTrace
 from kallglot_ari.pbx.addresses import dial_strings, timeout_seconds
-from kallglot_ari.settings import LANGUAGE_PATTERN, MODES, KallglotSettings, ServiceSettings, TrunkSettings
+from kallglot_ari.settings import LANGUAGE_PATTERN, MODES, KallglotSettings, TrunkSettings
 
 _log = log.get(__name__)
 
@@ -111,12 +112,12 @@ class TrunkScripts:
         *,
         kallglot: KallglotSettings,
         trunk: TrunkSettings,
-        service: ServiceSettings,
+        load: Load,
         trace: SipTrace | None = None,
     ) -> None:
         self._book = book
         self._agents = agents
-        self._kallglot, self._trunk, self._service = kallglot, trunk, service
+        self._kallglot, self._trunk, self._load = kallglot, trunk, load
         self._trace = trace
         self.accepting = True
 
@@ -162,9 +163,7 @@ class TrunkScripts:
             "SESSION_ID": call.session_id,
         }
         for name, value in variables.items():
-            if (
-                agi.gone
-            ):  # Asterisk's word of it and each further reply would take turns with delayed acknowledgements of TCP
+            if agi.gone:  # its word of it and each further reply would take turns with delayed acknowledgements of TCP
                 break
             await agi.set_variable(name, value)
         if agi.gone:
@@ -177,13 +176,18 @@ class TrunkScripts:
             return DialplanStatus.COMPLETED, known
         if not self.accepting:
             return DialplanStatus.UNAVAILABLE, None
-        if self._service.max_calls and len(self._book) >= self._service.max_calls:
+        linkedid = await agi.get_variable("${CHANNEL(linkedid)}") or agi.request.uniqueid
+        if self._load.full:  # no await between this and the call's being counted
             return DialplanStatus.BUSY, None
-        call = await self._begin(agi, arguments)
+        call = self._begin(agi, arguments, linkedid)
         try:
+            await self._traced(agi, call)
             status = await self._set_up(agi, call, arguments)
         except asyncio.CancelledError:  # by a stop: the dialplan goes on without the session
             self._book.finish(call, EndReason.ERROR)
+            raise
+        except AgiGone:
+            self._book.finish(call, EndReason.CUSTOMER_HANGUP)
             raise
         if status is None:
             return DialplanStatus.COMPLETED, call
@@ -216,15 +220,13 @@ class TrunkScripts:
             for task in (create, ring, gone):
                 task.cancel()
 
-    async def _begin(self, agi: AgiSession, arguments: SessionArguments) -> TrunkCall:
-        linkedid = await agi.get_variable("${CHANNEL(linkedid)}")
+    def _begin(self, agi: AgiSession, arguments: SessionArguments, linkedid: str) -> TrunkCall:
         call = TrunkCall(
             self._book.new_id(), arguments.mode, arguments.source, arguments.target, self._book.clock.wall(),
-            agi.request.channel, agi.request.uniqueid, linkedid or agi.request.uniqueid, agi.request.caller,
+            agi.request.channel, agi.request.uniqueid, linkedid, agi.request.caller,
             arguments.metadata, arguments.participants, agent_expected=bool(arguments.agents),
         )  # fmt: skip
         self._book.add(call)
-        await self._traced(agi, call)
         return call
 
     async def _traced(self, agi: AgiSession, call: TrunkCall) -> None:

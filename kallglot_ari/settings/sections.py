@@ -36,7 +36,7 @@ class ServiceSettings(Section):
     drain_seconds: float = Field(30, ge=0, le=86400)
     """After SIGTERM, how long live calls may go on before they are hung up, in seconds."""
     max_calls: int = Field(0, ge=0)
-    """Calls at once; beyond it a call goes on in the dialplan with KALLGLOT_STATUS=BUSY. 0 = no limit."""
+    """Calls at once, of all kinds; beyond it a call goes on in the dialplan with KALLGLOT_STATUS=BUSY. 0 = no limit."""
     on_unavailable: Literal["continue", "passthrough", "hangup"] = "continue"
     """When a call cannot be translated: go on in the dialplan, connect the parties untranslated, or hang up."""
     shed_late_ms: int = Field(60, ge=0, le=1000)

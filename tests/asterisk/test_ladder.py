@@ -37,6 +37,7 @@ async def test_the_ladder(
     asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "HEAL_FIRST", 3.0)
+    monkeypatch.setattr(link, "STABLE", 0.2)
     async with (
         staged(asterisk22, phones, tmp_path, kallglot={"failover_timeout_ms": 500}) as stage,
         Events(stage.service.web_url) as events,

@@ -27,6 +27,7 @@ from kallglot_ari.lab.conf import make_certificate
 from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.pbx import asterisk as render
 from kallglot_ari.settings import (
@@ -196,7 +197,7 @@ class TrunkLab:
         mode = TrunkMode(
             await make_api(edges[0]) if make_api else api, store, hub, kallglot=KallglotSettings(), trunk=trunk,
             service=ServiceSettings(), agi=settings.agi, ami=settings.ami, metrics=metrics, clock=SystemClock(),
-            instance="lab", debug=settings.debug,
+            load=Load(metrics), instance="lab", debug=settings.debug,
         )  # fmt: skip
         await mode.start()
         self.modes.append(mode)

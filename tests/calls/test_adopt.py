@@ -243,6 +243,7 @@ class Killable(World):
         leaving = {x.channel_id for lane in self.lanes.values() for x in lane if isinstance(x, c.Hangup)}
         self.given_back |= leaving - {leg.channel_id for leg in written.legs}
         self.lanes, self.timers, self.streams = {}, set(), set()
+        self.at_once.clear()
         live = written.state not in (CallState.ENDING, CallState.ENDED)
         keep = written.keys if live else set()
         self.ended += [s for key, s in self.by_key.items() if key not in keep and s not in self.ended]

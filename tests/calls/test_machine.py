@@ -6,7 +6,7 @@ import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
-from kallglot_ari.calls.link import HEAL_TIMER, RETRY_TIMER
+from kallglot_ari.calls.link import HEAL_TIMER, RETRY_TIMER, STABLE, STABLE_TIMER, STREAM_RETRIES
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
 from tests.calls.script import CALLER, Script, plan
 
@@ -246,6 +246,7 @@ def test_the_ladder_when_the_stream_is_lost() -> None:
     s.kallglot_up(2)
     assert not s.machine.direct
     assert s.machine.view().translation == "up"
+    s.feed(e.TimerFired(STABLE_TIMER), after=STABLE)
     s.feed(e.StreamDown("sess_2", "session ended", final=True))
     create = s.asked(c.CreateSession)[-1]
     s.open.remove(create)
@@ -266,6 +267,46 @@ def test_the_ladder_when_the_stream_is_lost() -> None:
     s.feed(e.ChannelGone(agent))
     s.over(EndReason.AGENT_HANGUP, DialplanStatus.COMPLETED)
     assert s.machine.view().translation == ""
+
+
+def test_a_stream_that_held_is_opened_again_at_once() -> None:
+    s = Script()
+    s.talking()
+    for _ in range(3):
+        s.feed(e.TimerFired(STABLE_TIMER), after=STABLE)
+        assert c.SetTimer(RETRY_TIMER, 0.0) in s.feed(e.StreamDown("sess_1", "reset"), after=300)
+        s.feed(e.TimerFired(RETRY_TIMER))
+        s.stream_up()
+    assert len(s.asked(c.CreateSession)) == 1
+
+
+def test_a_stream_that_opens_and_drops_is_not_opened_for_ever() -> None:
+    s = Script()
+    s.talking()
+    waits = []
+    while not s.machine.direct:
+        told = s.feed(e.StreamDown("sess_1" if len(s.asked(c.CreateSession)) == 1 else "sess_2", "1011"))
+        if any(isinstance(x, c.CreateSession) for x in told):
+            s.kallglot_up(2)
+        elif waited := [x.delay for x in told if isinstance(x, c.SetTimer) and x.name == RETRY_TIMER]:
+            waits += waited
+            s.feed(e.TimerFired(RETRY_TIMER), after=waited[0])
+            s.stream_up(2 if len(s.asked(c.CreateSession)) == 2 else 1)
+    assert waits == [*STREAM_RETRIES, *STREAM_RETRIES]
+    assert len(s.asked(c.CreateSession)) == 2
+
+
+def test_sessions_that_end_as_they_begin_are_not_paid_for_ever() -> None:
+    s = Script()
+    s.talking()
+    heals = []
+    for n in range(1, 8):
+        told = s.feed(e.StreamDown(f"sess_{n}", "session.ended", final=True))
+        if heal := [x.delay for x in told if isinstance(x, c.SetTimer) and x.name == HEAL_TIMER]:
+            heals += heal
+            s.feed(e.TimerFired(HEAL_TIMER), after=heal[0])
+        s.kallglot_up(n + 1)
+    assert heals == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0], "each costs a credit"
 
 
 def test_answer_now_answers_before_the_agent_and_rings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Role
+from kallglot_ari.calls.link import HEAL_FIRST, HEAL_TIMER, SESSION_RETRIES, STABLE, STABLE_TIMER, STREAM_RETRIES, Link
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import Session
-from tests.calls.script import CALLER, plan
+from tests.calls.script import CALLER, plan, session
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 ROLES = st.sampled_from(list(Role))
@@ -38,6 +40,8 @@ class World:
         self.serial = 0
         self.joined: list[str] = []
         self.timers: set[str] = set()
+        self.at_once: Counter[str] = Counter()
+        """Link → sessions asked for since it last waited for anything."""
         self.dialplan: set[str] = set()
         """Channels that are not ours yet: they end in the dialplan by themselves."""
         self.take(machine.start())
@@ -64,6 +68,9 @@ class World:
         assert not bridge or bridge not in self.bridges_gone, command
         if isinstance(command, c.OpenStream):
             assert command.session.id not in self.ended
+        if isinstance(command, c.CreateSession):
+            self.at_once[command.link] += 1
+            assert self.at_once[command.link] <= 1 + SESSION_RETRIES, "each session costs a credit"
 
     def feed(self, event: e.Event) -> None:
         self.now += 0.01
@@ -154,6 +161,8 @@ class World:
             case "timer" if self.timers:
                 name = draw(st.sampled_from(sorted(self.timers)))
                 self.timers.discard(name)
+                if name.startswith("link."):
+                    self.at_once.clear()
                 self.feed(e.TimerFired(name))
             case "stream" if self.streams:
                 session = draw(st.sampled_from(sorted(self.streams)))
@@ -280,3 +289,32 @@ def test_nothing_is_left_whatever_happens(data: st.DataObject) -> None:
     dialled = {x for x in world.channels if x.startswith("kg-")}
     assert dialled == set(), "every channel we made is removed"
     assert world.channels <= world.dialplan, "the caller, and whoever joined, ends in the dialplan or hung up"
+
+
+SHORT = st.floats(0.0, STABLE, exclude_max=True)
+
+
+@given(st.lists(st.tuples(SHORT, st.booleans()), min_size=1, max_size=200))
+def test_streams_that_do_not_hold_are_opened_less_and_less(drops: list[tuple[float, bool]]) -> None:
+    link, waits, sessions = Link("kg-t-1"), [0.0], 0
+    commands = link.start()
+    for held, final in drops:
+        while not (opening := [x for x in commands if isinstance(x, c.OpenStream)]):
+            if create := [x for x in commands if isinstance(x, c.CreateSession)]:
+                sessions += 1
+                commands = link.created(create[0], session(sessions))
+            else:
+                (timer,) = (x for x in commands if isinstance(x, c.SetTimer))
+                waits.append(timer.delay)
+                commands = link.timer(timer.name)
+        up = link.stream_up(opening[0].session.id)
+        assert c.SetTimer(STABLE_TIMER, STABLE) in up
+        assert c.CancelTimer(HEAL_TIMER) in up
+        assert held < STABLE
+        commands = link.stream_down(opening[0].session.id, "lost", final=final)
+        assert c.CancelTimer(STABLE_TIMER) in commands
+    heals = [wait for wait in waits if wait >= HEAL_FIRST]
+    assert heals == sorted(heals), "the pauses grow"
+    assert sessions <= 1 + SESSION_RETRIES + len(heals), "no session without a pause, but for the first ones"
+    assert len(waits) <= 1 + (2 + len(heals)) * (1 + len(STREAM_RETRIES))
+    assert waits.count(0.0) <= 1 + sessions

@@ -162,6 +162,21 @@ async def test_events_come_in_order_and_the_end_once_and_last() -> None:
     assert heard[-2:] == [StreamProblem("c", "m"), StreamEnd(True, "timeout")]
 
 
+@pytest.mark.parametrize("word", [True, False])
+async def test_a_stream_that_ends_as_it_becomes_ready_says_so(word: bool) -> None:
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        last = b'{"type":"session.ended","reason":"timeout"}' if word else b"\x03\xf3"
+        frame = bytes([0x81 if word else 0x88, len(last)]) + last
+        assert request.transport is not None
+        request.transport.write(bytes([0x81, len(READY)]) + READY.encode() + frame)
+        await gone(ws)
+
+    heard = Heard()
+    async with opened(converse, heard) as made:
+        assert made.end == (StreamEnd(True, "timeout") if word else StreamEnd(False, "closed by the server with 1011"))
+    assert heard == [StreamReady(), made.end]
+
+
 async def test_unknown_and_malformed_messages_are_counted_and_survived() -> None:
     async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
         await ws.send_str(READY)

@@ -97,9 +97,17 @@ class OneStream:
     def __init__(self, sink: StreamSink) -> None:
         self.sink: StreamSink | None = sink
         self.sent: list[UplinkChunk] = []
+        self.end: StreamEnd | None = None
 
     def send(self, label: str, chunk: UplinkChunk) -> None:
         self.sent.append(chunk)
+
+    def replay(self, said: object) -> None: ...
+
+    def ends(self, end: StreamEnd) -> None:
+        self.end = end
+        assert self.sink is not None
+        self.sink(end)
 
     async def close(self) -> None:
         self.sink = None
@@ -109,9 +117,13 @@ class Kallglot(FakeTranslator):
     def __init__(self) -> None:
         super().__init__()
         self.streams: list[OneStream] = []
+        self.end_at_once: list[StreamEnd] = []
+        """Of the next streams, before anybody knows that they are ready."""
 
     async def open_stream(self, session: Session, sink: StreamSink) -> Any:
         self.streams.append(OneStream(sink))
+        if self.end_at_once:
+            self.streams[-1].ends(self.end_at_once.pop(0))
         return self.streams[-1]
 
 

@@ -10,6 +10,7 @@ import pytest
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.sandbox.echo import Echo
 from kallglot_ari.sandbox.server import Sandbox
@@ -40,7 +41,7 @@ async def test_the_first_address_dies_and_comes_back(addresses: list[Sandbox]) -
     await client.start()
     mode = TrunkMode(
         client, FakeStore(), FakeHub(), kallglot=KallglotSettings(), trunk=TrunkSettings(), service=ServiceSettings(),
-        agi=AgiSettings(port=0), ami=AmiSettings(), metrics=Metrics(), clock=SystemClock(),
+        agi=AgiSettings(port=0), ami=AmiSettings(), metrics=(metrics := Metrics()), clock=SystemClock(), load=Load(metrics),
     )  # fmt: skip
     await mode.start()
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.errors import ApiNotFound, ApiUnavailable, ServiceBusy, StoreError, UsageError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
@@ -26,9 +27,10 @@ class Lab:
         self.clock = ManualClock()
         ends = (Endpoint(uri="eu.example:5071", priority=2), Endpoint(uri="sip.example", priority=1))
         trunk = TrunkSettings.model_validate({"endpoints": ends, **options})
+        metrics = Metrics()
         self.pbx = PbxService(
             self.api, self.store, self.hub, kallglot=KallglotSettings(), trunk=trunk,
-            web=WebSettings(token=SecretStr(token)), metrics=Metrics(), clock=self.clock, instance="t1",
+            web=WebSettings(token=SecretStr(token)), metrics=metrics, clock=self.clock, load=Load(metrics), instance="t1",
         )  # fmt: skip
 
 
@@ -170,6 +172,17 @@ async def test_two_instances_at_once(lab: Lab) -> None:
     answers = await asyncio.gather(lab.pbx.incoming("c1", "1", "2"), other.pbx.incoming("c1", "1", "2"))
     assert answers[0]["session_id"] == answers[1]["session_id"]
     assert len(lab.api.open) + len(other.api.open) == 1
+
+
+async def test_a_call_whose_end_another_instance_was_told_is_not_counted_for_ever(lab: Lab) -> None:
+    other = Lab(store=lab.store)
+    await lab.pbx.incoming("c1", "1", "2")
+    assert await other.pbx.hangup("c1")
+    assert len(lab.pbx.calls()) == 1
+    lab.clock.advance(1800)
+    await lab.pbx.sweep()
+    assert not lab.pbx.calls()
+    assert not lab.pbx.live_keys()
 
 
 async def test_calls_outlive_a_restart(lab: Lab) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_follow import Follower
 from kallglot_ari.settings import AgiSettings, AmiSettings, Endpoint, KallglotSettings, ServiceSettings, TrunkSettings
@@ -29,8 +30,8 @@ class Lab:
         self.mode = TrunkMode(
             api, durable, hub,
             kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
-            service=ServiceSettings(max_calls=max_calls), ami=AmiSettings(username=ami_user, port=1),
-            metrics=self.metrics, clock=self.clock, instance=instance,
+            service=ServiceSettings(), ami=AmiSettings(username=ami_user, port=1),
+            metrics=self.metrics, clock=self.clock, load=Load(self.metrics, max_calls), instance=instance,
         )  # fmt: skip
 
     @property
