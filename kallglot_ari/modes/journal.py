@@ -8,7 +8,7 @@ from typing import Any
 from kallglot_ari.calls import adopt
 from kallglot_ari.calls.interfaces import CallStore
 from kallglot_ari.calls.runner import CallRunner
-from kallglot_ari.errors import StoreError
+from kallglot_ari.errors import KallglotAriError, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.tasks import Tasks
 
@@ -89,7 +89,7 @@ class Journal:
     async def _claimed(self) -> dict[str, Any]:
         try:
             return (await self._store.mappings(self._claim)).get(CLAIM, {})
-        except StoreError as error:
+        except KallglotAriError as error:
             _log.error("claim_unreadable", error=str(error))
             return {}
 
@@ -148,7 +148,7 @@ class Journal:
             self._wake.clear()
             try:
                 await self.flush()
-            except StoreError as error:
+            except KallglotAriError as error:
                 _log.error("live_calls_not_written", error=str(error))
                 self._wake.set()
                 await asyncio.sleep(AGAIN)

@@ -257,16 +257,22 @@ class Outbox:
 
     async def _sweep(self) -> None:
         while True:
-            if not self._taken_over:
-                await self._take_over()
-            if self._watched and self._next_look <= self._clock.now():
-                await self._look()
-            now = self._clock.now()
-            due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
-            for first in range(0, len(due), _AT_ONCE):
-                await asyncio.gather(*(self._try(key) for key in due[first : first + _AT_ONCE]))
-            await self._write_again()
+            try:
+                await self._sweep_once()
+            except KallglotAriError as error:
+                _log.error("outbox_sweep_postponed", error=str(error))
             await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _sweep_once(self) -> None:
+        if not self._taken_over:
+            await self._take_over()
+        if self._watched and self._next_look <= self._clock.now():
+            await self._look()
+        now = self._clock.now()
+        due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
+        for first in range(0, len(due), _AT_ONCE):
+            await asyncio.gather(*(self._try(key) for key in due[first : first + _AT_ONCE]))
+        await self._write_again()
 
     async def _quietly(self, key: str, writing: Coroutine[Any, Any, None]) -> None:
         """Wait for the store, but not for long: a call goes first, and what is slow is written all the same."""

@@ -16,7 +16,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CallStore, Hub
 from kallglot_ari.calls.model import CallView, EndReason, Session, SessionRequest
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ApiError, ServiceBusy, StoreError
+from kallglot_ari.errors import ApiError, KallglotAriError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.pbx_lost import Api, LostCalls
 from kallglot_ari.modes.trunk import TrunkMode
@@ -244,7 +244,7 @@ class PbxService:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self.sweep()
-            except StoreError as error:
+            except KallglotAriError as error:
                 _log.warning("pbx_sweep_postponed", error=str(error))
 
     # --- transfers ---------------------------------------------------------------------------------------------------
