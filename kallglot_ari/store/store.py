@@ -249,11 +249,13 @@ class Store:
             "update mapping", update(schema.mappings).where(*_mapping(kind, key)).values(value=rows.dump(value))
         )
 
-    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
-        """In one transaction; those that are replaced lose their expiry."""
+    async def write_mappings(
+        self, kind: str, changes: Mapping[str, dict[str, Any] | None], *, expires_at: float | None = None
+    ) -> None:
+        """In one transaction; those that are replaced get this expiry."""
         gone = [{"of": rows.clean(kind), "named": rows.clean(key)} for key, value in changes.items() if value is None]
         new = [
-            {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": None}
+            {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": expires_at}
             for key, value in changes.items()
             if value is not None
         ]

@@ -23,11 +23,13 @@ class Store(FakeStore):
         super().__init__()
         self.refused = 0
 
-    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
+    async def write_mappings(
+        self, kind: str, changes: Mapping[str, dict[str, Any] | None], *, expires_at: float | None = None
+    ) -> None:
         if not self.refused:
             self.refused += 1
             raise ConfigError("store.url: PostgreSQL: wrong user or password")
-        await super().write_mappings(kind, changes)
+        await super().write_mappings(kind, changes, expires_at=expires_at)
 
 
 async def test_a_store_that_refuses_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
