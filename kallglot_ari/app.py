@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import signal
@@ -105,9 +106,21 @@ async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_ke
 
 
 def instance_name(settings: Settings) -> str:
-    """Part of every id this service makes; stable over restarts, so that a later run finds what is its own."""
-    name = settings.service.instance or re.sub(r"[^A-Za-z0-9]", "", socket.gethostname().partition(".")[0])[:16]
-    return (name or "main").lower()
+    """Part of every id this service makes; stable over restarts, so that a later run finds what is its own.
+
+    Two services of one name take each other's channels for left-overs, so a derived one holds the whole host name and the application.
+    """
+    if settings.service.instance:
+        return settings.service.instance.lower()
+    whole = f"{socket.gethostname()}|{settings.ari.app}".lower()
+    return earlier_name(settings)[:8] + hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()[:8]
+
+
+def earlier_name(settings: Settings) -> str:
+    """The name that was made of the host's alone before; a run that had it may have left calls."""
+    if settings.service.instance:
+        return ""
+    return (re.sub(r"[^A-Za-z0-9]", "", socket.gethostname().partition(".")[0])[:16] or "main").lower()
 
 
 class Service:
@@ -166,7 +179,8 @@ class Service:
         if s.debug.record != "off":
             recording.check(s.debug.record)
         prefix = f"kg-{instance_name(s)}"
-        journal = Journal(self.store, prefix)
+        earlier = earlier_name(s)
+        journal = Journal(self.store, prefix, f"kg-{earlier}" if earlier else "")
         self._on_stop("journal", journal.close)
         if self._take_over and not await journal.take_over(self._run_id, TAKE_OVER_SECONDS):
             _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
@@ -190,6 +204,7 @@ class Service:
             self.clock,
             prefix=prefix,
             embedded=self.embedded.url if self.embedded else "",
+            earlier=f"kg-{earlier}" if earlier else "",
         )
         plant = Plant(
             self.ari,
@@ -227,6 +242,7 @@ class Service:
             metrics=self.metrics,
             clock=self.clock,
             instance=instance_name(s),
+            earlier=earlier,
             debug=s.debug,
         )
         await self.trunk.start()
@@ -247,6 +263,9 @@ class Service:
         self._on_stop("PBX service", self.pbx.stop)
         self.outbox.watch(f"{instance_name(s)}-t-", self.trunk.live_keys)
         self.outbox.watch(f"{instance_name(s)}-p-", self.pbx.live_keys)
+        if earlier:
+            self.outbox.watch(f"{earlier}-t-", self.trunk.live_keys, only_to_end=True)
+            self.outbox.watch(f"{earlier}-p-", self.pbx.live_keys, only_to_end=True)
         self._tasks.spawn(self._probe(), name="probe")
         self._tasks.spawn(self._give_back(), name="memory")
         self._on_stop("tasks", self._tasks.close)

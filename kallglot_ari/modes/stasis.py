@@ -61,7 +61,7 @@ class StasisMode:
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
-        self._sweep = Sweep(plant, self.calls, prefix, self._give_back)
+        self._sweep = Sweep(plant, self.calls, prefix, self._give_back, lambda: journal.inherited)
         self._draining = False
 
     # --- life --------------------------------------------------------------------------------------------------------

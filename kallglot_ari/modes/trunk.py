@@ -51,10 +51,12 @@ class TrunkMode:
         metrics: Metrics,
         clock: Clock,
         instance: str = "",
+        earlier: str = "",
         debug: DebugSettings | None = None,
     ) -> None:
         self._sessions = Sessions(translator, store, clock)
-        self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=instance or service.instance)
+        name = instance or service.instance
+        self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=name, earlier=earlier)
         self._follower = Follower(self._book, ami, hub, metrics, trunk) if ami.username else None
         agents = self._follower.agents if self._follower else Agents(None)
         folder = Path((debug or DebugSettings()).dir)

@@ -32,14 +32,24 @@ class TrunkBook:
     """All live trunk calls. Durable: what is needed to take a call up again after a restart is in the store."""
 
     def __init__(
-        self, sessions: Sessions, store: CallStore, hub: Hub, metrics: Metrics, clock: Clock, *, instance: str = ""
+        self,
+        sessions: Sessions,
+        store: CallStore,
+        hub: Hub,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        instance: str = "",
+        earlier: str = "",
     ) -> None:
+        """:param earlier: the name before names were unique: calls with it are taken up too."""
         self.sessions = sessions
         self._store = store
         self._hub = hub
         self._metrics = metrics
         self.clock = clock
         self._instance = instance or "local"
+        self._ours = tuple(f"{name}-t-" for name in (self._instance, earlier) if name)
         self._tasks = Tasks("trunk")
         self._calls: dict[str, TrunkCall] = {}
         self._by_linkedid: dict[str, TrunkCall] = {}
@@ -206,6 +216,8 @@ class TrunkBook:
         """Take up the calls of the process before this one; how many. Whether they live, AMI will tell."""
         count = 0
         for call_id, record in (await self._store.mappings(MAPPING)).items():
+            if not call_id.startswith(self._ours):
+                continue  # another service's, in the same database
             view = await self._store.get_call(call_id)
             try:
                 call = _restored(call_id, record, view)
