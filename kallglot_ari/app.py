@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from kallglot_ari import log, memory
 from kallglot_ari.ari.client import AriClient
+from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
@@ -219,17 +220,15 @@ class Service:
             SipQualities(self.ari, self.metrics, self.clock),
             s.debug,
         )
-        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal)
+        self.stasis = StasisMode(
+            plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal, self._is_trunk_s
+        )
         await self.outbox.start(await self.stasis.resume.read())
         self._on_stop("outbox", self.outbox.stop)
         rtp = list(self.media.address)
         self.stasis.resume.start(same_port=place.get("rtp") == rtp)
         await journal.settle(rtp=rtp)
         journal.start()
-        await self.ari.start(self.stasis.on_event)
-        self.stasis.start()
-        self._on_stop("ARI", self.ari.close)
-        self._on_stop("calls", self.stasis.close)
         self.trunk = TrunkMode(
             self.translator,
             self.store,
@@ -244,9 +243,15 @@ class Service:
             instance=instance_name(s),
             earlier=earlier,
             debug=s.debug,
+            ari=self.ari,
+            app=s.ari.app,
         )
-        await self.trunk.start()
+        self._on_stop("ARI", self.ari.close)
+        self._on_stop("calls", self.stasis.close)
+        await self.trunk.start()  # first: what ARI shows is compared with the calls that it takes up
         self._on_stop("trunk mode", self.trunk.stop)
+        await self.ari.start(self._on_ari)
+        self.stasis.start()
         self.pbx = PbxService(
             self.translator,
             self.store,
@@ -303,6 +308,13 @@ class Service:
             rtp=":".join(map(str, self.media.address)),
             instance=prefix,
         )
+
+    def _on_ari(self, event: SocketEvent) -> None:
+        self.stasis.on_event(event)
+        self.trunk.on_ari(event)
+
+    def _is_trunk_s(self, channel_id: str) -> bool:
+        return self.trunk.has_channel(channel_id)
 
     def _media_settings(self, place: dict[str, Any]) -> MediaSettings:
         """With the port of the earlier run, whose calls still send there, if any port will do and it is free."""

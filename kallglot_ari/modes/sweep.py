@@ -27,11 +27,20 @@ _log = get(__name__)
 class Sweep:
     """At every connect, by its snapshot, and every so often: an answer or an event may have been lost without the connection."""
 
-    def __init__(self, plant: Plant, calls: Registry, prefix: str, give_back: GiveBack, inherited: Inherited) -> None:
+    def __init__(
+        self,
+        plant: Plant,
+        calls: Registry,
+        prefix: str,
+        give_back: GiveBack,
+        inherited: Inherited,
+        others: Callable[[str], bool],
+    ) -> None:
         self._plant = plant
         self._calls = calls
         self._prefix = f"{prefix}-"
         self._inherited = inherited
+        self._others = others
         self._give_back = give_back
         self._suspects: set[tuple[str, str]] = set()
         self._tasks = Tasks("sweep")
@@ -123,6 +132,11 @@ class Sweep:
             return False
         return True
 
+    async def _in_dialplan(self, channel_id: str) -> bool:
+        """Our application may be subscribed to a channel that never entered it: a trunk call's, of this run or one before."""
+        dialplan = (await self._plant.ari.channels.get(channel_id)).dialplan
+        return dialplan.app_name not in ("", "Stasis")  # Asterisk before 16.13 does not tell
+
     # --- what nobody owns --------------------------------------------------------------------------------------------
 
     def _ours(self, thing: str) -> bool:
@@ -138,7 +152,7 @@ class Sweep:
                 continue
             if self._ours(channel):
                 found.append(("channel", channel))
-            elif not channel.startswith("kg-"):
+            elif not channel.startswith("kg-") and not self._others(channel):
                 found.append(("caller", channel))
         return found
 
@@ -150,6 +164,8 @@ class Sweep:
                     await self._plant.ari.bridges.destroy(thing)
                 elif kind == "channel":
                     await self._plant.ari.channels.hangup(thing)
+                elif await self._in_dialplan(thing):
+                    continue
                 else:
                     await self._give_back(thing, DialplanStatus.FAILED)
                 removed += 1

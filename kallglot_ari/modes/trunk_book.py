@@ -58,6 +58,10 @@ class TrunkBook:
         self._changed: dict[str, asyncio.Event] = {}
         self.cleaners: list[Cleaner] = []
         """Awaited when a call ends, before its session is ended: hang up what is still up."""
+        self.watchers: list[Callable[[TrunkCall], None]] = []
+        """Told when a call has a channel more."""
+        self.in_script: set[str] = set()
+        """Uniqueids of the channels that a script of ours is talking with."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -107,6 +111,8 @@ class TrunkBook:
         """Let the call be found by every channel and session it has by now."""
         self._by_channel.update(dict.fromkeys((*call.parties, *call.legs), call))
         self._by_session.update({opened.session.id: call for opened in call.opened})
+        for watch in self.watchers:
+            watch(call)
 
     def _leave(self, call: TrunkCall) -> None:
         self._calls.pop(call.id, None)
@@ -153,6 +159,13 @@ class TrunkBook:
                 self._metrics.call_setup.observe((call.answered_at - call.started_at).total_seconds())
             self.publish("call.answered" if first else "call.updated", call)
             self.save(call)
+
+    def channel_gone(self, call: TrunkCall, uniqueid: str, cause: int = 0, text: str = "") -> None:
+        """One of the call's channels is gone; the call may be over with it."""
+        if call.channel_gone(uniqueid):
+            self.publish("leg.left", call, speaker=call.role_of(uniqueid), cause=cause, text=text)
+            if not self.check(call):
+                self.save(call)
 
     def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """A task of this book's."""
@@ -213,7 +226,7 @@ class TrunkBook:
         return live | self.sessions.in_hand
 
     async def restore(self) -> int:
-        """Take up the calls of the process before this one; how many. Whether they live, AMI will tell."""
+        """Take up the calls of the process before this one; how many. Whether they live, AMI or ARI will tell."""
         count = 0
         for call_id, record in (await self._store.mappings(MAPPING)).items():
             if not call_id.startswith(self._ours):
@@ -240,6 +253,7 @@ def _record(call: TrunkCall) -> dict[str, Any]:
         "channel": call.caller_channel,
         "participants": call.participants,
         "agent_expected": call.agent_expected,
+        "elsewhere": call.elsewhere,
         "sessions": [{"key": o.key, "id": o.session.id, "base_url": o.session.base_url} for o in call.opened],
     }
 
@@ -255,6 +269,7 @@ def _restored(call_id: str, record: dict[str, Any], view: CallView | None) -> Tr
         record["uniqueid"], record["linkedid"], view.caller, view.metadata, int(record["participants"]), opened,
     )  # fmt: skip
     call.answered_at = view.answered_at
+    call.elsewhere = bool(record.get("elsewhere"))
     for leg in view.legs:
         known = call.leg(leg.channel_id, leg.channel_name, "")
         known.role, known.answered, known.gone = leg.speaker, leg.state in ("up", "held"), leg.state == "gone"

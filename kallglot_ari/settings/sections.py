@@ -291,7 +291,8 @@ class AmiSettings(Section):
     port: int = Field(5038, ge=1, le=65535)
     """TCP port of Asterisk's manager interface."""
     username: str = ""
-    """User of `manager.conf`; empty: AMI is not used, and a trunk call ends only when its AGI script or channel does."""
+    """User of `manager.conf`; empty: AMI is not used. ARI then tells when the channels of a trunk call are gone; `agent=`, and digits, hold and
+    quality of trunk calls, need AMI."""
     password: SecretStr = SecretStr("")
     """Password of that user."""
 

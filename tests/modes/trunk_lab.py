@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
 from kallglot_ari.clock import ManualClock
@@ -17,7 +18,9 @@ from tests.modes.trunk_fakes import AgiChannel, FakeHub, FakeStore, FakeTranslat
 class Lab:
     """A trunk mode and all that it talks to."""
 
-    def __init__(self, *, ami_user: str = "", max_calls: int = 0, store: FakeStore | None = None) -> None:
+    def __init__(
+        self, *, ami_user: str = "", max_calls: int = 0, store: FakeStore | None = None, ari: Any = None
+    ) -> None:
         self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
         self.clock, self.metrics = ManualClock(), Metrics()
         api: Translator = self.api
@@ -28,7 +31,7 @@ class Lab:
             api, durable, hub,
             kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
             service=ServiceSettings(max_calls=max_calls), ami=AmiSettings(username=ami_user, port=1),
-            metrics=self.metrics, clock=self.clock, instance="t1",
+            metrics=self.metrics, clock=self.clock, instance="t1", ari=ari, app="kallglot",
         )  # fmt: skip
 
     @property
