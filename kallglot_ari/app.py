@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import signal
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from kallglot_ari import log, memory
 from kallglot_ari.ari.client import AriClient
+from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
@@ -106,9 +108,21 @@ async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_ke
 
 
 def instance_name(settings: Settings) -> str:
-    """Part of every id this service makes; stable over restarts, so that a later run finds what is its own."""
-    name = settings.service.instance or re.sub(r"[^A-Za-z0-9]", "", socket.gethostname().partition(".")[0])[:16]
-    return (name or "main").lower()
+    """Part of every id this service makes; stable over restarts, so that a later run finds what is its own.
+
+    Two services of one name take each other's channels for left-overs, so a derived one holds the whole host name and the application.
+    """
+    if settings.service.instance:
+        return settings.service.instance.lower()
+    whole = f"{socket.gethostname()}|{settings.ari.app}".lower()
+    return earlier_name(settings)[:8] + hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()[:8]
+
+
+def earlier_name(settings: Settings) -> str:
+    """The name that was made of the host's alone before; a run that had it may have left calls."""
+    if settings.service.instance:
+        return ""
+    return (re.sub(r"[^A-Za-z0-9]", "", socket.gethostname().partition(".")[0])[:16] or "main").lower()
 
 
 class Service:
@@ -168,7 +182,8 @@ class Service:
         if s.debug.record != "off":
             recording.check(s.debug.record)
         prefix = f"kg-{instance_name(s)}"
-        journal = Journal(self.store, prefix)
+        earlier = earlier_name(s)
+        journal = Journal(self.store, prefix, f"kg-{earlier}" if earlier else "")
         self._on_stop("journal", journal.close)
         if self._take_over and not await journal.take_over(self._run_id, TAKE_OVER_SECONDS):
             _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
@@ -192,6 +207,7 @@ class Service:
             self.clock,
             prefix=prefix,
             embedded=self.embedded.url if self.embedded else "",
+            earlier=f"kg-{earlier}" if earlier else "",
         )
         plant = Plant(
             self.ari,
@@ -207,17 +223,15 @@ class Service:
             s.debug,
         )
         load = Load(self.metrics, s.service.max_calls)
-        self.stasis = StasisMode(plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal, load)
+        self.stasis = StasisMode(
+            plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal, load, self._is_trunk_s
+        )
         await self.outbox.start(await self.stasis.resume.read())
         self._on_stop("outbox", self.outbox.stop)
         rtp = list(self.media.address)
         self.stasis.resume.start(same_port=place.get("rtp") == rtp)
         await journal.settle(rtp=rtp)
         journal.start()
-        await self.ari.start(self.stasis.on_event)
-        self.stasis.start()
-        self._on_stop("ARI", self.ari.close)
-        self._on_stop("calls", self.stasis.close)
         self.trunk = TrunkMode(
             self.translator,
             self.store,
@@ -231,10 +245,17 @@ class Service:
             clock=self.clock,
             load=load,
             instance=instance_name(s),
+            earlier=earlier,
             debug=s.debug,
+            ari=self.ari,
+            app=s.ari.app,
         )
-        await self.trunk.start()
+        self._on_stop("ARI", self.ari.close)
+        self._on_stop("calls", self.stasis.close)
+        await self.trunk.start()  # first: what ARI shows is compared with the calls that it takes up
         self._on_stop("trunk mode", self._stop_trunk)
+        await self.ari.start(self._on_ari)
+        self.stasis.start()
         self.pbx = PbxService(
             self.translator,
             self.store,
@@ -252,6 +273,9 @@ class Service:
         self._on_stop("PBX service", self.pbx.stop)
         self.outbox.watch(f"{instance_name(s)}-t-", self.trunk.live_keys)
         self.outbox.watch(f"{instance_name(s)}-p-", self.pbx.live_keys)
+        if earlier:
+            self.outbox.watch(f"{earlier}-t-", self.trunk.live_keys, only_to_end=True)
+            self.outbox.watch(f"{earlier}-p-", self.pbx.live_keys, only_to_end=True)
         self._tasks.spawn(self._probe(), name="probe")
         self._tasks.spawn(self._give_back(), name="memory")
         self._on_stop("tasks", self._tasks.close)
@@ -289,6 +313,13 @@ class Service:
             rtp=":".join(map(str, self.media.address)),
             instance=prefix,
         )
+
+    def _on_ari(self, event: SocketEvent) -> None:
+        self.stasis.on_event(event)
+        self.trunk.on_ari(event)
+
+    def _is_trunk_s(self, channel_id: str) -> bool:
+        return self.trunk.has_channel(channel_id)
 
     def _media_settings(self, place: dict[str, Any]) -> MediaSettings:
         """With the port of the earlier run, whose calls still send there, if any port will do and it is free."""

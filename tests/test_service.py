@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from kallglot_ari.app import Service
+from kallglot_ari.app import Service, earlier_name, instance_name
 from kallglot_ari.calls.model import EndReason
 from kallglot_ari.cli import main
 from kallglot_ari.errors import ApiUnavailable, KallglotAriError
@@ -278,3 +278,20 @@ async def test_trunk_calls_of_an_embedded_kallglot_end_with_it(tmp_path: Path) -
         assert second.trunk.calls() == []
     finally:
         await second.stop()
+
+
+def test_services_of_hosts_and_applications_with_like_names_do_not_share_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for host in ("pbx-frankfurt-asterisk-01", "pbx-frankfurt-asterisk-02", "pbx-frankfurt-asterisk-01.example"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        for app in ("kallglot", "staging"):
+            s = settings(tmp_path, ari={"url": "http://127.0.0.1:9", "app": app})
+            names.add(instance_name(s))
+            assert earlier_name(s) == "pbxfrankfurtaste"
+            assert instance_name(s).startswith("pbxfrank")
+            assert len(instance_name(s)) == 16
+    assert len(names) == 6
+    named = settings(tmp_path, service={"instance": "Main1"})
+    assert (instance_name(named), earlier_name(named)) == ("main1", "")

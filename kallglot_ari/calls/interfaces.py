@@ -303,7 +303,9 @@ class CallStore(Protocol):
 
     async def get_mapping(self, kind: str, key: str) -> dict[str, Any] | None: ...
 
-    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
+    async def write_mappings(
+        self, kind: str, changes: Mapping[str, dict[str, Any] | None], *, expires_at: float | None = None
+    ) -> None:
         """Insert, replace or (None) delete many, all or none of them."""
         ...
 

@@ -8,7 +8,7 @@ from typing import Any
 from kallglot_ari.calls import adopt
 from kallglot_ari.calls.interfaces import CallStore
 from kallglot_ari.calls.runner import CallRunner
-from kallglot_ari.errors import StoreError
+from kallglot_ari.errors import KallglotAriError, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.tasks import Tasks
 
@@ -27,11 +27,15 @@ _log = get(__name__)
 class Journal:
     """The last state of every live call of this instance. A store that fails does not hurt a call."""
 
-    def __init__(self, store: CallStore, prefix: str) -> None:
+    def __init__(self, store: CallStore, prefix: str, earlier: str = "") -> None:
+        """:param earlier: the prefix before names were unique; what a run with it left in this store is taken over once."""
         self._store = store
         self._kind = f"live:{prefix}"
         self._place = f"{PLACE}:{prefix}"
         self._claim = f"{CLAIM}:{prefix}"
+        self._earlier = earlier
+        self.inherited: frozenset[str] = frozenset()
+        """Calls with the earlier prefix."""
         self._changed: dict[str, CallRunner | None] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
@@ -40,15 +44,30 @@ class Journal:
     async def read(self) -> dict[str, dict[str, Any]]:
         """What an earlier run left, by call; empty, and told, when the store cannot be read."""
         try:
+            if self._earlier:
+                await self._inherit()
             self._last = await self._store.mappings(self._kind)
         except StoreError as error:
             _log.error("live_calls_unreadable", error=str(error))
+        self.inherited = frozenset(i for i in self._last if self._earlier and i.startswith(f"{self._earlier}-"))
         return dict(self._last)
+
+    async def _inherit(self) -> None:
+        if await self._store.mappings(self._place):
+            return  # it has run under its own name since; the earlier one is another service's, or nobody's
+        left = await self._store.mappings(f"live:{self._earlier}")
+        if left:
+            await self._store.write_mappings(self._kind, left)
+            await self._store.write_mappings(f"live:{self._earlier}", dict.fromkeys(left))
+            _log.warning("live_calls_of_an_earlier_name", calls=len(left))
 
     async def place(self) -> dict[str, Any]:
         """What `settle` kept last."""
         try:
-            return (await self._store.mappings(self._place)).get(PLACE, {})
+            found = await self._store.mappings(self._place)
+            if not found and self._earlier:
+                found = await self._store.mappings(f"{PLACE}:{self._earlier}")
+            return found.get(PLACE, {})
         except StoreError:
             return {}
 
@@ -79,6 +98,10 @@ class Journal:
     async def take_over(self, run: str, seconds: float) -> bool:
         """Claim the calls and wait up to `seconds` until who had them has let go; False if it did not."""
         before = await self.holder()
+        if not before and self._earlier:
+            as_before = Journal(self._store, self._earlier)
+            if await as_before.holder():
+                return await as_before.take_over(run, seconds)
         await self.claim(run)
         for _ in range(round(seconds / LOOK)):
             if not before or (await self._claimed()).get("released") == before:
@@ -89,7 +112,7 @@ class Journal:
     async def _claimed(self) -> dict[str, Any]:
         try:
             return (await self._store.mappings(self._claim)).get(CLAIM, {})
-        except StoreError as error:
+        except KallglotAriError as error:
             _log.error("claim_unreadable", error=str(error))
             return {}
 
@@ -148,7 +171,7 @@ class Journal:
             self._wake.clear()
             try:
                 await self.flush()
-            except StoreError as error:
+            except KallglotAriError as error:
                 _log.error("live_calls_not_written", error=str(error))
                 self._wake.set()
                 await asyncio.sleep(AGAIN)

@@ -48,13 +48,16 @@ class Outbox:
         *,
         prefix: str,
         embedded: str = "",
+        earlier: str = "",
     ) -> None:
+        """:param earlier: the prefix before names were unique; another service may have it too."""
         self._translator = translator
         self._store = store
         self._metrics = metrics
         self._clock = clock
         self._prefix = prefix
         self._embedded = embedded
+        self._earlier = earlier
         self._waiting: set[str] = set()
         self._kept: set[str] = set()
         self._rows: dict[str, PendingSession] = {}
@@ -90,9 +93,7 @@ class Outbox:
             _log.error("outbox_unreadable", error=str(error))
             return
         self._taken_over = True
-        left = [
-            row for row in rows if row.key.startswith(f"{self._prefix}-") and row.key not in self._rows | self._ended
-        ]
+        left = [row for row in rows if self._left_by_us(row) and row.key not in self._rows | self._ended]
         for row in [row for row in left if self._died_with_it(row)]:
             left.remove(row)
             await self._strike(row.key)
@@ -101,6 +102,15 @@ class Outbox:
         if left:
             _log.warning("sessions_left_by_an_earlier_run", count=len(left), waiting=len(let_alone))
         self._count()
+
+    def _left_by_us(self, row: PendingSession) -> bool:
+        if row.key.startswith(f"{self._prefix}-"):
+            return True
+        return (
+            bool(self._earlier)
+            and row.key.startswith(f"{self._earlier}-")
+            and bool(row.reason or row.call_id in self._waiting)
+        )
 
     def _died_with_it(self, row: PendingSession) -> bool:
         """An embedded Kallglot is gone with its process, and so are its sessions."""
@@ -116,14 +126,15 @@ class Outbox:
                 self._rows[key] = _to_end(row)
         self._count()
 
-    def watch(self, prefix: str, live: Callable[[], set[str]]) -> None:
+    def watch(self, prefix: str, live: Callable[[], set[str]], *, only_to_end: bool = False) -> None:
         """Also end what another part of this service wrote down by itself and left: rows whose key begins with `prefix`.
 
         A row is left when it says that its session shall end, or when it is older than this call of `watch`.
 
         :param live: the keys of that part's live calls; those are let alone.
+        :param only_to_end: an old row may be another service's.
         """
-        self._watched[prefix] = (self._clock.wall().timestamp(), live)
+        self._watched[prefix] = (0.0 if only_to_end else self._clock.wall().timestamp(), live)
         self._next_look = 0.0
 
     def _knows(self, key: str) -> bool:
@@ -268,16 +279,22 @@ class Outbox:
 
     async def _sweep(self) -> None:
         while True:
-            if not self._taken_over:
-                await self._take_over()
-            if self._watched and self._next_look <= self._clock.now():
-                await self._look()
-            now = self._clock.now()
-            due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
-            for first in range(0, len(due), _AT_ONCE):
-                await asyncio.gather(*(self._try(key) for key in due[first : first + _AT_ONCE]))
-            await self._write_again()
+            try:
+                await self._sweep_once()
+            except KallglotAriError as error:
+                _log.error("outbox_sweep_postponed", error=str(error))
             await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _sweep_once(self) -> None:
+        if not self._taken_over:
+            await self._take_over()
+        if self._watched and self._next_look <= self._clock.now():
+            await self._look()
+        now = self._clock.now()
+        due = [k for k, row in self._rows.items() if row.reason and self._not_before.get(k, 0) <= now]
+        for first in range(0, len(due), _AT_ONCE):
+            await asyncio.gather(*(self._try(key) for key in due[first : first + _AT_ONCE]))
+        await self._write_again()
 
     async def _quietly(self, key: str, writing: Coroutine[Any, Any, None]) -> None:
         """Wait for the store, but not for long: a call goes first, and what is slow is written all the same."""

@@ -16,7 +16,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CallStore, Hub
 from kallglot_ari.calls.model import CallView, EndReason, Session, SessionRequest
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ApiError, ServiceBusy, StoreError
+from kallglot_ari.errors import ApiError, KallglotAriError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import Api, LostCalls
@@ -167,19 +167,24 @@ class PbxService:
         return self._answer(record)
 
     async def hangup(self, call_id: str, reason: str = EndReason.COMPLETED) -> bool:
-        """A call is over: end its sessions. False when it is unknown, or was over before."""
+        """A call is over: end its sessions. False when it is unknown, or was over before.
+
+        :raises StoreError: its sessions are ended, but it counts as up until this is asked again.
+        """
         async with self._lock(call_id):
             record = await self._store.get_mapping(CALLS, call_id)
             if record is None or record["state"] != "open":
                 return False
             until = self._now() + REMEMBER_SECONDS
-            await self._store.delete_mapping(CALLS, call_id)
             ended = {"state": "ended", "until": until, "session": record["sessions"][-1]["id"]}
-            await self._store.put_mapping(CALLS, call_id, ended, expires_at=until)
+            try:
+                await self._store.write_mappings(CALLS, {call_id: ended}, expires_at=until)
+            finally:
+                for opened in _opened(record):
+                    await self._sessions.close(opened, reason)
+                self._keys.pop(call_id, None)
             for opened in _opened(record):
-                await self._sessions.close(opened, reason)
                 self._by_session.pop(opened.session.id, None)
-            self._keys.pop(call_id, None)
             view = self._views.pop(call_id, None) or self._view(record)
             view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
             self._metrics.calls.labels(str(reason)).inc()
@@ -260,7 +265,7 @@ class PbxService:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self.sweep()
-            except StoreError as error:
+            except KallglotAriError as error:
                 _log.warning("pbx_sweep_postponed", error=str(error))
 
     # --- transfers ---------------------------------------------------------------------------------------------------
@@ -297,7 +302,11 @@ class PbxService:
             request = _request(record, call_id, referred_from=session_id, refer_to=refer_to)
             opened = await self._sessions.open(record["call"], request)
             _append(record, opened)
-            await self._store.update_mapping(CALLS, call_id, record)
+            try:
+                await self._store.update_mapping(CALLS, call_id, record)
+            except StoreError:
+                await self._sessions.close(opened, EndReason.ERROR)
+                raise
             self._known(call_id, record, self._views.get(call_id) or self._view(record))
             return opened.session.id
 

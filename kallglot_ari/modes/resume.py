@@ -128,8 +128,8 @@ class Resume:
         """Calls that the store shows as up and that are not."""
         try:
             for view in await self._plant.store.list_calls(limit=1000, active=True):
-                ours = view.id.startswith(f"{self._prefix}-") and view.kind == "media"
-                if ours and self._calls.view(view.id) is None:
+                ours = view.id.startswith(f"{self._prefix}-") or view.id in self._journal.inherited
+                if ours and view.kind == "media" and self._calls.view(view.id) is None:
                     view.state, view.end_reason = CallState.ENDED.value, view.end_reason or "error"
                     view.ended_at = view.ended_at or self._plant.clock.wall()
                     await self._plant.store.save_call(view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from kallglot_ari.ari import models as m
@@ -50,7 +50,9 @@ class StasisMode:
         prefix: str,
         journal: Journal,
         load: Load,
+        others: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """:param others: whether a channel that the application hears of is another part's of this service."""
         self._plant = plant
         self._service = service
         self._kallglot = kallglot
@@ -65,7 +67,7 @@ class StasisMode:
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
-        self._sweep = Sweep(plant, self.calls, prefix, self._give_back)
+        self._sweep = Sweep(plant, self.calls, prefix, self._give_back, lambda: journal.inherited, others)
         self._draining = False
 
     # --- life --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ EVERY = 15.0
 """Seconds between two looks. What two in a row find is so; a single one may have come between an action and its event."""
 
 GiveBack = Callable[[str, DialplanStatus], Awaitable[None]]
+Inherited = Callable[[], frozenset[str]]
+"""Calls of ours whose ids have another prefix."""
 
 _log = get(__name__)
 
@@ -25,10 +27,20 @@ _log = get(__name__)
 class Sweep:
     """At every connect, by its snapshot, and every so often: an answer or an event may have been lost without the connection."""
 
-    def __init__(self, plant: Plant, calls: Registry, prefix: str, give_back: GiveBack) -> None:
+    def __init__(
+        self,
+        plant: Plant,
+        calls: Registry,
+        prefix: str,
+        give_back: GiveBack,
+        inherited: Inherited,
+        others: Callable[[str], bool],
+    ) -> None:
         self._plant = plant
         self._calls = calls
-        self._ours = f"{prefix}-"
+        self._prefix = f"{prefix}-"
+        self._inherited = inherited
+        self._others = others
         self._give_back = give_back
         self._suspects: set[tuple[str, str]] = set()
         self._tasks = Tasks("sweep")
@@ -66,7 +78,7 @@ class Sweep:
                 elif channel is not None and channel.state == "Up" and channel.id in in_app:
                     runner.post(e.ChannelEntered(channel.id, channel.name))
         listed = set(seen.application.channel_ids) if seen.application else set()
-        ours = {channel for channel in there if channel.startswith(self._ours)}
+        ours = {channel for channel in there if self._ours(channel)}
         # begins when those that are taken up have their owner
         self._tasks.spawn(self._remove_all(bridges, ours | (listed & set(there))), name="after-connect")
 
@@ -120,19 +132,27 @@ class Sweep:
             return False
         return True
 
+    async def _in_dialplan(self, channel_id: str) -> bool:
+        """Our application may be subscribed to a channel that never entered it: a trunk call's, of this run or one before."""
+        dialplan = (await self._plant.ari.channels.get(channel_id)).dialplan
+        return dialplan.app_name not in ("", "Stasis")  # Asterisk before 16.13 does not tell
+
     # --- what nobody owns --------------------------------------------------------------------------------------------
+
+    def _ours(self, thing: str) -> bool:
+        return thing.startswith(self._prefix) or thing.partition(".")[0] in self._inherited()
 
     def _unowned(self, bridges: set[str], channels: set[str]) -> list[tuple[str, str]]:
         found = []
         for bridge in bridges:
-            if bridge.startswith(self._ours) and self._calls.owner(bridge) is None:
+            if self._ours(bridge) and self._calls.owner(bridge) is None:
                 found.append(("bridge", bridge))
         for channel in channels:
             if self._calls.owner(channel) is not None:
                 continue
-            if channel.startswith(self._ours):
+            if self._ours(channel):
                 found.append(("channel", channel))
-            elif not channel.startswith("kg-"):
+            elif not channel.startswith("kg-") and not self._others(channel):
                 found.append(("caller", channel))
         return found
 
@@ -144,6 +164,8 @@ class Sweep:
                     await self._plant.ari.bridges.destroy(thing)
                 elif kind == "channel":
                     await self._plant.ari.channels.hangup(thing)
+                elif await self._in_dialplan(thing):
+                    continue
                 else:
                     await self._give_back(thing, DialplanStatus.FAILED)
                 removed += 1

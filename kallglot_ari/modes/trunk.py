@@ -1,7 +1,7 @@
 """Trunk mode: the dialplan dials Kallglot's own SIP endpoint; we create, follow and end the sessions.
 
-FastAGI asks for a session and reports its end, the manager interface (when a log-in is set) tells what happens in between and
-what both missed. A session is ended exactly once, by whichever learns first that it is over.
+FastAGI asks for a session and reports its end; the manager interface (when a log-in is set) or ARI tells what happens in between and
+what was missed. A session is ended exactly once, by whichever learns first that it is over.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 from kallglot_ari import log
 from kallglot_ari.agi.server import AgiServer
+from kallglot_ari.ari.client import AriClient
+from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
 from kallglot_ari.calls.model import CallView, EndReason, SessionRequest
 from kallglot_ari.clock import Clock
@@ -23,6 +25,7 @@ from kallglot_ari.modes.trunk_follow import Follower
 from kallglot_ari.modes.trunk_scripts import TrunkScripts
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.modes.trunk_trace import SipTrace
+from kallglot_ari.modes.trunk_watch import ChannelWatch
 from kallglot_ari.settings import (
     AgiSettings,
     AmiSettings,
@@ -53,12 +56,18 @@ class TrunkMode:
         clock: Clock,
         load: Load,
         instance: str = "",
+        earlier: str = "",
         debug: DebugSettings | None = None,
+        ari: AriClient | None = None,
+        app: str = "",
     ) -> None:
+        """:param ari: tells which channels are gone when [ami] has no log-in; `app` is subscribed to them."""
         self._sessions = Sessions(translator, store, clock)
-        self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=instance or service.instance)
+        name = instance or service.instance
+        self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=name, earlier=earlier)
         load.add(self._book.__len__)
         self._follower = Follower(self._book, ami, hub, metrics, trunk) if ami.username else None
+        self._watch = ChannelWatch(self._book, ari, app) if ari is not None and self._follower is None else None
         agents = self._follower.agents if self._follower else Agents(None)
         folder = Path((debug or DebugSettings()).dir)
         find = self._book.of_dial_string
@@ -82,7 +91,18 @@ class TrunkMode:
         await self._agi.start()
         if self._follower is not None:
             await self._follower.start()
+        if self._watch is not None:
+            self._watch.start()
         _log.info("trunk_mode_up", agi_port=self._agi.port, ami=self._follower is not None, restored=restored)
+
+    def on_ari(self, event: SocketEvent) -> None:
+        """An event of ARI's socket."""
+        if self._watch is not None:
+            self._watch.event(event)
+
+    def has_channel(self, uniqueid: str) -> bool:
+        """Our application hears of this channel, but it is in the dialplan, and no caller of media mode."""
+        return self._book.of_channel(uniqueid) is not None or (self._watch is not None and self._watch.has(uniqueid))
 
     def drain(self) -> None:
         """Take no new calls: ``session`` answers KALLGLOT_STATUS=UNAVAILABLE from now on."""
@@ -108,6 +128,8 @@ class TrunkMode:
         await self._book.stop(grace)
         if self._follower is not None:
             await self._follower.stop()
+        if self._watch is not None:
+            await self._watch.stop()
         await self._sessions.stop(grace)
         if self._trace is not None:
             await self._trace.stop()

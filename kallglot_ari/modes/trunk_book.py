@@ -32,14 +32,24 @@ class TrunkBook:
     """All live trunk calls. Durable: what is needed to take a call up again after a restart is in the store."""
 
     def __init__(
-        self, sessions: Sessions, store: CallStore, hub: Hub, metrics: Metrics, clock: Clock, *, instance: str = ""
+        self,
+        sessions: Sessions,
+        store: CallStore,
+        hub: Hub,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        instance: str = "",
+        earlier: str = "",
     ) -> None:
+        """:param earlier: the name before names were unique: calls with it are taken up too."""
         self.sessions = sessions
         self._store = store
         self._hub = hub
         self._metrics = metrics
         self.clock = clock
-        self._prefix = f"{instance or 'local'}-t-"
+        self._instance = instance or "local"
+        self._ours = tuple(f"{name}-t-" for name in (self._instance, earlier) if name)
         self._tasks = Tasks("trunk")
         self._calls: dict[str, TrunkCall] = {}
         self._by_linkedid: dict[str, TrunkCall] = {}
@@ -50,6 +60,10 @@ class TrunkBook:
         self._empty.set()
         self.cleaners: list[Cleaner] = []
         """Awaited when a call ends, before its session is ended: hang up what is still up."""
+        self.watchers: list[Callable[[TrunkCall], None]] = []
+        """Told when a call has a channel more."""
+        self.in_script: set[str] = set()
+        """Uniqueids of the channels that a script of ours is talking with."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -58,7 +72,7 @@ class TrunkBook:
         return iter(list(self._calls.values()))
 
     def new_id(self) -> str:
-        return f"{self._prefix}{uuid.uuid4().hex[:16]}"
+        return f"{self._instance}-t-{uuid.uuid4().hex[:16]}"
 
     def get(self, call_id: str) -> TrunkCall | None:
         return self._calls.get(call_id)
@@ -99,6 +113,8 @@ class TrunkBook:
         """Let the call be found by every channel and session it has by now."""
         self._by_channel.update(dict.fromkeys((*call.parties, *call.legs), call))
         self._by_session.update({opened.session.id: call for opened in call.opened})
+        for watch in self.watchers:
+            watch(call)
 
     def _leave(self, call: TrunkCall) -> None:
         self._calls.pop(call.id, None)
@@ -146,6 +162,13 @@ class TrunkBook:
                 self._metrics.call_setup.observe((call.answered_at - call.started_at).total_seconds())
             self.publish("call.answered" if first else "call.updated", call)
             self.save(call)
+
+    def channel_gone(self, call: TrunkCall, uniqueid: str, cause: int = 0, text: str = "") -> None:
+        """One of the call's channels is gone; the call may be over with it."""
+        if call.channel_gone(uniqueid):
+            self.publish("leg.left", call, speaker=call.role_of(uniqueid), cause=cause, text=text)
+            if not self.check(call):
+                self.save(call)
 
     def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         """A task of this book's."""
@@ -206,13 +229,13 @@ class TrunkBook:
         return live | self.sessions.in_hand
 
     async def restore(self) -> int:
-        """Take up the calls of the process before this one; how many. Whether they live, AMI will tell.
+        """Take up the calls of the process before this one; how many. Whether they live, AMI or ARI will tell.
 
         Not those of another instance that shares the database: its Asterisk may be another one, which has none of them.
         """
         count = 0
         for call_id, record in (await self._store.mappings(MAPPING)).items():
-            if not call_id.startswith(self._prefix):
+            if not call_id.startswith(self._ours):
                 continue
             view = await self._store.get_call(call_id)
             try:
@@ -246,6 +269,7 @@ def _record(call: TrunkCall) -> dict[str, Any]:
         "participants": call.participants,
         "agent_expected": call.agent_expected,
         "parties": call.parties,
+        "elsewhere": call.elsewhere,
         "sessions": [{"key": o.key, "id": o.session.id, "base_url": o.session.base_url} for o in call.opened],
     }
 
@@ -262,6 +286,7 @@ def _restored(call_id: str, record: dict[str, Any], view: CallView | None) -> Tr
         parties=dict(record.get("parties", {})), agent_expected=bool(record.get("agent_expected")),
     )  # fmt: skip
     call.answered_at = view.answered_at
+    call.elsewhere = bool(record.get("elsewhere"))
     for leg in view.legs:
         known = call.leg(leg.channel_id, leg.channel_name, "")
         known.role, known.answered, known.gone = leg.speaker, leg.state in ("up", "held"), leg.state == "gone"

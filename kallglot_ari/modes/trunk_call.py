@@ -67,6 +67,8 @@ class TrunkCall:
     reason: EndReason | None = None
     status: str | None = None
     dtmf: list[dict[str, str]] = field(default_factory=list)
+    elsewhere: bool = False
+    """Its channels are on another Asterisk than ARI's, which knows nothing of them."""
 
     def __post_init__(self) -> None:
         self.parties.setdefault(self.caller_uniqueid, CUSTOMER)
@@ -79,6 +81,11 @@ class TrunkCall:
     @property
     def live_legs(self) -> list[TrunkLeg]:
         return [leg for leg in self.legs.values() if not leg.gone]
+
+    def live_channels(self) -> list[str]:
+        """Uniqueids of the parties' channels and the legs that are not known to be gone."""
+        parties = [party for party in self.parties if party not in self.parties_gone]
+        return [*parties, *(leg.uniqueid for leg in self.live_legs)]
 
     def ending(self) -> bool:
         """It is over, or about to be."""
@@ -128,6 +135,12 @@ class TrunkCall:
         news = uniqueid in self.parties and uniqueid not in self.parties_gone
         self.parties_gone.add(uniqueid)
         return news
+
+    def hangup_asked(self, uniqueid: str) -> None:
+        """This channel's far end hangs up; the first counts."""
+        leg = self.legs.get(uniqueid)
+        if leg is None or leg.answered:  # an endpoint that refuses hangs up too, and the next is tried
+            self.asked_by = self.asked_by or uniqueid
 
     def hung_up_by(self, channel: str) -> None:
         """Asterisk's word on which channel's far end hung up; a name that is not known here says nothing."""

@@ -80,14 +80,9 @@ class Follower:
                 self._book.leg_answered(call, event.uniqueid)
                 self._ask_codec(call, event.uniqueid)
             case ami.ChannelGone():
-                if call.channel_gone(event.uniqueid):
-                    self._book.publish("leg.left", call, speaker=speaker, cause=event.cause, text=event.cause_text)
-                    if not self._book.check(call):
-                        self._book.save(call)
+                self._book.channel_gone(call, event.uniqueid, event.cause, event.cause_text)
             case ami.HangupAsked():
-                leg = call.legs.get(event.uniqueid)
-                if leg is None or leg.answered:  # an endpoint that refuses hangs up too, and the next is tried
-                    call.asked_by = call.asked_by or event.uniqueid
+                call.hangup_asked(event.uniqueid)
             case ami.Digit():
                 if event.uniqueid not in call.legs and len(call.dtmf) < MAX_DIGITS:
                     at = self._book.clock.wall().isoformat().replace("+00:00", "Z")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kallglot_ari import log
@@ -123,10 +123,22 @@ class TrunkScripts:
 
     def table(self) -> dict[str, Script]:
         return {
-            "session": Script(self.session, SESSION_SECONDS + 305),
-            "answered": Script(self.answered),
+            "session": Script(self._known(self.session), SESSION_SECONDS + 305),
+            "answered": Script(self._known(self.answered)),
             "end": Script(self.end, SESSION_SECONDS),
         }
+
+    def _known(self, script: Callable[[AgiSession], Awaitable[None]]) -> Callable[[AgiSession], Awaitable[None]]:
+        """While it runs its channel is known to be there."""
+
+        async def run(agi: AgiSession) -> None:
+            self._book.in_script.add(agi.request.uniqueid)
+            try:
+                await script(agi)
+            finally:
+                self._book.in_script.discard(agi.request.uniqueid)
+
+        return run
 
     async def session(self, agi: AgiSession) -> None:
         """``session``: SESSION_ID, KALLGLOT_URIS and KALLGLOT_TIMEOUT, or an empty SESSION_ID and KALLGLOT_STATUS."""

@@ -43,7 +43,8 @@ class ServiceSettings(Section):
     """While a tenth of the media's ticks come later than this, in milliseconds, or the event loop is as far behind, new calls go on in the
     dialplan with KALLGLOT_STATUS=BUSY, so that those that are up keep their sound. 0 = never."""
     instance: str = Field("", pattern=r"^[A-Za-z0-9]{0,16}$")
-    """Part of every id this service makes. Empty: derived from the host name."""
+    """Part of every id this service makes; no other service on the same Asterisk or database may have it. Empty: made of the host name and
+    `ari.app`."""
 
 
 class AriSettings(Section):
@@ -290,7 +291,8 @@ class AmiSettings(Section):
     port: int = Field(5038, ge=1, le=65535)
     """TCP port of Asterisk's manager interface."""
     username: str = ""
-    """User of `manager.conf`; empty: AMI is not used, and a trunk call ends only when its AGI script or channel does."""
+    """User of `manager.conf`; empty: AMI is not used. ARI then tells when the channels of a trunk call are gone; `agent=`, and digits, hold and
+    quality of trunk calls, need AMI."""
     password: SecretStr = SecretStr("")
     """Password of that user."""
 

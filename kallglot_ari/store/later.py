@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from kallglot_ari import log
-from kallglot_ari.errors import StoreError
+from kallglot_ari.errors import KallglotAriError
 
 AGAIN = 5.0
 """Seconds between two attempts."""
@@ -66,7 +66,7 @@ class Later:
                 continue  # something newer is kept or written by now
             try:
                 await self._execute(*kept)
-            except StoreError:
+            except KallglotAriError:
                 break
             written += 1
             if self._kept.get(key) is kept:

@@ -19,7 +19,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.interfaces import PendingSession
 from kallglot_ari.calls.model import CallState, CallView, TranscriptTurn
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import KallglotAriError, StoreError
+from kallglot_ari.errors import ConfigError, KallglotAriError, StoreError
 from kallglot_ari.settings import StoreSettings
 from kallglot_ari.store import connect, damage, migrations, rows, schema, upserts
 from kallglot_ari.store.later import Later, Row
@@ -74,6 +74,7 @@ class Store:
         self._engine: AsyncEngine | None = None
         self._writer: Writer | None = None
         self._one_reader: asyncio.Lock | None = None
+        self._up = False
         self._later = Later(self._execute)
         self._tasks = Tasks("store")
         self._background = Tasks("store.background")
@@ -106,6 +107,7 @@ class Store:
         except KallglotAriError:
             await self.close()
             raise
+        self._up = True
         self._background.spawn(self._later.run(), name="later")
         if self._retention_days > 0:
             self._background.spawn(self._keep_retention(), name="retention")
@@ -124,7 +126,7 @@ class Store:
             _log.error("store_writes_lost", writes=len(self._later))
         if self._engine is not engine:
             return
-        self._engine = None
+        self._engine, self._up = None, False
         await self._tasks.join(self._busy_timeout)
         await self._tasks.close()
         if self._writer is not None:
@@ -247,11 +249,13 @@ class Store:
             "update mapping", update(schema.mappings).where(*_mapping(kind, key)).values(value=rows.dump(value))
         )
 
-    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
-        """In one transaction; those that are replaced lose their expiry."""
+    async def write_mappings(
+        self, kind: str, changes: Mapping[str, dict[str, Any] | None], *, expires_at: float | None = None
+    ) -> None:
+        """In one transaction; those that are replaced get this expiry."""
         gone = [{"of": rows.clean(kind), "named": rows.clean(key)} for key, value in changes.items() if value is None]
         new = [
-            {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": None}
+            {"kind": rows.clean(kind), "key": rows.clean(key), "value": rows.dump(value), "expires_at": expires_at}
             for key, value in changes.items()
             if value is not None
         ]
@@ -327,7 +331,7 @@ class Store:
             try:
                 if deleted := await self.delete_old():
                     _log.info("store_old_calls_deleted", calls=deleted, days=self._retention_days)
-            except StoreError as error:
+            except KallglotAriError as error:
                 _log.warning("store_retention_failed", error=str(error))
             await asyncio.sleep(_RETENTION_EVERY)
 
@@ -386,6 +390,9 @@ class Store:
         if waiting.cancelled():
             raise StoreError(f"store: {what}: the store was closed")
         outcome = waiting.result()
+        if self._up and isinstance(outcome.error, ConfigError):
+            # it let us in before: a password, a grant or a database may come back
+            raise StoreError(str(outcome.error)) from outcome.error
         if outcome.error is not None:
             raise outcome.error
         return outcome.value

@@ -18,6 +18,7 @@ from kallglot_ari.errors import (
     ApiRateLimited,
     ApiUnauthorized,
     ApiUnavailable,
+    ConfigError,
 )
 from kallglot_ari.kallglot.http import NotSent
 from kallglot_ari.modes import outbox as module
@@ -304,3 +305,23 @@ async def test_after_an_outage_many_sessions_are_ended_at_once(bench: Bench) -> 
             await asyncio.sleep(0.002)
     await bench.until(bench.settled)
     assert len(bench.kallglot.ended) == 40
+
+
+async def test_a_sweep_that_fails_is_not_the_last(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+    ask = bench.store.pending_sessions
+
+    async def pending_sessions() -> list[PendingSession]:
+        if not refused:
+            refused.append("password")
+            raise ConfigError("store.url: PostgreSQL: wrong user or password")
+        return await ask()
+
+    await bench.outbox.start()
+    monkeypatch.setattr(bench.store, "pending_sessions", pending_sessions)
+    bench.outbox.watch("other-t-", set)
+    session = await bench.outbox.create(KEY, "kg-a-1", REQUEST)
+    bench.kallglot.end_errors = [ApiUnavailable("down")]
+    await bench.until(lambda: refused)
+    await bench.outbox.end(KEY, session.id, "completed")
+    await bench.until(bench.settled)

@@ -242,3 +242,15 @@ async def test_what_another_part_left_is_ended_and_its_live_calls_are_not(bench:
     bench.store.unreadable = False
     await bench.until(lambda: set(bench.store.pending) == {"a-t-live", "ab-t-other", "kg-b-1"})
     assert len(bench.kallglot.ended) == 3
+
+
+async def test_of_the_earlier_name_only_what_is_known_to_be_ours(bench: Bench) -> None:
+    rows = [left("kg-old-1.s1", call_id="kg-old-1"), left("kg-old-2.s1"), left("kg-old-3.s1", reason="completed")]
+    bench.store.pending = {row.key: row for row in rows}
+    bench.outbox = Outbox(
+        bench.kallglot, bench.store, bench.metrics, bench.clock, prefix="kg-a", earlier="kg-old"
+    )  # fmt: skip
+    await bench.outbox.start(["kg-old-1"])
+    bench.outbox.decide("kg-old-1")
+    await bench.until(lambda: not bench.outbox.pending)
+    assert set(bench.store.pending) == {"kg-old-2.s1"}

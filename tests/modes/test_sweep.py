@@ -34,7 +34,7 @@ class Asterisk:
             return SimpleNamespace(channel_ids=sorted(self.in_app))
         if thing not in self.channels_there:
             raise AriNotFound(thing)
-        return SimpleNamespace(id=thing)
+        return SimpleNamespace(id=thing, dialplan=SimpleNamespace(app_name="Dial" if thing == "dialplan" else "Stasis"))
 
     async def list(self) -> list[Any]:
         return [SimpleNamespace(id=bridge) for bridge in sorted(self.bridges_there)]
@@ -82,7 +82,9 @@ class Bench:
         self.given_back: list[tuple[str, DialplanStatus]] = []
         plant: Any = SimpleNamespace(ari=self.asterisk, app="kallglot")
         calls: Any = self.calls
-        self.sweep = Sweep(plant, calls, "kg-a", self.give_back)
+        self.sweep = Sweep(
+            plant, calls, "kg-a", self.give_back, lambda: frozenset({"kg-old-1"}), {"trunk"}.__contains__
+        )
         self.asterisk.in_app = {"customer", "kg-a-1.m"}
         self.asterisk.bridges_there = {"kg-a-1.b", "somebody"}
 
@@ -105,12 +107,15 @@ async def test_what_is_as_it_should_be_is_let_alone(bench: Bench) -> None:
 
 
 async def test_what_nobody_owns_goes_at_the_second_look(bench: Bench) -> None:
-    bench.asterisk.bridges_there |= {"kg-a-9.b", "kg-b-1.b"}
-    bench.asterisk.in_app |= {"kg-a-9.m", "kg-b-1.m", "caller", "gone"}
+    bench.asterisk.bridges_there |= {"kg-a-9.b", "kg-b-1.b", "kg-old-1.b", "kg-old-2.b"}
+    bench.asterisk.in_app |= {"kg-a-9.m", "kg-b-1.m", "caller", "gone", "trunk", "dialplan"}
+    bench.asterisk.channels_there |= {"caller", "gone", "trunk", "dialplan"}
     await bench.sweep.look()
     assert bench.asterisk.removed == []
     await bench.sweep.look()
-    assert sorted(bench.asterisk.removed) == ["kg-a-9.b", "kg-a-9.m"], "other instances sweep by themselves"
+    assert sorted(bench.asterisk.removed) == ["kg-a-9.b", "kg-a-9.m", "kg-old-1.b"], (
+        "other instances sweep by themselves"
+    )
     assert bench.given_back == [("caller", DialplanStatus.FAILED)]
     assert bench.call.got == []
 

@@ -166,6 +166,36 @@ async def test_a_mapping_that_cannot_be_written_ends_the_session(lab: Lab, monke
     assert not lab.api.open
 
 
+async def test_a_hangup_that_cannot_be_written_ends_the_session_and_can_be_told_again(lab: Lab) -> None:
+    await lab.pbx.incoming("c1", "1", "2")
+    lab.store.fail = True
+    with pytest.raises(StoreError):
+        await lab.pbx.hangup("c1")
+    assert lab.api.ended == [("sess_1", "completed")]
+    assert not lab.pbx.live_keys(), "the outbox's row is the sweeper's now"
+    lab.store.fail = False
+    assert await lab.pbx.hangup("c1")
+    assert not await lab.pbx.hangup("c1")
+    assert lab.api.ended == [("sess_1", "completed")]
+    assert (await lab.pbx.incoming("c1", "1", "2"))["action"] == "reject"
+    assert lab.hub.types() == ["call.created", "call.ended"]
+    assert not lab.pbx.calls()
+
+
+async def test_a_refer_that_cannot_be_written_leaves_no_session(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise StoreError("disk full")
+
+    await lab.pbx.incoming("c1", "1", "2")
+    with monkeypatch.context() as broken:
+        broken.setattr(lab.store, "update_mapping", full)
+        assert not (await lab.pbx.refer("sess_1", "sip:3@pbx", "sip:1@pbx"))["accept"]
+    assert lab.api.open == {"sess_1"}
+    assert await lab.pbx.hangup("c1")
+    assert lab.api.ended == [("sess_2", "error"), ("sess_1", "completed")]
+    assert not lab.store.pending
+
+
 async def test_two_instances_at_once(lab: Lab) -> None:
     other = Lab(store=lab.store)
     other.api.next_id = "sess_other"

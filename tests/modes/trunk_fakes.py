@@ -128,6 +128,7 @@ class FakeStore:
         return True
 
     async def update_mapping(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        self._write("update_mapping")
         if (kind, key) in self.maps:
             self.maps[kind, key] = (value, self.maps[kind, key][1])
 
@@ -144,12 +145,15 @@ class FakeStore:
     async def expired_mappings(self, kind: str, now: float) -> dict[str, dict[str, Any]]:
         return {k: v for (one, k), (v, at) in self.maps.items() if one == kind and at is not None and at <= now}
 
-    async def write_mappings(self, kind: str, changes: Mapping[str, dict[str, Any] | None]) -> None:
+    async def write_mappings(
+        self, kind: str, changes: Mapping[str, dict[str, Any] | None], *, expires_at: float | None = None
+    ) -> None:
+        self._write("write_mappings")
         for key, value in changes.items():
             if value is None:
                 self.maps.pop((kind, key), None)
             else:
-                self.maps[kind, key] = (value, None)
+                self.maps[kind, key] = (value, expires_at)
 
     async def seen_once(self, event_id: str, now: float) -> bool:
         return True

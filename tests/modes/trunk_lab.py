@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
 from kallglot_ari.clock import ManualClock
@@ -19,7 +20,13 @@ class Lab:
     """A trunk mode and all that it talks to."""
 
     def __init__(
-        self, *, ami_user: str = "", max_calls: int = 0, store: FakeStore | None = None, instance: str = "t1"
+        self,
+        *,
+        ami_user: str = "",
+        max_calls: int = 0,
+        store: FakeStore | None = None,
+        instance: str = "t1",
+        ari: Any = None,
     ) -> None:
         self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
         self.clock, self.metrics = ManualClock(), Metrics()
@@ -32,6 +39,7 @@ class Lab:
             kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
             service=ServiceSettings(), ami=AmiSettings(username=ami_user, port=1),
             metrics=self.metrics, clock=self.clock, load=Load(self.metrics, max_calls), instance=instance,
+            ari=ari, app="kallglot",
         )  # fmt: skip
 
     @property

@@ -242,6 +242,8 @@ class TestMappings:
         assert await store.mappings("live") == {"more": {"n": 4}, "new": {}, "old": {"n": 2}}
         assert await store.expired_mappings("live", 1e12) == {}
         assert await store.mappings("pbx") == {"old": {"n": 1}}
+        await store.write_mappings("live", {"old": {"n": 5}}, expires_at=7.0)
+        assert await store.expired_mappings("live", 7.0) == {"old": {"n": 5}}
         await store.write_mappings("live", {})
         await store.write_mappings("live", {f"k{n}": {"n": n} for n in range(1500)})
         await store.write_mappings("live", dict.fromkeys(f"k{n}" for n in range(1500)))

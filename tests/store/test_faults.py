@@ -275,6 +275,28 @@ class TestUnusable:
         with pytest.raises(ConfigError, match="there is no such database"):
             await opened(f"postgresql://kallglot@127.0.0.1:{postgres.port}/nothing")
 
+    async def test_postgresql_refuses_while_running(
+        self, postgres: Postgres, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kallglot_ari.store.later.AGAIN", 0.01)
+        url = postgres.database()
+        store = await opened(url)
+        programs, name = postgres.programs, url.rpartition("/")[2]
+        server = ("-h", "127.0.0.1", "-p", str(postgres.port), "-U", "kallglot")
+        postgres.run(programs / "dropdb", *server, "--force", name)
+        with contextlib.suppress(StoreError):
+            await store.check()  # the connection that is cut
+        with pytest.raises(StoreError, match="there is no such database"):
+            await store.check()
+        with pytest.raises(StoreError):
+            await store.save_call(call())
+        await asyncio.sleep(0.1)
+        assert {task.get_name() for task in store._background._tasks} == {
+            "store.background.later", "store.background.retention"
+        }  # fmt: skip
+        with pytest.raises(ConfigError, match="there is no such database"):
+            await opened(url)
+
     async def test_postgresql_has_no_such_user(self, postgres: Postgres, opened: Open) -> None:
         with pytest.raises(KallglotAriError, match="PostgreSQL: ") as caught:
             await opened(f"postgresql://stranger:secret@127.0.0.1:{postgres.port}/postgres")
