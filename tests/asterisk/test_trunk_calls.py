@@ -24,6 +24,7 @@ from tests.asterisk.running import running, settings_for
 from tests.asterisk.sniffing import Seen, tone_share
 from tests.asterisk.trunk_lab import Transport, TrunkLab, free_udp_port, hears, hears_itself, kill
 from tests.asterisk.wire import captured_by_tshark, rtp_in
+from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)]
 
@@ -252,3 +253,36 @@ async def test_a_translated_call(
         embedded = services[0].embedded
         assert embedded is not None
         await trunk.until(lambda: not embedded.sessions.live())
+
+
+@pytest.mark.parametrize("then", ["Wait(60)", "Dial(PJSIP/agent)"])
+@pytest.mark.parametrize("who", ["caller", "nobody"])
+async def test_without_the_manager_a_channel_that_vanishes_ends_its_session(
+    asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path, then: str, who: str
+) -> None:
+    """The two lines of a dialplan of one's own, without a hangup handler and without `/end`; ARI tells."""
+    async with (
+        KallglotDouble("routing") as double,
+        running(settings_for(asterisk22, tmp_path, double)) as service,
+    ):
+        steps = f"1,AGI(agi://127.0.0.1:{service.trunk.agi_port}/session,source=de,target=en)", f"2,{then}"
+        for step in steps:
+            said = await asterisk22.cli(f'dialplan add extension "310,{step}" into kallglot-phones replace')
+            assert "Extension" in said, said
+        await phones(asterisk22, "agent", on_call=0.1)
+        customer = await phones(asterisk22, "customer")
+        call = await customer.call("310")
+        session = await double.wait_session()
+        await asyncio.sleep(1.5)
+        assert [view.session_id for view in service.trunk.calls()] == [session.id]
+        if who == "caller":
+            await customer.hangup()
+        else:
+            await asterisk22.cli("channel request hangup all")
+        async with asyncio.timeout(3):
+            while double.open_sessions or service.trunk.calls():
+                await asyncio.sleep(0.02)
+        assert call.ended or who == "caller"
+        assert len(session.ends) == 1
+        assert double.violations == []
+        assert service.calls() == []
