@@ -99,6 +99,8 @@ class JitterBuffer:
     """A bit for each of the numbers before `_given_up_to`, the nearest lowest: it was given up and has not come since."""
     _given_up_to: int = 0
     _odd: int | None = None
+    _quiet: float = 0.0
+    """Seconds in which nothing had come before the last packet."""
     _unanswered: int = 0
     """Frames filled since the last packet came."""
     _expired_in_a_row: int = 0
@@ -131,7 +133,9 @@ class JitterBuffer:
             self._start(packet, now)
         ahead = signed_distance(packet.sequence, t.next_sequence, SEQUENCE_BITS)
         position = self.position(packet)
-        strayed = abs(now - (t.base + position / self.clock_rate)) > DRIFT_LIMIT
+        # Asterisk goes on with the numbers and begins the timestamps anew when a channel has another party
+        anew = position < t.next_position - self.frame
+        strayed = anew or abs(now - (t.base + position / self.clock_rate)) > DRIFT_LIMIT
         if ahead < -_RESTART or ahead > _JUMP:
             if self._odd is None or packet.sequence != (self._odd + 1) & 0xFFFF:
                 self._odd = packet.sequence
@@ -146,6 +150,7 @@ class JitterBuffer:
             return "duplicate"
         if len(self._held) >= CAPACITY:
             return "overflow"
+        self._quiet = now - t.seen
         self._measure(self.position(packet), now)
         self._held[packet.sequence] = (packet, now, self.frame if ticks is None else ticks)
         return ""
@@ -170,11 +175,14 @@ class JitterBuffer:
                 t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
                 t.next_position = position + length
                 if t.emitted - position > self._most_ahead:
-                    self.expired += 1
-                    self._expired_in_a_row += length
-                    if self._expired_in_a_row > self._most_ahead:
-                        self._accept_delay(at)
-                    continue
+                    if self._quiet * self.clock_rate <= self._most_ahead:
+                        self.expired += 1
+                        self._expired_in_a_row += length
+                        if self._expired_in_a_row > self._most_ahead:
+                            self._accept_delay(at + length / self.clock_rate, t.emitted)
+                        continue
+                    self._accept_delay(at, t.emitted)  # it paused, and its timestamps did not say so: nothing is late
+                    t.next_position += length
                 self._expired_in_a_row = 0
                 t.emitted += length
                 return Heard(packet, at)
@@ -189,11 +197,11 @@ class JitterBuffer:
     def _most_ahead(self) -> int:
         return self.max_ms * self.clock_rate // 1000
 
-    def _accept_delay(self, now: float) -> None:
-        """The way has become longer for good: from here on the sender's time is where the output stands."""
+    def _accept_delay(self, at: float, position: int) -> None:
+        """The way has become longer for good: what comes next belongs at `position`, for which `at` (seconds) would be in time."""
         t = self.timing
-        t.next_position = t.emitted
-        t.base = now - (t.next_position - self.frame) / self.clock_rate
+        t.next_position = position
+        t.base = at - position / self.clock_rate
         t.spread = 0.0
         self.moved = True
         self._expired_in_a_row = 0

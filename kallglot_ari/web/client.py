@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -198,7 +198,9 @@ def table(calls: list[dict[str, Any]], now: datetime) -> Table:
     """The calls for people: one line each, with the loss and MOS of the worst leg."""
     result = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("call", "state", "languages", "parties", "time", "lost", "mos", "end"):
-        result.add_column(column, justify="right" if column in ("time", "lost", "mos") else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in ("time", "lost", "mos") else "left"
+        # an id must stay in one piece to be copied into the next command
+        result.add_column(column, justify=justify, overflow="fold", no_wrap=column == "call")
     for call in calls:
         legs = call["legs"]
         heard = [leg for leg in legs if leg["packets_received"]]

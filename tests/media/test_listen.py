@@ -437,7 +437,7 @@ def test_a_way_that_has_become_longer_for_good_is_one_jump_and_not_two() -> None
         rig.listen.overdue(rig.legs, beat / 100)
         rises += rig.legs.jitter[0] > before + 0.001
         before = float(rig.legs.jitter[0])
-    assert rig.legs.late[0] > 5  # until it was plain
+    assert rig.legs.late[0] == 0  # nothing came meanwhile, so nothing was said that is late
     assert rises == 1
 
 

@@ -162,11 +162,34 @@ def test_late_speech_in_its_turn_is_kept_and_the_time_made_good_at_the_next_sile
 
 def test_what_is_past_all_bounds_is_dropped() -> None:
     buffer = JitterBuffer(8000, FRAME, 20, 100)
-    arrivals = {i: i * 0.02 if i < 5 else 0.5 + i * 0.02 for i in range(100)}
+    arrivals = {i: i * 0.02 + min(0.5, 0.05 * max(0, i - 5)) for i in range(100)}
     out = run(arrivals, until=2.5, buffer=buffer)
     assert 5 < buffer.expired < 15  # until it is plain that the way has become longer for good
     assert [i for i in out if isinstance(i, int)][-80:] == list(range(20, 100))
     assert buffer.timing.emitted - buffer.timing.next_position <= 800
+
+
+@pytest.mark.parametrize("away", [0.12, 0.5, 3.0])
+def test_a_source_that_paused_and_does_not_say_so_loses_nothing(away: float) -> None:
+    """Numbers and timestamps go on where they stood, and tell of no time that passed."""
+    buffer = JitterBuffer(8000, FRAME, 20, 100)
+    arrivals = {i: i * 0.02 if i < 5 else away + i * 0.02 for i in range(100)}
+    out = run(arrivals, until=2.5 + away, buffer=buffer)
+    assert buffer.expired == 0
+    assert [i for i in out if isinstance(i, int)] == list(range(100))
+    last = max(at for at, piece in enumerate(out) if isinstance(piece, int))
+    assert "lost" not in out[out.index(5) + 8 : last]
+
+
+@pytest.mark.parametrize("back", [2, 50, 99])
+def test_timestamps_that_begin_anew_while_numbers_go_on_lose_nothing(back: int) -> None:
+    """As Asterisk's do when a channel has another party: no packet can be late before its turn."""
+    buffer = JitterBuffer(8000, FRAME, 20, 100)
+    packets = {i: packet(i, timestamp=(i if i < 100 else i - back) * FRAME) for i in range(200)}
+    out = run({i: i * 0.02 for i in packets}, until=4.05, buffer=buffer, packets=packets)
+    assert (buffer.expired, buffer.restarts) == (0, 1)
+    assert [i for i in out if isinstance(i, int)] == list(range(200))
+    assert len(out) <= 206
 
 
 def test_the_target_follows_the_spread_and_forgets_it() -> None:
