@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 import secrets
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +33,7 @@ from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.udp import open_socket
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.instance import earlier_name, instance_name
 from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.outbox import Outbox
@@ -105,24 +103,6 @@ async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_ke
     finally:
         await engine.close()
     return 0
-
-
-def instance_name(settings: Settings) -> str:
-    """Part of every id this service makes; stable over restarts, so that a later run finds what is its own.
-
-    Two services of one name take each other's channels for left-overs, so a derived one holds the whole host name and the application.
-    """
-    if settings.service.instance:
-        return settings.service.instance.lower()
-    whole = f"{socket.gethostname()}|{settings.ari.app}".lower()
-    return earlier_name(settings)[:8] + hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest()[:8]
-
-
-def earlier_name(settings: Settings) -> str:
-    """The name that was made of the host's alone before; a run that had it may have left calls."""
-    if settings.service.instance:
-        return ""
-    return (re.sub(r"[^A-Za-z0-9]", "", socket.gethostname().partition(".")[0])[:16] or "main").lower()
 
 
 class Service:

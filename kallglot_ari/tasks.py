@@ -12,6 +12,16 @@ T = TypeVar("T")
 _log = logging.getLogger("kallglot_ari.tasks")
 
 
+async def happens(event: asyncio.Event, seconds: float) -> bool:
+    """Wait up to `seconds` for `event`; whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class Tasks:
     """Keeps the tasks of one owner, so that closing the owner leaves none behind."""
 

@@ -12,11 +12,12 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from kallglot_ari.app import Service, earlier_name, instance_name
+from kallglot_ari.app import Service
 from kallglot_ari.calls.model import EndReason
 from kallglot_ari.cli import main
 from kallglot_ari.errors import ApiUnavailable, KallglotAriError
 from kallglot_ari.modes import outbox
+from kallglot_ari.modes.instance import earlier_name, instance_name
 from kallglot_ari.sandbox.echo import Echo
 from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import Settings

@@ -17,7 +17,6 @@ from kallglot_ari.calls.interfaces import (
     Flow,
     Hub,
     Media,
-    Stream,
     StreamEnd,
     StreamEvent,
     StreamProblem,
@@ -31,24 +30,15 @@ from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, LegQuality, SessionRequest, TranscriptTurn, UplinkChunk
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import (
-    AriConflict,
-    AriError,
-    AriNotFound,
-    AriUnavailable,
-    MediaError,
-    StoreError,
-    StreamClosed,
-    StreamRefused,
-)
+from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.answers import Answers
 from kallglot_ari.modes.diagnosis import Diagnosis
 from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
-from kallglot_ari.modes.replay import Replay
 from kallglot_ari.modes.sip_quality import SipQualities
+from kallglot_ari.modes.streams import CallStreams
 from kallglot_ari.modes.summary import line_of
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
@@ -106,15 +96,12 @@ class CallActions:
         self._request = request
         self._flows: dict[str, Flow] = {}
         self._quality: dict[str, LegQuality] = {}
-        self._streams: dict[str, tuple[str, Stream]] = {}
-        """Link → session and its stream."""
         self._speaks: dict[str, list[tuple[str, str]]] = {}
         """Leg → links and what it is called there."""
         self._hears: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
         self._muted: set[str] = set()
         self._interruptible: set[str] = set()
         self._answers = Answers()
-        self._replay = Replay()
         self._originals: dict[tuple[str, str], tuple[float | None, float]] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
@@ -124,6 +111,7 @@ class CallActions:
         self._saving = False
         self._latency = TurnLatency(plant.metrics.translation_latency)
         self._log = get(__name__).bind(call=self._call_id)
+        self._streams = CallStreams(plant.translator, plant.metrics, plant.clock, self._log)
 
     # --- at once -----------------------------------------------------------------------------------------------------
 
@@ -276,13 +264,13 @@ class CallActions:
                     "session.ended", self._call_id, {"session_id": command.session_id, "reason": command.reason.value}
                 )
             case c.OpenStream():
-                await self._open_stream(command)
+                known = self._machine.link_of(command.session.id)
+                again = known is not None and known.ever_open
+                heard = partial(self._heard, command.link, command.session.id)
+                await self._streams.open(command.link, command.session, heard, again=again)
                 return e.StreamUp(command.session.id)
             case c.CloseStream():
-                for link, (session_id, stream) in list(self._streams.items()):
-                    if session_id == command.session_id:
-                        del self._streams[link]
-                        await stream.close()
+                await self._streams.close_session(command.session_id)
             case _:
                 raise TypeError(f"no way to carry out {type(command).__name__}")
         return None
@@ -304,24 +292,6 @@ class CallActions:
             source_language=command.source or request.source_language,
             target_language=command.target or request.target_language,
         )
-
-    async def _open_stream(self, command: c.OpenStream) -> None:
-        link, session_id = command.link, command.session.id
-        stream = await self._plant.translator.open_stream(command.session, partial(self._heard, link, session_id))
-        if (end := stream.end) is not None:  # nobody was told: it was not ours yet
-            await stream.close()
-            raise (StreamRefused if end.ended else StreamClosed)(f"stream of {session_id}: {end.reason}")
-        known = self._machine.link_of(session_id)
-        if known is not None and known.ever_open:
-            self._plant.metrics.stream_reconnects.inc()
-        old = self._streams.get(link)
-        self._streams[link] = session_id, stream
-        if said := self._replay.take(link, self._plant.clock.now()):
-            stream.replay(said)
-            self._plant.metrics.replayed.inc(len(said))
-            self._log.info("stream_replayed", session_id=session_id, chunks=len(said))
-        if old is not None:  # last: whoever cancels this finds the new one in its place
-            await old[1].close()
 
     async def _dial(self, command: c.Dial) -> None:
         await self._plant.ari.channels.originate_with_id(
@@ -437,14 +407,11 @@ class CallActions:
 
     def _spoke(self, leg: str, chunk: UplinkChunk) -> None:
         for link, label in self._speaks.get(leg, ()):
-            self._replay.spoke(link, label, chunk)
-            if (stream := self._streams.get(link)) is not None:
-                stream[1].send(label, chunk)
+            if self._streams.send(link, label, chunk):
                 self._latency.spoke(label, chunk.audio, self._plant.clock.now())
 
     def _heard(self, link: str, session_id: str, event: StreamEvent) -> None:
-        stream = self._streams.get(link)
-        current = stream is not None and stream[0] == session_id
+        current = self._streams.has(link, session_id)
         if isinstance(event, StreamSpeech):
             if current:
                 self._translated(link, event)
@@ -457,8 +424,7 @@ class CallActions:
                 self._plant.hub.publish("stream.problem", self._call_id, {"code": event.code, "message": event.message})
             case StreamEnd():
                 if current:
-                    del self._streams[link]
-                    self._replay.lost(link, self._plant.clock.now())
+                    self._streams.lost(link)
                     if (runner := self._runner()) is not None:
                         runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
             case StreamReady():
@@ -499,8 +465,7 @@ class CallActions:
         for leg, flow in list(self._flows.items()):
             self._close_flow(leg, flow)
         self.end_capture()
-        while self._streams:
-            await self._streams.popitem()[1][1].close()
+        await self._streams.close()
 
     def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
         """The one line of a finished call."""

@@ -15,6 +15,7 @@ from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.log import get
 from kallglot_ari.modes.actions import CallActions, Plant
 from kallglot_ari.modes.journal import Journal
+from kallglot_ari.tasks import happens
 
 _log = get(__name__)
 
@@ -128,20 +129,12 @@ class Registry:
         """Wait until there has been no call for `seconds`."""
         while True:
             await self._empty.wait()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._busy.wait()
-            except TimeoutError:
+            if not await happens(self._busy, seconds):
                 return
 
     async def wait_empty(self, seconds: float) -> bool:
         """Wait until no call is up; False when some still are."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await happens(self._empty, seconds)
 
     async def close(self) -> None:
         """Let go of all calls at once; Asterisk's side is swept by the next run."""

@@ -16,7 +16,7 @@ from kallglot_ari.errors import StoreError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk_call import Opened, TrunkCall, TrunkLeg
 from kallglot_ari.modes.trunk_sessions import Sessions
-from kallglot_ari.tasks import Tasks
+from kallglot_ari.tasks import Tasks, happens
 
 T = TypeVar("T")
 
@@ -249,12 +249,7 @@ class TrunkBook:
 
     async def wait_empty(self, seconds: float) -> bool:
         """Wait until no call is left; False when some still are."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await happens(self._empty, seconds)
 
     async def stop(self, grace: float) -> None:
         await self._tasks.join(grace)

@@ -90,6 +90,16 @@ class Bench:
     def another(self) -> Outbox:
         return Outbox(self.kallglot, self.store, self.metrics, self.clock, prefix="kg-a")
 
+    async def creates(self, stage: str) -> tuple[asyncio.Event, asyncio.Task[Session]]:
+        """A creation under way that waits for its answer (`creation`) or for the store to note it (`note`); what it waits for, and it."""
+        await self.outbox.start()
+        gate = self.kallglot.gate if stage == "creation" else self.store.gate
+        gate.clear()
+        creating = asyncio.get_running_loop().create_task(self.outbox.create(KEY, "kg-a-1", REQUEST))
+        await self.kallglot.asked.wait()
+        await asyncio.sleep(0)
+        return gate, creating
+
     async def until(self, condition: Callable[[], object], *, step: float = MAX_PAUSE) -> None:
         """Let the time go on, `step` seconds a sweep, until `condition` holds."""
         async with asyncio.timeout(5):

@@ -142,12 +142,7 @@ async def test_an_id_that_is_known_by_now_is_not_lost_when_its_end_fails(bench: 
 
 @pytest.mark.parametrize("stage", ["creation", "note"])
 async def test_a_creation_that_nobody_waits_for_any_more_is_ended(bench: Bench, stage: str) -> None:
-    await bench.outbox.start()
-    gate = bench.kallglot.gate if stage == "creation" else bench.store.gate
-    gate.clear()
-    creating = asyncio.get_running_loop().create_task(bench.outbox.create(KEY, "kg-a-1", REQUEST))
-    await bench.kallglot.asked.wait()
-    await asyncio.sleep(0)
+    gate, creating = await bench.creates(stage)
     creating.cancel()
     with pytest.raises(asyncio.CancelledError):
         await creating

@@ -123,12 +123,7 @@ async def test_a_crash_between_the_intention_and_the_answer(bench: Bench) -> Non
 @pytest.mark.parametrize("stage", ["creation", "note"])
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_a_creation_that_a_hand_over_cuts_off_is_the_next_runs(bench: Bench, stage: str, goes_on: bool) -> None:
-    await bench.outbox.start()
-    gate = bench.kallglot.gate if stage == "creation" else bench.store.gate
-    gate.clear()
-    creating = asyncio.get_running_loop().create_task(bench.outbox.create(KEY, "kg-a-1", REQUEST))
-    await bench.kallglot.asked.wait()
-    await asyncio.sleep(0)
+    gate, creating = await bench.creates(stage)
     bench.outbox.leave()
     creating.cancel()
     await asyncio.gather(creating, return_exceptions=True)
