@@ -11,19 +11,22 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.audio.frame import FRAME_MS
+from kallglot_ari.audio.codecs.base import Codec, Decoder
+from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.media.legs import MIX, STAGED, Legs
-from kallglot_ari.media.native import ENCODER_BYTES, Native
+from kallglot_ari.media.native import DECODER_BYTES, ENCODER_BYTES, Native
 from kallglot_ari.media.stored import SETTLE_FRAMES, Stored
 from kallglot_ari.media.udp import BLOCK, NAME_BYTES, STRIDE, Block
+from kallglot_ari.media.uplink import Convert
 from kallglot_ari.rtp.jitter import CREEP, FORGET, HEADROOM, MARGIN, PATIENCE
 from kallglot_ari.rtp.playout import BURST, Prebuffer
 from kallglot_ari.rtp.playout import FORGET as FORGET_LATENESS
 
 _CHUNKS = 128
 """Chunks that one call completes at most."""
-_COPY, _SWAP, _BYTES, _WORDS = range(4)
+_COPY, _SWAP, _BYTES, _WORDS, _DECODE = range(5)
+CODES = 160
+"""Of G.722, that are decoded in one go at most: 20 ms."""
 _AS_IT_IS, _G722, _WRITTEN = range(3)
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 Completed = Callable[[list[int], list[int], list[int], list[float], list[bytes]], None]
@@ -41,9 +44,9 @@ class _TakingFields(ctypes.Structure):
         ("legs", _pointer), ("uplink", _pointer), ("uplink_bytes", _int),
         ("slots", _pointer), ("key_of", _pointer), ("keys", _pointer), ("sorted", _pointer),
         ("connected", _int), ("shift", _int), ("exact", _int), ("mix", ctypes.c_uint64),
-        ("held", _pointer), ("now_held", _int),
+        ("held", _pointer), ("now_held", _int), ("decoders", _pointer),
         ("row_of", _pointer), ("others", _pointer), ("tapped", _pointer), ("chunk_row", _pointer), ("chunk_start", _pointer),
-        ("chunk_at", _pointer), ("chunk_data", _pointer),
+        ("chunk_at", _pointer), ("chunk_data", _pointer), ("tapped_data", _pointer),
         ("chunk_room", _int), ("others_count", _int), ("tapped_count", _int), ("chunk_count", _int),
     ]  # fmt: skip
 
@@ -71,15 +74,71 @@ class _SendingFields(ctypes.Structure):
     ]
 
 
+class Decoders:
+    """G.722's, of all legs (`media/g722.h`): a block of payloads to 16-bit PCM at 16 kHz, in the machine's order of bytes."""
+
+    def __init__(self, library: Native) -> None:
+        self._library = library
+        self._states = np.zeros((0, DECODER_BYTES), dtype=np.uint8)
+
+    def need(self, rows: int) -> int:
+        """Make room for at least `rows`; where the first lies until it is called again."""
+        old = len(self._states)
+        if rows > old:
+            grown = np.zeros((rows, DECODER_BYTES), dtype=np.uint8)
+            grown[:old] = self._states
+            self._states = grown
+            for row in range(old, rows):
+                self.forget(row)
+        return self._states.ctypes.data
+
+    def forget(self, row: int) -> None:
+        """What comes next is of another encoder."""
+        self._library.forget(self.need(row + 1), row)
+
+    def __call__(self, rows: NDArray[np.int64], block: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """One payload for each of `rows`, shape (n, bytes), to shape (n, 4 × bytes)."""
+        codes, size = np.ascontiguousarray(block), block.shape[1]
+        if size > CODES:  # several frames in a packet
+            parts = [self(rows, codes[:, at : at + CODES]) for at in range(0, size, CODES)]
+            return np.concatenate(parts, axis=1)
+        out = np.empty((len(codes), 4 * size), dtype=np.uint8)
+        at = self.need(int(rows.max(initial=0)) + 1)
+        self._library.decode(at, rows.ctypes.data, rows.size, codes.ctypes.data, size, out.ctypes.data)
+        return out
+
+    def of(self, row: int) -> Decoder:
+        """One leg's, which goes on where the others were."""
+        return _RowDecoder(self, row)
+
+
+class _RowDecoder:
+    """Implements `Decoder`."""
+
+    def __init__(self, decoders: Decoders, row: int) -> None:
+        self._decoders = decoders
+        self._row = np.array([row], dtype=np.int64)
+
+    def decode(self, payload: bytes) -> Pcm:
+        sound = self._decoders(self._row, np.frombuffer(payload, dtype=np.uint8).reshape(1, -1))
+        return sound.reshape(-1).view(np.int16)
+
+    def lost(self, samples: int, following: bytes | None = None) -> Pcm | None:
+        return None
+
+
 class Taking:
     """`Listen`'s fast path over a block. What it leaves is in `others`, in the order it came."""
 
     def __init__(
-        self, library: Native, codec: Codec, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], *,
+        self, library: Native, codec: Codec, convert: Convert | Decoders, *,
         first_half: int, most_ahead: int, frame: int, chunk: int, second: int,
     ) -> None:  # fmt: skip
         self._library = library
+        self._decoders = convert if isinstance(convert, Decoders) else None
+        self._take = library.take if self._decoders is None else library.take_long
         conversion, self._table = _conversion(codec, convert)
+        self._tapped_data = np.zeros((BLOCK if self._decoders is not None else 0, frame), dtype=np.uint8)
         self._rows_of = np.zeros(BLOCK, dtype=np.int64)
         self._others = np.zeros(BLOCK, dtype=np.int64)
         self._tapped = np.zeros(BLOCK, dtype=np.int64)
@@ -100,14 +159,15 @@ class Taking:
             mix=int(MIX), row_of=self._rows_of.ctypes.data, others=self._others.ctypes.data,
             tapped=self._tapped.ctypes.data, chunk_row=self._chunk_row.ctypes.data,
             chunk_start=self._chunk_start.ctypes.data, chunk_at=self._chunk_at.ctypes.data,
-            chunk_data=self._chunk_data.ctypes.data, chunk_room=_CHUNKS,
+            chunk_data=self._chunk_data.ctypes.data, tapped_data=self._tapped_data.ctypes.data, chunk_room=_CHUNKS,
         )  # fmt: skip
         self._at = ctypes.addressof(self._fields)
 
     def take(
         self, legs: Legs, block: Block, first: int, end: int, completed: Completed
     ) -> tuple[NDArray[np.int64], list[int], list[int]]:
-        """Take rows `first` to `end` of `block`: whose each of the block is, those left to do, and those of tapped legs that were taken.
+        """Take rows `first` to `end` of `block`: whose each of the block is, those left to do, and those of tapped legs that were taken: `decoded` has
+        the sound of the latter where a decoder made it.
 
         A leg's packets are left from the first on that is not in its turn. `completed` is given the chunks that are whole: rows, generations,
         starts in ms, arrivals and stream bytes.
@@ -123,7 +183,7 @@ class Taking:
         done = first
         while done < end:
             fields.chunk_count = 0
-            done = self._library.take(self._at, data, names, length, arrival, done, end)
+            done = self._take(self._at, data, names, length, arrival, done, end)
             n = fields.chunk_count
             if n:
                 rows = self._chunk_row[:n]
@@ -137,6 +197,11 @@ class Taking:
             self._others[:others].tolist() if others else [],
             self._tapped[:tapped].tolist() if tapped else [],
         )
+
+    def decoded(self, nth: int) -> NDArray[np.uint8]:
+        """The sound of the `nth` packet of tapped legs that `take` took."""
+        sound: NDArray[np.uint8] = self._tapped_data[nth]
+        return sound
 
     def overdue(self, legs: Legs, now: float, low: float, high: float, step: int) -> NDArray[np.int64]:
         """Rows that have waited for their next packet for longer than they may."""
@@ -160,6 +225,8 @@ class Taking:
             ("key_of", index.key_of), ("keys", index.keys), ("sorted", index.rows),
         ):  # fmt: skip
             setattr(fields, name, array.ctypes.data)
+        if self._decoders is not None:
+            fields.decoders = self._decoders.need(legs.capacity)
         fields.uplink_bytes = legs.uplink.shape[1]
         fields.connected, fields.shift, fields.exact = index.keys.size, int(index.shift), index.exact
         self._version = legs.version
@@ -250,11 +317,11 @@ class Sending:
         self._version = legs.version
 
 
-def _conversion(
-    codec: Codec, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-) -> tuple[int, NDArray[np.uint8]]:
+def _conversion(codec: Codec, convert: Convert | Decoders) -> tuple[int, NDArray[np.uint8]]:
     """What `convert` does, as tick.c knows it, and its table."""
     none = np.zeros(1, dtype=np.uint8)
+    if isinstance(convert, Decoders):
+        return _DECODE, none
     if codec.frame_bytes == 2 * codec.frame_samples:
         swapped = convert(np.array([[0, 1]], dtype=np.uint8)).reshape(-1)[0] == 1
         return (_SWAP if swapped else _COPY), none

@@ -1,4 +1,4 @@
-/* ITU-T G.722 at 64 kbit/s, the encoder: 16 samples of 14 bits and more make 8 codes. Names of blocks and tables are the recommendation's (§3, Tables 14 to 21).
+/* ITU-T G.722 at 64 kbit/s: 16 samples of 14 bits and more make 8 codes, and the other way round. Names of blocks and tables are the recommendation's (§3, Tables 14 to 21).
  *
  * A leg to which nothing is said is sent one fixed code, which is the smallest step up in the lower band and in the higher. The encoder takes its own state on as a
  * decoder does that hears that code, so that both stay in step, to the bit; when a frame of it leaves the state as it was, there is nothing left to do. */
@@ -22,9 +22,20 @@ typedef struct {
     uint16_t idle;     /* the fixed code changes nothing any more */
 } g722_encoder;
 
+typedef struct {
+    g722_band low, high;
+    int16_t sum[11], difference[11]; /* of the bands, that the QMF still needs */
+} g722_decoder;
+
 static inline int32_t g722_saturate(int32_t value)
 {
     return value > 32767 ? 32767 : value < -32768 ? -32768 : value;
+}
+
+/* Blocks 5 and 6: LIMIT. */
+static inline int32_t g722_clamp14(int32_t value)
+{
+    return value > 16383 ? 16383 : value < -16384 ? -16384 : value;
 }
 
 static inline int32_t g722_clamp(int32_t value, int32_t most)
@@ -94,13 +105,14 @@ static inline void g722_take_low(g722_band *band, int32_t code)
     g722_predict(band, d);
 }
 
-static inline void g722_take_high(g722_band *band, int32_t code)
+static inline int32_t g722_take_high(g722_band *band, int32_t code)
 {
-    static const int16_t QM2[4] = {-7408, -1616, 7408, 1616};
+    static const int16_t QM2[4] = {-7408, -1616, 7408, 1616}; /* of the difference, which is given back */
     static const int16_t WH[4] = {798, -214, 798, -214}; /* by RH2 */
     int32_t d = (band->det * QM2[code]) >> 15;
     g722_scale(band, WH[code], 22528, 10);
     g722_predict(band, d);
+    return d;
 }
 
 /* Block 1L. */
@@ -136,6 +148,9 @@ static inline int32_t g722_quantize_high(const g722_band *band, int32_t x)
     return e < 0 ? !far : 3 - far;
 }
 
+/* The QMF of both ways (Table 11). */
+static const int16_t G722_QMF[12] = {3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11};
+
 static void g722_reset(g722_encoder *encoder)
 {
     memset(encoder, 0, sizeof *encoder);
@@ -147,7 +162,6 @@ static void g722_reset(g722_encoder *encoder)
 /* 20 ms: `G722_FRAME` samples of 16 bits, at any address, as half as many codes. */
 static void g722_encode(g722_encoder *encoder, const void *pcm, uint8_t *codes)
 {
-    static const int16_t QMF[12] = {3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11};
     enum { CODES = G722_FRAME / 2 };
     int16_t x[22 + G722_FRAME], first[11 + CODES], second[11 + CODES];
     int32_t odd[CODES] = {0}, even[CODES] = {0};
@@ -160,8 +174,8 @@ static void g722_encode(g722_encoder *encoder, const void *pcm, uint8_t *codes)
     }
     for (int i = 0; i < 12; i++) /* the QMF, in the order in which a compiler makes vectors of it */
         for (int n = 0; n < CODES; n++) {
-            odd[n] += first[n + i] * QMF[i];
-            even[n] += second[n + i] * QMF[11 - i];
+            odd[n] += first[n + i] * G722_QMF[i];
+            even[n] += second[n + i] * G722_QMF[11 - i];
         }
     g722_band low = encoder->low, high = encoder->high;
     for (int n = 0; n < CODES; n++) {
@@ -213,4 +227,56 @@ static int g722_silence(g722_encoder *encoder, int settle, uint8_t *codes)
     g722_encode(encoder, NOTHING, codes);
     encoder->silences = before < settle ? before + 1 : before;
     return 1;
+}
+
+static void g722_reset_decoder(g722_decoder *decoder)
+{
+    memset(decoder, 0, sizeof *decoder);
+    decoder->low.det = 32;
+    decoder->high.det = 8;
+}
+
+/* Block 5L: the difference in full, 6 bits of it, where the predictor is shown 4. */
+static inline int32_t g722_difference(int32_t det, int32_t code)
+{
+    static const int16_t QM6[64] = {
+        -136,  -136,  -136,  -136,  -24808, -21904, -19008, -16704, -14984, -13512, -12280, -11192, -10232, -9360, -8576, -7856,
+        -7192, -6576, -6000, -5456, -4944,  -4464,  -4008,  -3576,  -3168,  -2776,  -2400,  -2032,  -1688,  -1360, -1040, -728,
+        24808, 21904, 19008, 16704, 14984,  13512,  12280,  11192,  10232,  9360,   8576,   7856,   7192,   6576,  6000,  5456,
+        4944,  4464,  4008,  3576,  3168,   2776,   2400,   2032,   1688,   1360,   1040,   728,    432,    136,   -432,  -136,
+    };
+    return (det * QM6[code]) >> 15;
+}
+
+/* `codes` of up to 20 ms as twice as many samples of 16 bits, at any address. */
+static void g722_decode(g722_decoder *decoder, const uint8_t *codes, int count, uint8_t *pcm)
+{
+    enum { MOST = G722_FRAME / 2, BEFORE = 11 };
+    int16_t sum[BEFORE + MOST], difference[BEFORE + MOST];
+    memcpy(sum, decoder->sum, sizeof decoder->sum);
+    memcpy(difference, decoder->difference, sizeof decoder->difference);
+    g722_band low = decoder->low, high = decoder->high;
+    for (int n = 0; n < count; n++) {
+        int32_t lower = codes[n] & 0x3F, higher = codes[n] >> 6;
+        int32_t rl = g722_clamp14(low.s + g722_difference(low.det, lower));
+        int32_t s = high.s, d = g722_take_high(&high, higher);
+        int32_t rh = g722_clamp14(s + d);
+        g722_take_low(&low, lower);
+        sum[BEFORE + n] = (int16_t)(rl + rh);
+        difference[BEFORE + n] = (int16_t)(rl - rh);
+    }
+    int32_t first[MOST] = {0}, second[MOST] = {0};
+    for (int i = 0; i < 12; i++)
+        for (int n = 0; n < count; n++) {
+            first[n] += difference[n + i] * G722_QMF[11 - i];
+            second[n] += sum[n + i] * G722_QMF[i];
+        }
+    for (int n = 0; n < count; n++) {
+        int16_t pair[2] = {(int16_t)g722_saturate(first[n] >> 11), (int16_t)g722_saturate(second[n] >> 11)};
+        memcpy(pcm + sizeof pair * n, pair, sizeof pair);
+    }
+    memcpy(decoder->sum, sum + count, sizeof decoder->sum);
+    memcpy(decoder->difference, difference + count, sizeof decoder->difference);
+    decoder->low = low;
+    decoder->high = high;
 }

@@ -6,6 +6,7 @@ silence, a new source, odd sizes, codecs with memory) goes through a `JitterBuff
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from functools import partial
 from typing import Protocol
@@ -14,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.audio.codecs.registry import stream_sample_bytes
+from kallglot_ari.audio.codecs.registry import stream_sample_bytes, stream_to_pcm
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media.chunks import Chunks
-from kallglot_ari.media.fast import Taking
+from kallglot_ari.media.fast import Decoders, Taking
 from kallglot_ari.media.legs import RTP_HEADER, Legs, fetch, put
 from kallglot_ari.media.native import Native
-from kallglot_ari.media.rounds import SINGLY, Rounds
+from kallglot_ari.media.rounds import SINGLY, Rounds, RowConvert
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
 from kallglot_ari.rtp.jitter import DRIFT_LIMIT, HEADROOM, MARGIN, PATIENCE, Heard, JitterBuffer, Verdict
@@ -30,6 +31,11 @@ from kallglot_ari.rtp.sequence import signed_distance
 
 _CONCEALMENTS = 12
 """Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
+
+
+def _decodes(codec: Codec, encoding: str, rate: int) -> bool:
+    """Whether `Decoders` gives what the stream wants."""
+    return codec.name == "g722" and encoding == "pcm_16" and rate == codec.sample_rate and sys.byteorder == "little"
 
 
 class Tap(Protocol):
@@ -59,9 +65,16 @@ class Listen:
         """The first 16 bits of a usual packet, but for the marker."""
         self._frame = self.frame_bytes = stream_frame_bytes(encoding, rate)
         self.chunks = Chunks(encoding, rate, self._frame, chunk_ms)
-        self._convert = block_converter(codec, encoding, rate)
+        table = block_converter(codec, encoding, rate)
+        self._decoders: Decoders | None = None
+        """Of all legs, where the codec has memory and machine code decodes it."""
+        if library is not None and _decodes(codec, encoding, rate):
+            self._decoders = Decoders(library)
+        self._convert: RowConvert | None = self._decoders
+        if table is not None:
+            self._convert = lambda rows, block: table(block)
         self._silence = silence_byte(encoding)
-        self._decoder = codec.decoder() if self._convert is not None else None
+        self._decoder = codec.decoder() if table is not None else None
         self._sample_bytes = self._frame_in // codec.frame_samples or 1
         self._sample_out = stream_sample_bytes(encoding)
         self._concealments = _CONCEALMENTS
@@ -79,9 +92,10 @@ class Listen:
         """Who hears a leg's own voice."""
         self.discarded: Counter[str] = Counter()
         self._taking: Taking | None = None
-        if library is not None and self._convert is not None:
+        convert = self._decoders or table
+        if library is not None and convert is not None:
             self._taking = Taking(
-                library, codec, self._convert, first_half=self._first_half, most_ahead=self._most_ahead,
+                library, codec, convert, first_half=self._first_half, most_ahead=self._most_ahead,
                 frame=self._frame, chunk=self.chunks.size, second=self._frame * 1000 // FRAME_MS,
             )  # fmt: skip
         self._rounds = Rounds(
@@ -118,8 +132,9 @@ class Listen:
         """What is in its turn of these rows of `block`, by machine code: whose each is, and which are left to do."""
         assert self._taking is not None
         rows_of, others, tapped = self._taking.take(legs, block, first, end, self.chunks.completed)
-        for at in tapped:
-            self._tap_payload(int(rows_of[at]), block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in])
+        for nth, at in enumerate(tapped):
+            payload = block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in]
+            self._tap_payload(int(rows_of[at]), payload, self._taking.decoded(nth) if self._decoders else payload)
         return rows_of, others
 
     def _datagram_at(self, legs: Legs, block: Block, now: float, row: int, at: int) -> None:
@@ -172,6 +187,10 @@ class Listen:
         buffer = self._buffers.get(row)
         if buffer is not None:
             buffer.restart()
+        if self._decoders is not None:
+            self._decoders.forget(row)
+        if (voice := self._voices.get(row)) is not None:
+            voice.another()
         legs.started[row] = legs.smooth[row] = False
         legs.transit[row] = np.nan
         legs.ssrc[row] = packet.ssrc
@@ -195,6 +214,7 @@ class Listen:
             if not np.isnan(change):
                 legs.jitter[row] += (change - legs.jitter[row]) / 16.0
             legs.transit[row] = transit
+            legs.window_min[row] = min(legs.window_min[row], transit)
         ahead = signed_distance(packet.sequence, buffer.timing.next_sequence, 16)
         if ahead < 0 or ahead < buffer.furthest:
             legs.reordered[row] += 1
@@ -269,18 +289,20 @@ class Listen:
         """A packet's sound for the stream; by table alone where nothing has to be joined."""
         voice = self._voices.get(row)
         if voice is None and self._convert is not None and len(payload) % self._sample_bytes == 0:
-            if legs.tapped[row] and self._decoder is not None:
-                self._tap(row, self._decoder.decode(payload))
-            return self._convert(np.frombuffer(payload, dtype=np.uint8).reshape(1, -1)).tobytes()
+            block = np.frombuffer(payload, dtype=np.uint8).reshape(1, -1)
+            sound = self._convert(np.array([row]), block)
+            if legs.tapped[row]:
+                self._tap_payload(row, block[0], sound[0])
+            return sound.tobytes()
         voice = voice or self._voice(legs, row)
         try:
-            sound = voice.heard(payload)
+            said = voice.heard(payload)
         except MediaError:
             self.discarded["malformed"] += 1
-            sound = voice.lost(self._codec.ticks(payload))
+            said = voice.lost(self._codec.ticks(payload))
         if legs.tapped[row]:
             self._tap(row, voice.pcm)
-        return sound
+        return said
 
     def _missing(self, legs: Legs, row: int, ticks: int, following: bytes | None, *, silence: bool = False) -> bytes:
         """What is said where no packet is: substitute sound, or silence once a tick has had its share of that work."""
@@ -300,7 +322,8 @@ class Listen:
     def _voice(self, legs: Legs, row: int) -> UplinkVoice:
         voice = self._voices.get(row)
         if voice is None:
-            voice = self._voices[row] = UplinkVoice(self._codec, self._encoding, self._rate)
+            decoder = self._decoders.of(row) if self._decoders is not None else None
+            voice = self._voices[row] = UplinkVoice(self._codec, self._encoding, self._rate, decoder)
             if self._convert is not None and legs.clock[row]:
                 fill = int(legs.fill[row])
                 voice.remember(np.roll(legs.uplink[row], -fill).tobytes())
@@ -357,6 +380,8 @@ class Listen:
 
     def close(self, row: int) -> None:
         """Forget a leg."""
+        if self._decoders is not None:
+            self._decoders.forget(row)
         self._buffers.pop(row, None)
         self._padded.pop(row, None)
         self._voices.pop(row, None)
@@ -377,9 +402,12 @@ class Listen:
                 del self._taps[row]
                 legs.tapped[row] = False
 
-    def _tap_payload(self, row: int, payload: NDArray[np.uint8]) -> None:
-        assert self._decoder is not None
-        self._tap(row, self._decoder.decode(payload.tobytes()))
+    def _tap_payload(self, row: int, payload: NDArray[np.uint8], sound: NDArray[np.uint8]) -> None:
+        """A payload and what the stream gets of it: that is all there is of one whose decoder must not be asked twice."""
+        if self._decoder is not None:
+            self._tap(row, self._decoder.decode(payload.tobytes()))
+        else:
+            self._tap(row, stream_to_pcm(self._encoding, sound.tobytes()))
 
     def _tap(self, row: int, pcm: Pcm) -> None:
         for tap in self._taps.get(row, ()):

@@ -1,7 +1,7 @@
 """The tick's loops as machine code (`tick.c`), where the package was built with a C compiler; numpy and ctypes do the same without.
 
 A call holds the interpreter's lock, like a numpy operation, for none of them waits; but for sending, which is most of the tick's work and its last, and for
-encoding G.722: the event loop goes on meanwhile.
+G.722: the event loop goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_VERSION = 3
-INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES = 144, 48, 32, 224
+_VERSION = 4
+RECORD_BYTES = INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
 """Of a leg's records, as tick.c has them."""
+ENCODER_BYTES, DECODER_BYTES = 224, 220
+"""Of G.722."""
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+
+_VOID = ("stage", "reset", "pack", "decode", "forget")
 
 
 class Native:
@@ -25,12 +30,16 @@ class Native:
 
     def __init__(self, path: Path) -> None:
         library, unlocked = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
-        sizes = [ctypes.c_int64() for _ in range(4)]
+        sizes = [ctypes.c_int64() for _ in range(5)]
         if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
             raise OSError(f"{path.name}: expected version {_VERSION}")
-        if tuple(size.value for size in sizes) != (INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES):
+        if [size.value for size in sizes] != [*RECORD_BYTES, ENCODER_BYTES, DECODER_BYTES]:
             raise OSError(f"{path.name}: another layout of a leg's figures")
         self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
+        self.take_long = self._function(unlocked, "take", _pointer, *[_pointer] * 4, _int, _int)
+        """`take`, where it decodes."""
+        self.decode = self._function(library, "decode", _pointer, _pointer, _int, _pointer, _int, _pointer)
+        self.forget = self._function(library, "forget", _pointer, _int)
         self.overdue = self._function(library, "overdue", _pointer, _pointer, _int, *[_double] * 7, _pointer)
         self.dry = self._function(library, "dry", _pointer, _pointer, _int, _pointer)
         self.stage = self._function(library, "stage", _pointer, _pointer, _int, _pointer, _int)
@@ -49,7 +58,7 @@ class Native:
     @staticmethod
     def _function(library: ctypes.CDLL, name: str, *arguments: Any) -> Callable[..., int]:
         function: Any = getattr(library, f"kallglot_{name}")
-        function.argtypes, function.restype = arguments, None if name in ("stage", "reset", "pack") else _int
+        function.argtypes, function.restype = arguments, None if name in _VOID else _int
         return function  # type: ignore[no-any-return]
 
 

@@ -26,14 +26,17 @@ _MARKER = 1 << 23
 Singly: TypeAlias = Callable[[int, int], None]
 Skipped: TypeAlias = Callable[[int, int, int], None]
 """Told of a row, the number whose turn is next, and how many before it were given up."""
-Tap: TypeAlias = Callable[[int, NDArray[np.uint8]], None]
+Tap: TypeAlias = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], None]
+"""Given a tapped leg's row, a payload, and what the stream gets of it."""
+RowConvert: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.uint8]]
+"""Rows of legs and a payload of each, shape (n, payload bytes), to shape (n, stream bytes)."""
 
 
 class Rounds:
-    """Of the blocks of all legs. `convert` makes stream bytes of payloads; None where they cannot be converted apart."""
+    """Of the blocks of all legs. `convert` makes stream bytes of payloads; None where they cannot be converted a packet at a time."""
 
     def __init__(
-        self, codec: Codec, convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None, chunks: Chunks, *,
+        self, codec: Codec, convert: RowConvert | None, chunks: Chunks, *,
         first_half: int, most_ahead: int, quiet: NDArray[np.uint8], skipped: Skipped,
     ) -> None:  # fmt: skip
         self._codec = codec
@@ -60,7 +63,7 @@ class Rounds:
     ) -> None:
         """Take `pending` of the first `count` rows of `block`, one of each leg at a time.
 
-        Those out of turn are left to `singly`, which is given their leg's row and their own; `tap` hears tapped legs.
+        Those out of turn are left to `singly`, which is given their leg's row and their own; `tap` hears what tapped legs say.
         """
         length = block.length[:count]
         words = np.ascontiguousarray(block.data[:count, :RTP_HEADER]).view(">u4").astype(np.int64)
@@ -125,11 +128,12 @@ class Rounds:
             records[name] += 1
         records["next_sequence"] = (records["next_sequence"] + 1) & 0xFFFF
         records["next_timestamp"] = (records["next_timestamp"] + self._step) & 0xFFFFFFFF
-        self._chunks.add_block(legs, rows, records, self._convert(payload), arrival)
+        sound = self._convert(rows, payload)
+        self._chunks.add_block(legs, rows, records, sound, arrival)
         put(legs.inbound, rows, records)
         if records["tapped"].any():
             for at in np.flatnonzero(records["tapped"]).tolist():
-                tap(int(rows[at]), payload[at])
+                tap(int(rows[at]), payload[at], sound[at])
 
     def _leap(
         self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64],

@@ -33,18 +33,19 @@ typedef struct {
     double first_at;
 } way;
 
-int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes, int64_t *way_bytes, int64_t *encoder_bytes)
+int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes, int64_t *way_bytes, int64_t *encoder_bytes, int64_t *decoder_bytes)
 {
     *inbound_bytes = sizeof(inbound);
     *outbound_bytes = sizeof(outbound);
     *way_bytes = sizeof(way);
     *encoder_bytes = sizeof(g722_encoder);
-    return 3; /* version of the calls below */
+    *decoder_bytes = sizeof(g722_decoder);
+    return 4; /* version of the calls below */
 }
 
 /* ---- from Asterisk: native.Taking ---------------------------------------------------------------------------------------------------------- */
 
-enum { COPY, SWAP, BYTES, WORDS };
+enum { COPY, SWAP, BYTES, WORDS, DECODE }; /* what makes the stream's bytes of a payload; the last: the leg's decoder */
 
 typedef struct {
     /* format */
@@ -62,10 +63,11 @@ typedef struct {
     uint64_t mix;
     int64_t *held; /* a leg one of whose packets was not in its turn: the rest of its block waits behind that */
     int64_t now_held;
+    g722_decoder *decoders;
     /* results */
     int64_t *row_of, *others, *tapped, *chunk_row, *chunk_start;
     double *chunk_at;
-    uint8_t *chunk_data;
+    uint8_t *chunk_data, *tapped_data; /* the latter of decoders alone */
     int64_t chunk_room, others_count, tapped_count, chunk_count;
 } taking;
 
@@ -162,8 +164,14 @@ int64_t kallglot_take(taking *t, const uint8_t *data, const uint8_t *names, cons
         if (whole && t->chunk_count == t->chunk_room)
             return at;
         account(t, leg, arrival[at]);
-        if (leg->tapped)
+        uint8_t decoded[2 * G722_FRAME];
+        if (t->conversion == DECODE) /* also what nobody hears: it learns what comes next of it */
+            g722_decode(t->decoders + row, datagram + RTP_HEADER, G722_FRAME / 2, decoded);
+        if (leg->tapped) {
+            if (t->conversion == DECODE)
+                memcpy(t->tapped_data + t->tapped_count * t->frame, decoded, sizeof decoded);
             t->tapped[t->tapped_count++] = at;
+        }
         if (leg->paused) {
             leg->clock += t->frame;
             continue;
@@ -173,7 +181,10 @@ int64_t kallglot_take(taking *t, const uint8_t *data, const uint8_t *names, cons
             leg->chunk_at = arrival[at];
         }
         uint8_t *uplink = t->uplink + row * t->uplink_bytes;
-        convert(t, uplink + leg->fill, datagram + RTP_HEADER);
+        if (t->conversion == DECODE)
+            memcpy(uplink + leg->fill, decoded, sizeof decoded);
+        else
+            convert(t, uplink + leg->fill, datagram + RTP_HEADER);
         leg->clock += t->frame;
         if (whole) {
             int64_t n = t->chunk_count++;
@@ -186,6 +197,15 @@ int64_t kallglot_take(taking *t, const uint8_t *data, const uint8_t *names, cons
     }
     return count;
 }
+
+/* Payloads of `size` codes each, 20 ms at most, one for each of `rows`, as samples. */
+void kallglot_decode(g722_decoder *decoders, const int64_t *rows, int64_t count, const uint8_t *payloads, int64_t size, uint8_t *samples)
+{
+    for (int64_t i = 0; i < count; i++)
+        g722_decode(decoders + rows[i], payloads + i * size, (int)size, samples + i * 4 * size);
+}
+
+void kallglot_forget(g722_decoder *decoders, int64_t row) { g722_reset_decoder(decoders + row); }
 
 /* Legs from which nothing has come for longer than they wait; `late` has room for all. */
 int64_t kallglot_overdue(const inbound *legs, const uint8_t *connected, int64_t count, double now, double margin, double headroom, double low, double high,

@@ -60,12 +60,14 @@ class UplinkVoice:
     Every method gives sound in the stream's encoding, in the order it was said.
     """
 
-    def __init__(self, codec: Codec, encoding: str, rate: int) -> None:
+    def __init__(self, codec: Codec, encoding: str, rate: int, decoder: Decoder | None = None) -> None:
+        """`decoder` is the leg's own, where it has one that also serves when this object does not."""
         self._codec = codec
         self._encoding = encoding
         self._rate = rate
         self._convert = block_converter(codec, encoding, rate)
-        self._decoder: Decoder = codec.decoder()
+        self._decoder: Decoder = decoder or codec.decoder()
+        self._has_own = decoder is None
         self._concealer = Concealer(codec.sample_rate)
         self._resampler = Resampler(codec.sample_rate, rate)
         self.pcm: Pcm = silence(0)
@@ -84,6 +86,11 @@ class UplinkVoice:
     def remember(self, stream_bytes: bytes) -> None:
         """What was said before, in the stream's encoding, when it went by without this object."""
         self._concealer.heard(registry.stream_to_pcm(self._encoding, stream_bytes))
+
+    def another(self) -> None:
+        """What comes next is of another encoder."""
+        if self._has_own:
+            self._decoder = self._codec.decoder()
 
     def heard(self, payload: bytes) -> bytes:
         """A packet's sound. Untouched where no conversion is needed. :raises MediaError: when it is none of the codec's."""

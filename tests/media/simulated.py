@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.audio.codecs import g711
+from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import LegQuality
 from kallglot_ari.media import formats
@@ -64,9 +64,11 @@ class Simulation:
         **settings: object,
     ) -> None:  # fmt: skip
         chosen = MediaSettings.model_validate(settings)
+        form = formats.choose(chosen, encoding)
+        self.codec = registry.get(form.receive)
         self.wire = Wire([pack_address(socket.AF_INET, "127.0.0.1", 20000 + leg) for leg in range(legs)])
         self.plane = Plane(
-            self.wire, formats.choose(chosen, encoding), chosen, encoding=encoding, sample_rate=rate, chunk_ms=100,
+            self.wire, form, chosen, encoding=encoding, sample_rate=rate, chunk_ms=100,
             capture=Capture(Scribe(lambda *_: None), ("127.0.0.1", 1)), library=library,
         )  # fmt: skip
         self.now = 0.0
@@ -95,7 +97,8 @@ class Simulation:
     def arrives(self, at: float, leg: int, sequence: int, payload: bytes, *, ssrc: int = 0) -> None:
         """A packet that will have come at `at`."""
         self._number += 1
-        packet = RtpPacket(0, sequence & 0xFFFF, sequence * 160 & 0xFFFFFFFF, ssrc or 1 + leg, payload).pack()
+        at_tick = sequence * self.codec.timestamp_step & 0xFFFFFFFF
+        packet = RtpPacket(self.codec.receive_type, sequence & 0xFFFF, at_tick, ssrc or 1 + leg, payload).pack()
         heapq.heappush(self.wire.coming, (at, self._number, leg, packet))
 
     def run(self, until: float) -> None:

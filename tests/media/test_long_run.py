@@ -11,6 +11,7 @@ import pytest
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.conceal import Concealer
 from kallglot_ari.audio.frame import Pcm, silence
+from kallglot_ari.media.native import LIBRARY
 from tests.audio.signals import speech_like
 from tests.media.simulated import Simulation
 
@@ -115,3 +116,18 @@ def test_clocks_that_drift_are_followed_without_a_click_or_a_hole(ppm: float) ->
     )
     assert step < 1.25
     assert quietest > 0.7
+
+
+@pytest.mark.parametrize("form", ["g722", "opus"])
+@pytest.mark.parametrize("native", [True, False])
+def test_the_drift_of_a_leg_that_python_decodes_is_measured_as_well(form: str, native: bool) -> None:
+    simulation = Simulation(
+        1, library=LIBRARY if native else None, format=form, encoding="pcm_16", rate=16000, jitter_max_ms=200
+    )
+    payload = simulation.codec.encoder().encode(silence(320))
+    for number in range(3000):
+        simulation.arrives(0.1 + number * 0.02 / (1 + 200e-6), 0, number, payload)
+    simulation.run(60.0)
+    quality = simulation.quality(0)
+    assert quality.packets_lost == quality.packets_late == 0
+    assert quality.drift_ppm == pytest.approx(200, abs=30)

@@ -28,7 +28,9 @@ from kallglot_ari.rtp.packet import RtpPacket
 from tests.media.simulated import Simulation
 
 LEGS = 5
-FORMATS = {"ulaw": ("mulaw", 8000), "alaw": ("mulaw", 8000), "ulaw ": ("pcm_16", 8000), "slin16": ("pcm_16", 16000)}
+FORMATS = {
+    "ulaw": ("mulaw", 8000), "alaw": ("mulaw", 8000), "ulaw ": ("pcm_16", 8000), "slin16": ("pcm_16", 16000), "g722": ("pcm_16", 16000),
+}  # fmt: skip
 
 
 def test_records_are_laid_out_alike(library: Native) -> None:
@@ -106,7 +108,8 @@ moments = st.builds(
 @settings(max_examples=60, deadline=None)
 def test_what_goes_up_is_the_same(library: Native, codec: str, happens: list[Moment], seed: int) -> None:
     rng = random.Random(seed)
-    ears = Ear(codec, library), Ear(codec, None)
+    ears = Ear(codec, library), Ear(codec, library if codec == "g722" else None)
+    ears[1].listen._taking = None  # of G.722 the decoder is machine code in both
     form = ears[0].codec
     sequence = [rng.randrange(65536) for _ in range(LEGS)]
     timestamp = [rng.randrange(2**32) for _ in range(LEGS)]
