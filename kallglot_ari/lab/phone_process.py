@@ -333,7 +333,7 @@ class PhoneProcess:
         except pj.Error:
             call.ended = True
             raise
-        return call.getId()
+        return {"call": call.getId()}
 
     def do_answer(self, c: dict[str, object]) -> object:
         self.answer(self.find(c.get("call")), int(str(c.get("code") or 200)))

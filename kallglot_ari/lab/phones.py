@@ -217,8 +217,8 @@ class Phone:
 
     async def call(self, to: str, *, headers: Mapping[str, str] | None = None) -> PhoneCall:
         """Dial a number of the registrar, or a SIP URI; does not wait for the answer."""
-        number = await self._do("call", to=to, headers=dict(headers or {}))
-        return self._call(int(number))
+        call: PhoneCall = await self._do("call", to=to, headers=dict(headers or {}))
+        return call
 
     async def wait_state(self, state: str, timeout: float = 10, call: PhoneCall | None = None) -> PhoneCall:
         """Wait until `call` has reached `state`; without one: the newest that is up, or the next that comes.
@@ -384,6 +384,9 @@ class Phone:
             if "event" in message:
                 self._event(message)
             elif (waiting := self._waiting.get(message["id"])) and not waiting.done():
+                if isinstance(found := message.get("ok"), dict) and "call" in found:
+                    # now: when whoever waits for it has its turn, the call may be over and its id free
+                    message["ok"] = self._call(found["call"])
                 waiting.set_result(message)
             self._changed.set()
         self._gone = self._gone or "its process ended"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import statistics
@@ -112,7 +113,9 @@ async def test_calls_one_after_another_leave_nothing(
                 before = await settled(service, asterisk22)
         after = await settled(service, asterisk22)
         print(f"{CALLS} calls: before {before}, after {after}")
-        assert after.tasks <= before.tasks, at_work()
+        with contextlib.suppress(AssertionError):  # one that comes and goes by itself may just be there
+            await until(lambda: left_over().tasks <= before.tasks, 10)
+        assert left_over().tasks <= before.tasks, at_work()
         assert after.connections <= before.connections + POOLED
         assert after.descriptors <= before.descriptors + 2
         # the double keeps every session's audio; ours must not

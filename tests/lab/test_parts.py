@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import wave
 from pathlib import Path
 from typing import Any
@@ -313,3 +315,29 @@ def test_what_each_said_is_where_it_was_said() -> None:
     customer = verify.speech(made.said["customer"])
     assert agent[0][0] == pytest.approx(100.0, abs=0.25)
     assert customer[0][0] == pytest.approx(101.0, abs=0.25)
+
+
+async def test_a_call_that_is_over_before_its_caller_looks_is_that_call(tmp_path: Path) -> None:
+    """The id is free again by then; a call that is refused at once was taken for another, which never came to anything."""
+    out = asyncio.StreamReader()
+
+    class Process:
+        stdout = out
+
+        class stdin:  # noqa: N801
+            is_closing = staticmethod(lambda: False)
+
+            @staticmethod
+            def write(_: bytes) -> None:
+                state = {"event": "state", "call": 0, "reason": "", "remote": "", "at": 1.0}
+                for message in (
+                    state | {"state": "CALLING", "code": 0},
+                    {"id": 1, "ok": {"call": 0}},
+                    state | {"state": "DISCONNECTED", "code": 404},
+                ):
+                    out.feed_data(json.dumps(message).encode() + b"\n")
+                out.feed_eof()
+
+    phone = Phone("x", 8000, tmp_path, Process())  # type: ignore[arg-type]
+    call, _ = await asyncio.gather(phone.call("nobody"), phone._read())
+    assert (call.ended, call.code, len(phone.calls)) == (True, 404, 1)
