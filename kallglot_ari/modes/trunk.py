@@ -15,7 +15,7 @@ from kallglot_ari.agi.server import AgiServer
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
-from kallglot_ari.calls.model import CallView, EndReason, SessionRequest
+from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
@@ -166,7 +166,7 @@ class TrunkMode:
         call = self._book.get(call_id)
         if call is None:
             raise LookupError(f"call {call_id}: no such trunk call")
-        self._book.finish(call, EndReason.COMPLETED)
+        self._book.finish(call, EndReason.COMPLETED, DialplanStatus.COMPLETED)  # the dialplan must not go on with it
 
     async def session_ended(self, session_id: str, data: Mapping[str, Any] | None = None) -> bool:
         """Kallglot says that a session has ended: hang up what is still up. False for a session of somebody else."""

@@ -148,6 +148,11 @@ class TrunkBook:
             event = self._changed.setdefault(call.id, asyncio.Event())
             await asyncio.wait_for(event.wait(), timeout)
 
+    async def wait_over(self, call: TrunkCall) -> None:
+        """Return when somebody has begun to end the call."""
+        while call.reason is None:
+            await self._changed.setdefault(call.id, asyncio.Event()).wait()
+
     def leg(self, call: TrunkCall, uniqueid: str, channel: str, party: str) -> TrunkLeg:
         """A channel that dials, or has dialled, the call's session."""
         leg = call.leg(uniqueid, channel, party)

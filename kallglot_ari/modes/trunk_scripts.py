@@ -165,7 +165,7 @@ class TrunkScripts:
     async def _answer(self, agi: AgiSession, status: DialplanStatus, call: TrunkCall | None, tech: str) -> None:
         if call is None or call.reason is not None:
             await agi.set_variable("SESSION_ID", "")
-            await agi.set_variable("KALLGLOT_STATUS", status)
+            await agi.set_variable("KALLGLOT_STATUS", status if call is None else call.status or status)
             return
         variables = {
             "KALLGLOT_URIS": "&".join(dial_strings(call.session_id, self._trunk, tech)),
@@ -201,7 +201,7 @@ class TrunkScripts:
         except AgiGone:
             self._book.finish(call, EndReason.CUSTOMER_HANGUP)
             raise
-        if status is None:
+        if status is None or call.reason is not None:
             return DialplanStatus.COMPLETED, call
         if agi.gone:
             call.channel_gone(agi.request.uniqueid)
@@ -217,11 +217,12 @@ class TrunkScripts:
         create = self._book.spawn(self._create(call), name=f"create-{call.id}")
         ring = self._book.spawn(self._agents.ring(call, arguments.agents, arguments.timeout), name=f"ring-{call.id}")
         gone = self._book.spawn(agi.wait_gone(), name=f"gone-{call.id}")
+        over = self._book.spawn(self._book.wait_over(call), name=f"over-{call.id}")
         try:
             while True:
-                open_ones = {task for task in (create, ring, gone) if not task.done()}
+                open_ones = {task for task in (create, ring, gone, over) if not task.done()}
                 await asyncio.wait(open_ones, return_when=asyncio.FIRST_COMPLETED)
-                if gone.done():
+                if gone.done() or over.done():
                     return DialplanStatus.FAILED
                 for task in (create, ring):
                     if task.done() and (status := task.result()) is not None:
@@ -229,7 +230,7 @@ class TrunkScripts:
                 if create.done() and ring.done():
                     return None
         finally:
-            for task in (create, ring, gone):
+            for task in (create, ring, gone, over):
                 task.cancel()
 
     def _begin(self, agi: AgiSession, arguments: SessionArguments, linkedid: str) -> TrunkCall:
@@ -265,6 +266,9 @@ class TrunkScripts:
         except (ApiError, StoreError, TimeoutError) as error:
             _log.error("trunk_session_failed", call=call.id, error=str(error) or type(error).__name__)
             return DialplanStatus.UNAVAILABLE
+        if call.ending():  # meanwhile: who ended it knew of no session
+            await self._book.sessions.close(opened, call.reason or EndReason.ERROR)
+            return DialplanStatus.FAILED
         self._book.opened(call, opened)
         return None
 

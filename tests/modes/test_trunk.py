@@ -20,7 +20,7 @@ from kallglot_ari.errors import (
 from kallglot_ari.kallglot.http import NotSent
 from kallglot_ari.modes.trunk_scripts import read_arguments
 from kallglot_ari.settings import KallglotSettings
-from tests.modes.trunk_lab import Lab
+from tests.modes.trunk_lab import Lab, who
 
 pytestmark = pytest.mark.real_time
 
@@ -116,6 +116,51 @@ async def test_a_caller_who_leaves_while_the_session_is_being_created(lab: Lab, 
     await lab.quiet()
     assert len(lab.api.ended) == 1
     await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("how", "status"), [("api", "COMPLETED"), ("ami", "FAILED"), ("stop", "FAILED")])
+async def test_a_call_that_is_ended_while_its_session_is_being_created(followed: Lab, how: str, status: str) -> None:
+    """By whoever: the session that comes after it is ended, and the dialplan hears of the end, not of a success."""
+    lab = followed
+    lab.api.gate.clear()
+    running = asyncio.get_running_loop().create_task(lab.channel().agi("session"))
+    await lab.api.asked.wait()
+    if how == "api":
+        await lab.mode.hangup(lab.mode.calls()[0].id)
+    elif how == "ami":
+        lab.follower.event(ami.ChannelGone(*who("1.1"), 16, "Normal Clearing"))
+    else:
+        stopping = asyncio.get_running_loop().create_task(lab.mode.stop(grace=2))
+    await asyncio.sleep(0.02)
+    lab.api.gate.set()
+    found = await running
+    if how == "stop":
+        await stopping
+    assert (found["SESSION_ID"], found["KALLGLOT_STATUS"]) == ("", status)
+    await lab.quiet()
+    assert len(lab.api.created) == len(lab.api.ended) == 1
+    assert lab.mode.live_keys() == set()
+    assert lab.mode._book.of_channel("1.1", "1.1") is lab.mode._book.of_session("sess_1") is None
+
+
+async def test_agents_no_longer_ring_for_a_call_that_is_ended(followed: Lab) -> None:
+    lab, done = followed, []
+
+    class Manager:
+        connected = True
+
+        async def originate(self, dial_string: str, **_: object) -> None:
+            done.append("rings")
+
+        async def hangup(self, channel: str, cause: int = 16) -> bool:
+            return True
+
+    lab.follower.agents._ami = Manager()  # type: ignore[assignment]
+    running = asyncio.get_running_loop().create_task(lab.channel().agi("session", "agent=PJSIP/1001", "timeout=60"))
+    await lab.until(lambda: bool(done) and bool(lab.mode.calls()[0].session_id))
+    await lab.mode.hangup(lab.mode.calls()[0].id)
+    assert (await asyncio.wait_for(running, 5))["KALLGLOT_STATUS"] == "COMPLETED"
+    await lab.quiet()
 
 
 async def test_end_that_cannot_reach_the_api_is_left_to_the_outbox(lab: Lab) -> None:
