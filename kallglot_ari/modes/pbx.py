@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,7 +21,7 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, KallglotAriError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
-from kallglot_ari.modes.pbx_lost import Api, LostCalls
+from kallglot_ari.modes.pbx_lost import LOOK_AT_ONCE, LOOK_SECONDS, Api, LostCalls, Turns
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
 from kallglot_ari.modes.trunk_sessions import Sessions
@@ -36,6 +38,7 @@ REMEMBER_SECONDS = 600.0
 PREPARED_SECONDS = 300.0
 """Life of an unused prepared session, unless said otherwise."""
 SWEEP_SECONDS = 5.0
+REFERS_KEPT = 1000
 
 Record = dict[str, Any]
 
@@ -67,8 +70,13 @@ class PbxService:
         self._tasks = Tasks("pbx")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._views: dict[str, CallView] = {}
+        self._elsewhere = Turns(LOOK_SECONDS, LOOK_AT_ONCE)
         self._keys: dict[str, set[str]] = {}
-        """Outbox keys by call id, or by the id of a prepared session."""
+        """Outbox keys by call id."""
+        self._prepared: dict[str, str] = {}
+        """Outbox keys by the ids of prepared sessions."""
+        self._refers: OrderedDict[str, str] = OrderedDict()
+        """What became of the last REFERs, also where the store did not take it."""
         self._by_session: dict[str, str] = {}
         self._arriving: set[str] = set()
         """Call ids that are being routed: they count before their sessions are there."""
@@ -83,7 +91,7 @@ class PbxService:
                 view = await self._store.get_call(record["call"])
                 self._known(call_id, record, view or self._view(record))
         for session_id, record in (await self._store.mappings(PREPARED)).items():
-            self._keys[session_id] = {record["key"]}
+            self._prepared[session_id] = record["key"]
         self._tasks.spawn(self._sweep_now_and_then(), name="sweep")
 
     async def stop(self, grace: float = 5.0) -> None:
@@ -107,7 +115,8 @@ class PbxService:
 
     def live_keys(self) -> set[str]:
         """Outbox rows of live calls and prepared sessions, and those being worked on: the sweeper leaves them alone."""
-        return {key for keys in self._keys.values() for key in keys} | self._sessions.in_hand
+        of_calls = {key for keys in self._keys.values() for key in keys}
+        return of_calls.union(self._prepared.values(), self._sessions.in_hand)
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -142,7 +151,7 @@ class PbxService:
         except StoreError:
             await self._sessions.close(opened, EndReason.ERROR)
             raise
-        self._keys.pop(opened.session.id, None)
+        self._prepared.pop(opened.session.id, None)
         view = self._view(fresh)
         self._known(call_id, fresh, view)
         await self._save(view, "call.created")
@@ -220,7 +229,7 @@ class PbxService:
         except StoreError:
             await self._sessions.close(opened, EndReason.ERROR)
             raise
-        self._keys[session.id] = {opened.key}
+        self._prepared[session.id] = opened.key
         return {
             "session_id": session.id,
             "destination": public_uri(session.id, self._trunk),
@@ -244,8 +253,11 @@ class PbxService:
         for session_id, value in (await self._store.expired_mappings(PREPARED, self._now())).items():
             if await self._store.delete_mapping(PREPARED, session_id):
                 await self._sessions.close(_stored(session_id, value), EndReason.TIMEOUT)
-                self._keys.pop(session_id, None)
+                self._prepared.pop(session_id, None)
                 ended += 1
+        if known := set(self._prepared):  # what another instance has claimed is that one's business
+            for session_id in known.difference(await self._store.mappings(PREPARED)):
+                self._prepared.pop(session_id, None)
         for kind in (CALLS, REFERRED):
             for key in await self._store.expired_mappings(kind, self._now()):
                 await self._store.delete_mapping(kind, key)
@@ -256,7 +268,9 @@ class PbxService:
                 session = record["sessions"][-1]
                 if await self._lost.over(session["id"], session["base_url"]):
                     ended += await self.hangup(call_id, EndReason.TIMEOUT)
-            else:  # another instance was told of its end
+        for call_id in self._elsewhere.due(started, self._now()):
+            record = await self._store.get_mapping(CALLS, call_id)
+            if record is None or record["state"] != "open":  # another instance was told of its end
                 self._forget(call_id)
         return ended
 
@@ -274,8 +288,8 @@ class PbxService:
         """A party of `session_id` is transferred: a session for the new party, which ends with the call."""
         key = f"{session_id}|{refer_to}"
         async with self._lock(f"refer|{key}"):
-            if (known := await self._store.get_mapping(REFERRED, key)) is not None:
-                return {"accept": True, "new_session_id": known["session"]}
+            if (known := await self._known_refer(key)) is not None:
+                return {"accept": True, "new_session_id": known}
             try:
                 new = await self._referred(session_id, refer_to)
             except (ApiError, StoreError) as error:
@@ -283,11 +297,27 @@ class PbxService:
                 return {"accept": False, "reason": "no session could be created"}
             if new is None:
                 return {"accept": False, "reason": "unknown session"}
-            await self._store.put_mapping(REFERRED, key, {"session": new}, expires_at=self._now() + 3600)
+            await self._note_refer(key, new)
             call_id = self._by_session.get(session_id, "")
             data = {"refer_to": refer_to, "referred_by": referred_by, "new_session_id": new}
             self._hub.publish("call.transferred", call_id, data)
             return {"accept": True, "new_session_id": new}
+
+    async def _known_refer(self, key: str) -> str | None:
+        """The session that this REFER was given before."""
+        if key in self._refers:
+            return self._refers[key]
+        known = await self._store.get_mapping(REFERRED, key)
+        return None if known is None else str(known["session"])
+
+    async def _note_refer(self, key: str, session_id: str) -> None:
+        self._refers[key] = session_id
+        if len(self._refers) > REFERS_KEPT:
+            self._refers.popitem(last=False)
+        try:
+            await self._store.put_mapping(REFERRED, key, {"session": session_id}, expires_at=self._now() + 3600)
+        except StoreError as error:  # refused, Kallglot would ask again, and would be given one more session
+            _log.warning("refer_not_noted", session=session_id, error=str(error))
 
     async def _referred(self, session_id: str, refer_to: str) -> str | None:
         if self._trunk_mode is not None and (new := await self._trunk_mode.refer(session_id, refer_to)) is not None:
@@ -398,7 +428,7 @@ class PbxService:
     def _view(self, record: Record) -> CallView:
         return CallView(
             record["call"], record["sessions"][-1]["id"], "active", record["mode"], record["source"], record["target"],
-            self._clock.wall(), kind="pbx", caller=record["from"], metadata=dict(record["metadata"]),
+            datetime.fromtimestamp(record["started"], UTC), kind="pbx", caller=record["from"], metadata=dict(record["metadata"]),
         )  # fmt: skip
 
     async def _save(self, view: CallView, event: str) -> None:

@@ -10,11 +10,13 @@ from kallglot_ari.errors import ApiError, ApiNotFound
 
 _log = log.get(__name__)
 
-ASK_SECONDS = 1800.0
+ASK_SECONDS = 2400.0
 """Age of a call when Kallglot is asked for the first time, and the time between two askings. A session that nobody talks in is ended
-there after as long."""
+there after 30 minutes: asked sooner, it might be kept alive by the question."""
 ASK_AT_ONCE = 20
 """Calls asked about in one sweep."""
+LOOK_SECONDS, LOOK_AT_ONCE = 60.0, 100
+"""The same of looking whether another instance, which shares the database, was told of a call's end."""
 
 
 class Api(Translator, Protocol):
@@ -25,21 +27,29 @@ class Api(Translator, Protocol):
         ...
 
 
+class Turns:
+    """Whose turn it is: of each call every `seconds`, and no more than `at_once`."""
+
+    def __init__(self, seconds: float, at_once: int) -> None:
+        self._seconds, self._at_once = seconds, at_once
+        self._had: dict[str, float] = {}
+
+    def due(self, started: dict[str, float], now: float) -> list[str]:
+        """Of the live calls with their times of start (unix seconds), those whose turn it is now."""
+        self._had = {call_id: at for call_id, at in self._had.items() if call_id in started}
+        due = [
+            call_id for call_id, at in started.items() if now - max(at, self._had.get(call_id, 0.0)) >= self._seconds
+        ][: self._at_once]
+        self._had |= dict.fromkeys(due, now)
+        return due
+
+
 class LostCalls:
     """Whose turn it is to be asked about, and what Kallglot says."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._asked: dict[str, float] = {}
-
-    def due(self, started: dict[str, float], now: float) -> list[str]:
-        """Of the live calls with their times of start (unix seconds), those that should be asked about now."""
-        self._asked = {call_id: at for call_id, at in self._asked.items() if call_id in started}
-        silent = [
-            call_id for call_id, at in started.items() if now - max(at, self._asked.get(call_id, 0.0)) >= ASK_SECONDS
-        ][:ASK_AT_ONCE]
-        self._asked |= dict.fromkeys(silent, now)
-        return silent
+        self.due = Turns(ASK_SECONDS, ASK_AT_ONCE).due
 
     async def over(self, session_id: str, base_url: str) -> bool:
         """Whether the session has ended; what the API does not say is no."""

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from pydantic import SecretStr
 
-from kallglot_ari.clock import ManualClock
+from kallglot_ari.clock import ManualClock, SystemClock
 from kallglot_ari.errors import ApiNotFound, ApiUnavailable, ServiceBusy, StoreError, UsageError
+from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx import PbxService
+from kallglot_ari.modes.pbx_lost import ASK_SECONDS, LOOK_SECONDS
 from kallglot_ari.modes.trunk_sessions import Sessions
+from kallglot_ari.sandbox.echo import Echo
+from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
 from tests.modes.trunk_fakes import FakeHub, FakeStore, FakeTranslator
 
@@ -98,24 +105,48 @@ async def test_late_double_and_unknown_hangups(lab: Lab) -> None:
 async def test_a_hangup_that_never_comes(lab: Lab) -> None:
     for call_id in ("c1", "c2"):
         await lab.pbx.incoming(call_id, "1", "2")
-    lab.clock.advance(1799)
+    lab.clock.advance(ASK_SECONDS - 1)
     lab.api.idle = {"sess_1"}
     assert await lab.pbx.sweep() == 0
     lab.clock.advance(1)
     lab.api.get_error = ApiUnavailable("down")
     assert await lab.pbx.sweep() == 0, "what is not known is not ended"
     lab.api.get_error = None
-    lab.clock.advance(1799)
-    assert await lab.pbx.sweep() == 0, "and is asked about again in half an hour"
+    lab.clock.advance(ASK_SECONDS - 1)
+    assert await lab.pbx.sweep() == 0, "and is asked about again after as long"
     lab.clock.advance(1)
     assert await lab.pbx.sweep() == 1
     assert lab.api.ended == [("sess_1", "timeout")]
     assert [view.session_id for view in lab.pbx.calls()] == ["sess_2"]
-    lab.clock.advance(1800)
+    lab.clock.advance(ASK_SECONDS)
     lab.api.get_error = ApiNotFound("unknown session")
     assert await lab.pbx.sweep() == 1
     assert not lab.store.pending
     assert not lab.pbx.calls()
+
+
+async def test_asking_does_not_keep_a_session_alive_that_nobody_uses() -> None:
+    """A CURRI call's hangup is told by nobody. The embedded Kallglot ends its session after 30 idle minutes, and the call is over with it."""
+    clock, metrics = ManualClock(), Metrics()
+    async with AsyncExitStack() as stack:
+        sandbox = Sandbox(Echo(), clock=clock)
+        await sandbox.start()
+        stack.push_async_callback(sandbox.stop)
+        api = KallglotClient(
+            KallglotSettings(), TrunkSettings(), metrics, SystemClock(), urls=(sandbox.url,), api_key=sandbox.api_key
+        )
+        await api.start()
+        stack.push_async_callback(api.close)
+        pbx = PbxService(
+            api, FakeStore(), FakeHub(), kallglot=KallglotSettings(), trunk=TrunkSettings(), web=WebSettings(),
+            metrics=metrics, clock=clock, load=Load(metrics), instance="t1",
+        )  # fmt: skip
+        await pbx.incoming("c1", "1", "2")
+        for _ in range(2 * 60 * 60 // 30):
+            clock.advance(30)
+            await pbx.sweep()
+            await sandbox.sweep()
+        assert (pbx.calls(), sandbox.sessions.live()) == ([], [])
 
 
 async def test_a_hangup_overtakes_the_creation(lab: Lab) -> None:
@@ -209,10 +240,50 @@ async def test_a_call_whose_end_another_instance_was_told_is_not_counted_for_eve
     await lab.pbx.incoming("c1", "1", "2")
     assert await other.pbx.hangup("c1")
     assert len(lab.pbx.calls()) == 1
-    lab.clock.advance(1800)
+    lab.clock.advance(LOOK_SECONDS)
     await lab.pbx.sweep()
     assert not lab.pbx.calls()
     assert not lab.pbx.live_keys()
+
+
+async def test_a_call_that_another_instance_ends_has_lasted_since_its_beginning(lab: Lab) -> None:
+    other = Lab(store=lab.store)
+    await lab.pbx.incoming("c1", "1", "2")
+    began = lab.clock.wall()
+    other.clock.advance(600)
+    assert await other.pbx.hangup("c1")
+    (stored,) = lab.store.calls.values()
+    assert (stored.started_at, stored.ended_at) == (began, began + timedelta(seconds=600))
+
+
+async def test_a_prepared_session_that_another_instance_took_is_that_ones_business(lab: Lab) -> None:
+    other = Lab(store=lab.store)
+    other.api = other.pbx._sessions._translator = lab.api
+    await lab.pbx.prepare(source="de", target="en")
+    assert (await other.pbx.incoming("c1", "1", "2", source="de", target="en"))["session_id"] == "sess_1"
+    lab.api.end_error = ApiUnavailable("down")
+    await other.pbx.hangup("c1")
+    await lab.pbx.sweep()
+    assert lab.store.pending, "left to the sweeper of either"
+    assert lab.pbx.live_keys() == other.pbx.live_keys() == set()
+
+
+async def test_a_refer_that_cannot_be_noted_buys_one_session(lab: Lab) -> None:
+    """It is delivered again until it is answered with success."""
+    session = (await lab.pbx.incoming("c1", "1", "2"))["session_id"]
+    put = lab.store.put_mapping
+
+    async def refused(kind: str, key: str, value: dict[str, Any], *, expires_at: float | None = None) -> bool:
+        if kind == "refer":
+            raise StoreError("disk full")
+        return await put(kind, key, value, expires_at=expires_at)
+
+    lab.store.put_mapping = refused  # type: ignore[method-assign]
+    answers = [await lab.pbx.refer(session, "sip:800@pbx", "") for _ in range(3)]
+    assert answers == [{"accept": True, "new_session_id": "sess_2"}] * 3
+    assert len(lab.api.created) == 2
+    await lab.pbx.hangup("c1")
+    assert lab.api.open == set()
 
 
 async def test_calls_outlive_a_restart(lab: Lab) -> None:
