@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from math import inf
 from typing import Any, TypeVar
 
 from kallglot_ari import log
@@ -23,6 +24,8 @@ T = TypeVar("T")
 _log = log.get(__name__)
 
 MAPPING = "trunk"
+YOUNG_SECONDS = 3.0
+"""A list of channels is no older than this when it is compared with what is known."""
 _SPLIT = re.compile(r"[/:@;?&]")
 
 Cleaner = Callable[[TrunkCall], Awaitable[None]]
@@ -111,10 +114,16 @@ class TrunkBook:
 
     def index(self, call: TrunkCall) -> None:
         """Let the call be found by every channel and session it has by now."""
-        self._by_channel.update(dict.fromkeys((*call.parties, *call.legs), call))
+        channels = (*call.parties, *call.legs)
+        self._by_channel.update(dict.fromkeys(channels, call))
+        call.seen_at = dict.fromkeys(channels, self.clock.now()) | call.seen_at
         self._by_session.update({opened.session.id: call for opened in call.opened})
         for watch in self.watchers:
             watch(call)
+
+    def is_young(self, call: TrunkCall, uniqueid: str) -> bool:
+        """Whether a list of channels that lacks this one may have been made before it was there."""
+        return self.clock.now() - call.seen_at.get(uniqueid, -inf) < YOUNG_SECONDS
 
     def _leave(self, call: TrunkCall) -> None:
         self._calls.pop(call.id, None)
@@ -249,6 +258,7 @@ class TrunkBook:
                 _log.warning("trunk_mapping_unusable", call=call_id, error=repr(error))
                 continue
             self._enter(call)
+            call.seen_at = dict.fromkeys(call.seen_at, -inf)
             count += 1
         return count
 
@@ -286,8 +296,10 @@ def _restored(call_id: str, record: dict[str, Any], view: CallView | None) -> Tr
         parties=dict(record.get("parties", {})), agent_expected=bool(record.get("agent_expected")),
     )  # fmt: skip
     call.answered_at = view.answered_at
+    call.dtmf = list(view.dtmf)
     call.elsewhere = bool(record.get("elsewhere"))
     for leg in view.legs:
         known = call.leg(leg.channel_id, leg.channel_name, "")
         known.role, known.answered, known.gone = leg.speaker, leg.state in ("up", "held"), leg.state == "gone"
+        known.quality = leg.quality
     return call

@@ -67,6 +67,8 @@ class TrunkCall:
     reason: EndReason | None = None
     status: str | None = None
     dtmf: list[dict[str, str]] = field(default_factory=list)
+    seen_at: dict[str, float] = field(default_factory=dict)
+    """When each of its channels was heard of first, monotonic seconds."""
     elsewhere: bool = False
     """Its channels are on another Asterisk than ARI's, which knows nothing of them."""
 

@@ -13,7 +13,7 @@ from kallglot_ari.calls.interfaces import Hub
 from kallglot_ari.errors import AmiError, SipProbeError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk_agent import Agents
-from kallglot_ari.modes.trunk_book import TrunkBook
+from kallglot_ari.modes.trunk_book import YOUNG_SECONDS, TrunkBook
 from kallglot_ari.modes.trunk_call import TrunkCall, TrunkLeg
 from kallglot_ari.modes.trunk_loaded import NotLoaded, check_endpoint
 from kallglot_ari.pbx.addresses import section_name
@@ -24,8 +24,6 @@ from kallglot_ari.tasks import Tasks
 _log = log.get(__name__)
 
 RECONCILE_SECONDS = 30.0
-YOUNG_SECONDS = 3.0
-"""A call younger than this may have channels that the list does not have yet."""
 MAX_DIGITS = 200
 CODEC = "CHANNEL(audionativeformat)"
 _TRUNK_CHANNEL = re.compile(r"(PJSIP|SIP)/kallglot(-\d+)?-[0-9a-f]{8}")
@@ -148,7 +146,7 @@ class Follower:
         return [f"{state.name}: {state.detail}" for state in dead] if len(dead) >= len(self._trunk.endpoints) else []
 
     async def connected(self, channels: list[ChannelInfo]) -> None:
-        """After each log-in: end what ended meanwhile; once more later, for calls that were too young to tell."""
+        """After each log-in: end what ended meanwhile; once more later, for channels that were too young to tell."""
         self.reconcile(channels)
         self._tasks.spawn(self._reconcile_after(YOUNG_SECONDS + 0.5), name="reconcile-young")
         self._tasks.spawn(self.check_loaded(), name="check-loaded")
@@ -175,23 +173,21 @@ class Follower:
         live = {channel.uniqueid: channel for channel in channels}
         ended = 0
         for call in self._book:
-            if call.reason is not None or self._age(call) < YOUNG_SECONDS:
+            if call.reason is not None:
                 continue
             for channel in channels:
                 if channel.linkedid == call.linkedid and _TRUNK_CHANNEL.fullmatch(channel.channel):
                     self._book.leg(call, channel.uniqueid, channel.channel, call.caller_uniqueid)
             for uniqueid in (*call.parties, *call.legs):
                 if uniqueid not in live:
-                    call.channel_gone(uniqueid)
+                    if not self._book.is_young(call, uniqueid):
+                        call.channel_gone(uniqueid)
                 elif live[uniqueid].up:
                     self._book.leg_answered(call, uniqueid)
             if self._book.check(call):
                 ended += 1
                 _log.info("trunk_call_found_gone", call=call.id, session=call.session_id)
         return ended
-
-    def _age(self, call: TrunkCall) -> float:
-        return (self._book.clock.wall() - call.started_at).total_seconds()
 
     async def _reconcile_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

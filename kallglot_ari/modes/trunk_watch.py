@@ -21,8 +21,6 @@ from kallglot_ari.tasks import Tasks
 _log = log.get(__name__)
 
 LOOK_SECONDS = 30.0
-YOUNG_SECONDS = 3.0
-"""A call younger than this may have channels that the list does not have yet."""
 
 
 class ChannelWatch:
@@ -145,20 +143,17 @@ class ChannelWatch:
         for call in self._book:
             if call.reason is not None or call.elsewhere:
                 continue
-            if self._age(call) >= YOUNG_SECONDS:
-                for uniqueid in call.live_channels():
-                    if uniqueid not in there:
-                        call.channel_gone(uniqueid)
-                    elif there[uniqueid].state == "Up":
+            for uniqueid in call.live_channels():
+                if uniqueid in there:
+                    if there[uniqueid].state == "Up":
                         self._book.leg_answered(call, uniqueid)
-                if self._book.check(call):
-                    ended += 1
-                    _log.info("trunk_call_found_gone", call=call.id, session=call.session_id)
+                elif not self._book.is_young(call, uniqueid):
+                    call.channel_gone(uniqueid)
+            if self._book.check(call):
+                ended += 1
+                _log.info("trunk_call_found_gone", call=call.id, session=call.session_id)
             self.watch(call)
         return ended
-
-    def _age(self, call: TrunkCall) -> float:
-        return (self._book.clock.wall() - call.started_at).total_seconds()
 
     async def _look_now_and_then(self) -> None:
         while True:

@@ -8,7 +8,9 @@ import pytest
 
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.ami.client import AmiClient, ChannelInfo
+from kallglot_ari.calls.model import LegQuality
 from kallglot_ari.errors import AmiUnavailable
+from kallglot_ari.modes.trunk_book import YOUNG_SECONDS
 from tests.modes.trunk_lab import Lab, who
 
 
@@ -312,3 +314,38 @@ async def test_no_agent(followed: Lab, monkeypatch: pytest.MonkeyPatch, reason: 
     assert found == {"SESSION_ID": "", "KALLGLOT_STATUS": status}
     await lab.quiet()
     assert [reason for _, reason in lab.api.ended] == ["timeout"]
+
+
+async def test_a_list_that_is_older_than_a_leg_does_not_say_that_it_is_gone(followed: Lab) -> None:
+    """A leg that is dialled while Asterisk's list is on its way; a call lives for long before that, while its first endpoint does not answer."""
+    lab, tell = followed, followed.follower.event
+    await lab.channel("1.1").agi("session")
+    lab.clock.advance(10)
+    older = [ChannelInfo("1.1", "PJSIP/phone-1.1", "1.1", True)]
+    tell(ami.DialBegun("1.1", "PJSIP/phone-1.1", "1.1", "1.2", "PJSIP/kallglot-00000001", "kallglot/sip:sess_1@x"))
+    lab.follower.reconcile(older)
+    tell(ami.ChannelUp(*who("1.2", "1.1")))
+    (view,) = lab.mode.calls()
+    assert (view.state, [leg.state for leg in view.legs]) == ("active", ["up"])
+    lab.clock.advance(YOUNG_SECONDS)
+    assert lab.follower.reconcile(older) == 1, "but one that is as old is gone"
+    await lab.quiet()
+
+
+async def test_what_was_pressed_and_heard_before_a_restart_is_not_forgotten() -> None:
+    lab = Lab(ami_user="kallglot")
+    await lab.mode.start()
+    await lab.channel("1.1").agi("session")
+    tell = lab.follower.event
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-00000001", "kallglot/sip:sess_1@x"))
+    tell(ami.Digit(*who("1.1"), "5"))
+    (call,) = lab.mode._book
+    call.legs["1.2"].quality = LegQuality(mos=3.3)
+    lab.mode._book.save(call)
+    await lab.mode.stop(keep_calls=True)
+    again = Lab(ami_user="kallglot", store=lab.store)
+    await again.mode.start()
+    (view,) = again.mode.calls()
+    assert [digit["digit"] for digit in view.dtmf] == ["5"]
+    assert view.legs[0].quality.mos == 3.3
+    await again.mode.stop()

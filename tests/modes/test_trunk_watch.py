@@ -14,6 +14,7 @@ from kallglot_ari.ari.decode import read_one
 from kallglot_ari.ari.models import AsteriskInfo
 from kallglot_ari.ari.snapshot import Connected, Disconnected, Snapshot
 from kallglot_ari.errors import AriBadRequest, AriNotFound, AriUnavailable
+from kallglot_ari.modes.trunk_book import YOUNG_SECONDS
 from tests.ari.fake import channel
 from tests.modes.trunk_lab import Lab
 
@@ -179,3 +180,24 @@ async def test_a_channel_that_goes_on_in_the_dialplan_is_let_go(watched: Lab, ar
     await caller.agi("end")
     await watched.quiet()
     await watched.until(lambda: not ari.sources and not watched.mode.has_channel("1.1"))
+
+
+async def test_a_list_that_is_older_than_a_leg_does_not_say_that_it_is_gone() -> None:
+    ari = Ari()
+    lab = Lab(ari=ari)
+    await lab.mode.start()
+    ari.there = {"1.1"}
+    lab.mode.on_ari(connected("1.1"))
+    await lab.channel("1.1").agi("session")
+    lab.clock.advance(10)
+    older = [one("1.1")]
+    ari.there |= {"1.2"}
+    lab.mode.on_ari(dial("1.1", "1.2"))
+    assert lab.mode._watch is not None
+    assert lab.mode._watch.compare(older) == 0
+    lab.mode.on_ari(dial("1.1", "1.2", "ANSWER"))
+    (view,) = lab.mode.calls()
+    assert (view.state, [leg.state for leg in view.legs]) == ("active", ["up"])
+    lab.clock.advance(YOUNG_SECONDS)
+    assert lab.mode._watch.compare(older) == 1, "but one that is as old is gone"
+    await lab.mode.stop()
