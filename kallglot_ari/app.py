@@ -47,6 +47,7 @@ from kallglot_ari.sandbox.server import Sandbox, run_sandbox
 from kallglot_ari.settings import InterpreterSettings, MediaSettings, Settings
 from kallglot_ari.store.store import open_store
 from kallglot_ari.tasks import Tasks
+from kallglot_ari.web import tls
 from kallglot_ari.web.server import WebServer
 
 _log = log.get(__name__)
@@ -275,6 +276,7 @@ class Service:
             pbx=self.pbx,
             on_session_ended=self._session_ended,
             languages=(s.kallglot.source_language, s.kallglot.target_language),
+            keep_days=s.store.retention_days,
         )
         await self.web.start()
         self._on_stop("web", self.web.stop)
@@ -283,7 +285,7 @@ class Service:
         self._tasks.spawn(self._watch_claim(journal), name="claim")
         self._journal = journal
         if self.embedded is not None and not s.web.allowed_ips:  # else loopback may be shut out
-            self.embedded.notify(f"{self.web_url}/webhooks/kallglot", webhook_secret, WEBHOOKS)
+            self.embedded.notify(f"{self.web_url}/webhooks/kallglot", webhook_secret, WEBHOOKS, tls.asking(s.web))
         _log.info(
             "started",
             web=self.web_url,

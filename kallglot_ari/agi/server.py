@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from kallglot_ari.agi import protocol
 from kallglot_ari.agi.protocol import AgiReply, AgiRequest
 from kallglot_ari.errors import AgiError, AgiGone, KallglotAriError, ListenError, cannot_listen
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.peers import Networks
 from kallglot_ari.tasks import Tasks
 
 _log = log.get(__name__)
@@ -132,7 +132,7 @@ class AgiServer:
         self._scripts = scripts
         self._metrics = metrics
         self._header_seconds = header_seconds
-        self._allowed = [ipaddress.ip_network(one, strict=False) for one in allowed_ips]
+        self._allowed = Networks(allowed_ips)
         self._tasks = Tasks("agi")
         self._server: asyncio.Server | None = None
         self._serial = 0
@@ -180,15 +180,8 @@ class AgiServer:
         self._tasks.spawn(self._serve(reader, writer), name=f"connection-{self._serial}")
 
     def _may(self, writer: asyncio.StreamWriter) -> bool:
-        if not self._allowed:
-            return True
         peer = writer.get_extra_info("peername")
-        if not peer:
-            return False
-        found = ipaddress.ip_address(peer[0].partition("%")[0])
-        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
-        return any(found in network for network in self._allowed)
+        return self._allowed.admit(peer[0] if peer else "")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reason = "error"

@@ -71,7 +71,11 @@ class TrunkMode:
         agents = self._follower.agents if self._follower else Agents(None)
         folder = Path((debug or DebugSettings()).dir)
         find = self._book.of_dial_string
-        self._trace = SipTrace(agi.bind, trunk.sip_trace_port, folder, find) if trunk.sip_trace else None
+        self._trace = (
+            SipTrace(agi.bind, trunk.sip_trace_port, folder, find, allowed_ips=agi.allowed_ips)
+            if trunk.sip_trace
+            else None
+        )
         self._scripts = TrunkScripts(self._book, agents, kallglot=kallglot, trunk=trunk, load=load, trace=self._trace)
         self._agi = AgiServer(agi.bind, agi.port, self._scripts.table(), metrics, allowed_ips=agi.allowed_ips)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from kallglot_ari.errors import ConfigError
 from kallglot_ari.modes.trunk_call import TrunkCall
 from kallglot_ari.pbx import hep
 from kallglot_ari.pbx.hep import SipMessage
+from kallglot_ari.peers import Networks
 from kallglot_ari.tasks import Tasks
 
 _log = log.get(__name__)
@@ -26,6 +27,8 @@ DIALOGS = 1000
 """Dialogs remembered, of calls and of nobody yet; the oldest is forgotten first."""
 EARLY_MESSAGES = 20
 """Messages of a dialog that wait to be somebody's."""
+EARLY_BYTES = 8 << 20
+"""Characters of all those."""
 CALL_BYTES = 1 << 20
 """Longest trace of one call."""
 QUEUE = 2000
@@ -38,8 +41,13 @@ FindCall = Callable[[str], TrunkCall | None]
 class SipTrace(asyncio.DatagramProtocol):
     """Listens for Asterisk's copies and writes each call's to ``FOLDER/CALL.sip.txt``."""
 
-    def __init__(self, bind: str, port: int, folder: Path, find_call: FindCall) -> None:
+    def __init__(
+        self, bind: str, port: int, folder: Path, find_call: FindCall, *, allowed_ips: Iterable[str] = ()
+    ) -> None:
+        """:param allowed_ips: addresses or networks that may send; empty: any."""
         self._bind, self._port = bind, port
+        self._allowed = Networks(allowed_ips)
+        self._early_bytes = 0
         self._folder = folder
         self._find_call = find_call
         self._owners: OrderedDict[str, str] = OrderedDict()
@@ -79,8 +87,8 @@ class SipTrace(asyncio.DatagramProtocol):
                 _log.warning("sip_trace_cut_off", messages=self._queue.qsize())
             await self._tasks.close()
 
-    def datagram_received(self, data: bytes, _: object) -> None:
-        message = hep.parse(data)
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        message = hep.parse(data) if self._allowed.admit(addr[0]) else None
         if message is not None and (dialog := message.call_id):
             self._received(dialog, message)
 
@@ -95,8 +103,12 @@ class SipTrace(asyncio.DatagramProtocol):
         early = self._early.setdefault(dialog, [])
         if len(early) < EARLY_MESSAGES:
             early.append(message)
-        while len(self._early) > DIALOGS:
-            self._early.popitem(last=False)
+            self._early_bytes += len(message.text)
+        while len(self._early) > DIALOGS or self._early_bytes > EARLY_BYTES:
+            self._forget(self._early.popitem(last=False)[1])
+
+    def _forget(self, early: list[SipMessage]) -> None:
+        self._early_bytes -= sum(len(message.text) for message in early)
 
     def belongs(self, dialog: str, call: TrunkCall) -> None:
         """The SIP dialog with this Call-ID is one of the call's."""
@@ -105,7 +117,9 @@ class SipTrace(asyncio.DatagramProtocol):
         self._owners[dialog] = call.id
         while len(self._owners) > DIALOGS:
             self._owners.popitem(last=False)
-        for message in self._early.pop(dialog, []):
+        early = self._early.pop(dialog, [])
+        self._forget(early)
+        for message in early:
             self._put(call.id, message)
 
     def _put(self, call_id: str, message: SipMessage) -> None:

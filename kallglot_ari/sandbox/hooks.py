@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,14 +35,15 @@ class Hooks:
         self._clock = clock
         self._schedule = tuple(schedule)
         self._kinds: frozenset[str] | None = None
+        self._tls: ssl.SSLContext | bool = True
         self._tasks = Tasks("sandbox.hooks")
         self._http: aiohttp.ClientSession | None = None
         self.counts: Counter[str] = Counter()
         """``delivered``, ``given_up``, ``dropped``."""
 
-    def aim(self, url: str, secret: str, kinds: Iterable[str]) -> None:
-        """From now on only events of these `kinds`, to this endpoint."""
-        self._url, self._secret, self._kinds = url, secret, frozenset(kinds)
+    def aim(self, url: str, secret: str, kinds: Iterable[str], tls: ssl.SSLContext | bool = True) -> None:
+        """From now on only events of these `kinds`, to this endpoint, which `tls` knows the certificate of; True: as anybody's."""
+        self._url, self._secret, self._kinds, self._tls = url, secret, frozenset(kinds), tls
 
     def post(self, kind: str, data: dict[str, Any]) -> None:
         """Send an event soon; without a URL nothing happens. Beyond 1000 under way, new ones are dropped and counted."""
@@ -91,7 +93,9 @@ class Hooks:
             webhooks.TIMESTAMP_HEADER: str(first),
         }
         try:
-            async with self._http.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._http.post(
+                self._url, data=body, headers=headers, allow_redirects=False, ssl=self._tls
+            ) as response:
                 return 200 <= response.status < 300
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             _log.debug("webhook_attempt_failed", why=type(error).__name__)

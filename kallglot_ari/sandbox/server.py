@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -101,9 +102,9 @@ class Sandbox:
             await self._runner.cleanup()
             self._runner = None
 
-    def notify(self, url: str, secret: str, kinds: Iterable[str]) -> None:
-        """Send webhooks of these `kinds` there from now on, as an account's settings would say."""
-        self._hooks.aim(url, secret, kinds)
+    def notify(self, url: str, secret: str, kinds: Iterable[str], tls: ssl.SSLContext | bool = True) -> None:
+        """Send webhooks of these `kinds` there from now on, as an account's settings would say; `tls` knows the endpoint's certificate."""
+        self._hooks.aim(url, secret, kinds, tls)
 
     @property
     def url(self) -> str:

@@ -93,7 +93,8 @@ def without_credentials(url: str) -> str:
     return re.sub(r"://.*@", "://[hidden]@", url, flags=re.DOTALL)
 
 
-def valid_url(value: str, schemes: tuple[str, ...]) -> str:
+def valid_url(value: str, schemes: tuple[str, ...], *, base: bool = True) -> str:
+    """`base`: paths are put behind it. :raises ValueError: what is wrong with it."""
     try:
         parts = urlsplit(value)
         _ = parts.port
@@ -103,7 +104,9 @@ def valid_url(value: str, schemes: tuple[str, ...]) -> str:
         raise ValueError(f"expected a URL that begins with {' or '.join(s + '://' for s in schemes)}")
     if "@" in value:  # wherever: a password with a slash in it ends what is taken for the host
         raise ValueError("expected no user or password in the URL; they have settings of their own")
-    return value.rstrip("/")
+    if base and (parts.query or parts.fragment or value.endswith(("?", "#"))):
+        raise ValueError("expected a URL without a query (?…) or a fragment (#…)")
+    return value.rstrip("/") if base else value
 
 
 class Section(BaseModel):

@@ -213,6 +213,18 @@ class Endpoint(Section):
     priority: int = Field(1, ge=0, le=1000)
     """Its place in the failover order."""
 
+    @field_validator("uri")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        try:
+            parts = urlsplit(f"sip://{value}")
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        if not parts.hostname or port == 0 or value.endswith(":"):
+            raise ValueError(f"expected host or host:port (IPv6 in brackets), found {value!r}")
+        return value
+
 
 class TrunkSettings(Section):
     """Trunk mode: the dialplan dials Kallglot's own SIP endpoint."""
@@ -254,6 +266,11 @@ class TrunkSettings(Section):
     """Networks on the inside of that NAT, as 10.0.0.0/8."""
     freeswitch_contexts: tuple[str, ...] = ()
     """Dialplan contexts whose calls mod_xml_curl gets a session for; of others FreeSWITCH uses its own files. Empty: every call."""
+
+    @field_validator("refer_notify_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return valid_url(value, ("http", "https"), base=False) if value else value
 
     @field_validator("local_networks")
     @classmethod

@@ -306,10 +306,14 @@ class Store:
         await self.delete_mapping("_check", "_check")
 
     async def delete_old(self) -> int:
-        """Apply the retention now; returns the calls deleted. Webhook ids past their time go too."""
+        """Apply the retention now; returns the calls deleted. Ids and data of webhooks past their time go too."""
         now = self._clock.wall().timestamp()
         seen = schema.seen_events
         await self._execute("forget events", delete(seen).where(seen.c.at <= now - SEEN_SECONDS))
+        kept = schema.mappings.c
+        await self._execute(
+            "forget webhooks", delete(schema.mappings).where(kept.kind.startswith("webhook:"), kept.expires_at <= now)
+        )
         deleted = 0
         if self._retention_days <= 0:
             return deleted

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from sqlalchemy import ColumnElement, Table, bindparam, func
+from sqlalchemy import ColumnElement, Table, bindparam, func, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
+from kallglot_ari.calls.model import CallState
 from kallglot_ari.store import schema
 
 Insert = sqlite.Insert | postgresql.Insert
@@ -27,7 +28,7 @@ class Upserts:
 
     def __init__(self, dialect: str) -> None:
         self._postgresql = dialect == "postgresql"
-        self.call = self._replacing(schema.calls, ("id",), ("session_id", "state", "started_at", "view"))
+        self.call = self._call()
         self.turn = self._replacing(schema.turns, ("call_id", "fingerprint"), ("turn",))
         self.session_created = self._replacing(schema.pending, ("key",), ("session_id", "base_url"))
         self.session_intended = self._intended()
@@ -47,6 +48,16 @@ class Upserts:
         insert = self._into(table)
         return insert.on_conflict_do_update(
             index_elements=list(index), set_={name: insert.excluded[name] for name in changed}
+        )
+
+    def _call(self) -> Insert:
+        """A call that has ended stays so: of writes that PostgreSQL is given at once, an earlier one may come last."""
+        table = schema.calls
+        insert = self._into(table)
+        return insert.on_conflict_do_update(
+            index_elements=["id"],
+            set_={name: insert.excluded[name] for name in ("session_id", "state", "started_at", "view")},
+            where=or_(table.c.state != CallState.ENDED, insert.excluded.state == CallState.ENDED),
         )
 
     def _intended(self) -> Insert:

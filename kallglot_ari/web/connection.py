@@ -1,10 +1,23 @@
-"""What aiohttp answers by itself, before a request is one that a handler sees: as JSON and with our headers, like all else."""
+"""A client's connection until a handler sees a request of it: how long it may take, and what aiohttp answers by itself."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
 from aiohttp import web
 
+from kallglot_ari import log
 from kallglot_ari.web.problem import of_http_error, of_status
+
+_log = log.get(__name__)
+
+ASK_WITHIN = 10.0
+"""Seconds that a client may take for its first request."""
+SILENT_MAX = 200
+"""Connections that have not asked yet; of more the oldest is dropped."""
+CONNECTIONS_MAX = 2000
+"""Connections at once; further ones are dropped."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -19,8 +32,71 @@ HEADERS = {
 """Of every answer; all but `Server` may be another's."""
 
 
+class Door:
+    """The connections there are: what asks for nothing must not take the descriptors that calls need."""
+
+    def __init__(self, *, ask_within: float = ASK_WITHIN) -> None:
+        self._ask_within = ask_within
+        self._open: set[asyncio.BaseTransport] = set()
+        self._silent: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
+        """Those that have not asked yet, the oldest first."""
+        self._full = False
+
+    def enters(self, transport: asyncio.Transport) -> bool:
+        """A new connection; False for one too many."""
+        if len(self._open) >= CONNECTIONS_MAX:
+            if not self._full:
+                _log.warning("web_connections_full", connections=len(self._open))
+            self._full = True
+            return False
+        self._full = False
+        self._open.add(transport)
+        loop = asyncio.get_running_loop()
+        self._silent[transport] = loop.call_later(self._ask_within, transport.abort)
+        if len(self._silent) > SILENT_MAX:
+            oldest = next(iter(self._silent))
+            self.asked(oldest)
+            cast("asyncio.Transport", oldest).abort()
+        return True
+
+    def asked(self, transport: asyncio.BaseTransport) -> None:
+        """Its first request is there."""
+        timer = self._silent.pop(transport, None)
+        if timer is not None:
+            timer.cancel()
+
+    def leaves(self, transport: asyncio.BaseTransport) -> None:
+        self.asked(transport)
+        self._open.discard(transport)
+
+
 class Connection(web.RequestHandler):
     """One client's connection."""
+
+    __slots__ = ("_door", "_entered")
+
+    def __init__(self, *args: Any, door: Door, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._door = door
+        self._entered: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connection = cast("asyncio.Transport", transport)  # uvloop's is none by name
+        if self._door.enters(connection):
+            self._entered = connection
+            super().connection_made(transport)
+        else:
+            connection.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._entered is not None:
+            self._door.leaves(self._entered)
+            super().connection_lost(exc)
+
+    def asked(self) -> None:
+        """A request is there whole, but for its body, which has a deadline of its own."""
+        if self._entered is not None:
+            self._door.asked(self._entered)
 
     def handle_error(
         self,
@@ -40,6 +116,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """An `Expect` that nobody knows is refused by the router, before the middlewares."""
+        self.asked()
         if isinstance(resp, web.HTTPException):
             resp = of_http_error(resp, request.path).response()
         return await super().finish_response(request, resp, start_time)

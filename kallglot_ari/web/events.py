@@ -52,6 +52,8 @@ class EventStreams:
                 "X-Accel-Buffering": "no",
             }
         )
+        if request.method == "HEAD":
+            return response
         reader = self._hub.subscribe(call_id=call_id, after=after)
         self._open.add(reader)
         try:

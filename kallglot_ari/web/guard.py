@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 from collections.abc import Mapping
 from enum import Enum
 from urllib.parse import urlsplit
 
+from kallglot_ari.peers import Networks, address
 from kallglot_ari.settings import WebSettings
 from kallglot_ari.web.problem import Problem
 
@@ -46,7 +46,7 @@ class Guard:
     def __init__(self, settings: WebSettings) -> None:
         self._token = settings.token.get_secret_value().encode()
         self._supervisor = settings.supervisor_token.get_secret_value().encode()
-        self._networks = [ipaddress.ip_network(item, strict=False) for item in settings.allowed_ips]
+        self._networks = Networks(settings.allowed_ips)
 
     def admit(
         self,
@@ -112,10 +112,7 @@ class Guard:
         return _is(self._token, headers, query_token)
 
     def _allowed(self, peer: str) -> None:
-        if not self._networks:
-            return
-        found = _address(peer)
-        if found is None or not any(found in network for network in self._networks):
+        if not self._networks.admit(peer):
             raise Problem(403, "forbidden", "this address is not in web.allowed_ips")
 
 
@@ -132,18 +129,8 @@ def _is(token: bytes, headers: Mapping[str, str], offered: str = "") -> bool:
     return hmac.compare_digest(offered.encode("utf-8", "replace"), token)
 
 
-def _address(peer: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        found = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        return found.ipv4_mapped
-    return found
-
-
 def _loopback(peer: str) -> bool:
-    found = _address(peer)
+    found = address(peer)
     return found is not None and found.is_loopback
 
 

@@ -20,7 +20,7 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web import tls
 from kallglot_ari.web.api import CallsApi
-from kallglot_ari.web.connection import HEADERS, Connection
+from kallglot_ari.web.connection import ASK_WITHIN, HEADERS, Connection, Door
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import CHALLENGE, Access, Guard
 from kallglot_ari.web.limits import RateLimit
@@ -69,6 +69,7 @@ class WebServer:
 
     :param on_session_ended: told when Kallglot says that a session has ended.
     :param languages: source and target of a call that names none.
+    :param keep_days: how long webhooks' data is kept; 0: for ever.
     :param rate: requests a second that one client may make to `/pbx` and `/webhooks`. :param burst: and how many at once.
     """
 
@@ -88,8 +89,11 @@ class WebServer:
         rate: float = 100.0,
         burst: int = 200,
         heartbeat: float = HEARTBEAT_SECONDS,
+        keep_days: float = 0,
+        ask_within: float = ASK_WITHIN,
     ) -> None:
         self._settings = settings
+        self._ask_within = ask_within
         self._metrics = metrics
         self._health = health
         self._clock = clock
@@ -106,6 +110,7 @@ class WebServer:
             pbx=self._pbx,
             clock=clock,
             counter=metrics.webhooks,
+            keep_days=keep_days,
             on_session_ended=on_session_ended,
         )
         self._runner: web.AppRunner | None = None
@@ -132,11 +137,12 @@ class WebServer:
         options: dict[str, Any] = {
             "access_log": None, "keepalive_timeout": 30, "logger": ServerLog(self._metrics.http_malformed)
         }  # fmt: skip
-        bind, port = self._settings.bind, self._settings.port
+        bind, port, door = self._settings.bind, self._settings.port, Door(ask_within=self._ask_within)
         try:
             listening = await loop.create_server(
-                lambda: Connection(server, loop=loop, **options), bind, port, ssl=tls_context, backlog=128
-            )
+                lambda: Connection(server, loop=loop, door=door, **options), bind, port,
+                ssl=tls_context, ssl_handshake_timeout=ASK_WITHIN if tls_context else None, backlog=128,
+            )  # fmt: skip
         except OSError as error:
             await runner.cleanup()
             raise ListenError(f"web.port: cannot listen on {bind}:{port}: {cannot_listen(error)}") from error
@@ -212,6 +218,8 @@ class WebServer:
     @web.middleware
     async def _answers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every failure as JSON."""
+        if isinstance(request.protocol, Connection):
+            request.protocol.asked()
         try:
             return await handler(request)
         except Problem as problem:

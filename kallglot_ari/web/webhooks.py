@@ -16,7 +16,7 @@ from kallglot_ari.web.problem import Problem, json_response
 from kallglot_ari.web.requests import WEBHOOK_MAX, body_bytes, parse_json
 
 KEPT = ("transcript.ready", "recording.ready")
-"""Events whose data is stored, as mappings of kind ``webhook:TYPE`` by session id."""
+"""Events whose data is stored as long as calls are, as mappings of kind ``webhook:TYPE`` by session id."""
 
 
 class Webhooks:
@@ -32,6 +32,7 @@ class Webhooks:
         pbx: PbxApi,
         clock: Clock,
         counter: Counter,
+        keep_days: float,
         on_session_ended: SessionEnded | None,
     ) -> None:
         self._secret = secret
@@ -41,6 +42,7 @@ class Webhooks:
         self._pbx = pbx
         self._clock = clock
         self._counter = counter
+        self._keep_days = keep_days
         self._on_session_ended = on_session_ended
 
     async def kallglot(self, request: web.Request) -> web.Response:
@@ -55,7 +57,8 @@ class Webhooks:
             raise Problem(400, "invalid_request", str(error)) from None
         # Kept first: were the database to go away in between, the event would count as seen and its data be lost.
         keep = f"webhook:{event.type}" if event.type in KEPT and event.session_id else ""
-        kept = keep and await self._store.put_mapping(keep, event.session_id, dict(event.data))
+        until = self._clock.wall().timestamp() + self._keep_days * 86400 if self._keep_days else None
+        kept = keep and await self._store.put_mapping(keep, event.session_id, dict(event.data), expires_at=until)
         if not await self._store.seen_once(event.id, self._clock.wall().timestamp()):
             self._counter.labels("duplicate").inc()
             return json_response({"received": True, "duplicate": True})

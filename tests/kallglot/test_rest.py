@@ -166,6 +166,7 @@ def test_times_without_a_zone_are_utc() -> None:
         ("Tue, 24 Nov 2026 05:00:30 GMT", 30.0),
         ("Tue, 24 Nov 2026 04:00:00 GMT", 0.0),
         ("Tue, 24 Nov 2026 05:00:30 -0000", 30.0),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         ("-1", None),
         ("soon", None),
         ("1.5", None),

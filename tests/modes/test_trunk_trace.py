@@ -65,17 +65,28 @@ async def test_it_stays_bounded(trace: SipTrace, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(trunk_trace, "DIALOGS", 5)
     monkeypatch.setattr(trunk_trace, "CALL_BYTES", 300)
     for number in range(50):
-        trace.datagram_received(sip("INVITE sip:x@y SIP/2.0", f"d{number}"), None)
+        trace.datagram_received(sip("INVITE sip:x@y SIP/2.0", f"d{number}"), ("127.0.0.1", 1))
     for _ in range(50):
-        trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), None)
+        trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), ("127.0.0.1", 1))
     assert len(trace._early) == 5
+    monkeypatch.setattr(trunk_trace, "EARLY_BYTES", 2000)
+    for number in range(100):
+        trace.datagram_received(sip("INVITE sip:x@y SIP/2.0", f"d{number % 4}"), ("127.0.0.1", 1))
+    assert trace._early_bytes == sum(len(m.text) for early in trace._early.values() for m in early) <= 2000
     await trace.stop()
     assert (tmp_path / "debug/lab-t-1.sip.txt").read_text().count("INVITE") == 6
 
 
+async def test_only_the_addresses_that_may_send_are_heard(tmp_path: Path) -> None:
+    trace = SipTrace("127.0.0.1", 0, tmp_path, lambda _: CALL, allowed_ips=("10.0.0.0/8",))
+    for peer in ("192.0.2.1", "10.1.2.3"):
+        trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", peer), (peer, 1))
+    assert list(trace._owners) == ["10.1.2.3"]
+
+
 async def test_a_folder_that_cannot_be_written_stops_nothing(trace: SipTrace, tmp_path: Path) -> None:
     (tmp_path / "debug").write_text("in the way")
-    trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), None)
+    trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), ("127.0.0.1", 1))
     await trace.stop()
 
 

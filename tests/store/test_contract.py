@@ -330,6 +330,29 @@ class TestRetention:
         assert len(await store.pending_sessions()) == 1, "what still costs money is never forgotten"
         assert await store.delete_old() == 0
 
+    async def test_data_of_webhooks_goes_when_its_time_is_over(
+        self, url: str, opened: Open, clock: ManualClock
+    ) -> None:
+        store = await opened(url, retention_days=10)
+        until = clock.wall().timestamp() + 10 * 86400
+        await store.put_mapping("webhook:transcript.ready", "s1", {"text": "a secret"}, expires_at=until)
+        await store.put_mapping("webhook:recording.ready", "s1", {}, expires_at=until + 60)
+        await store.put_mapping("webhooks", "s1", {}, expires_at=until)
+        clock.advance(10 * 86400)
+        await store.delete_old()
+        assert await store.mappings("webhook:transcript.ready") == {}
+        assert list(await store.mappings("webhook:recording.ready")) == ["s1"]
+        assert list(await store.mappings("webhooks")) == ["s1"], "another kind"
+
+    async def test_a_call_that_has_ended_stays_so(self, url: str, opened: Open) -> None:
+        """Of two writes that PostgreSQL is given at once, the earlier one may come last."""
+        store = await opened(url)
+        await store.save_call(call("c1", state="ended"))
+        await store.save_call(call("c1", state="active"))
+        assert await store.list_calls(active=True) == []
+        await store.save_call(call("c1", state="ended", minutes=3))
+        assert (await store.get_call("c1")) == call("c1", state="ended", minutes=3)
+
     async def test_more_than_a_batch(self, url: str, opened: Open, clock: ManualClock, monkeypatch: Any) -> None:
         monkeypatch.setattr("kallglot_ari.store.store._RETENTION_BATCH", 3)
         store = await opened(url, retention_days=1)

@@ -53,7 +53,8 @@ class Model:
         await getattr(self, kind)(store, *rest)
 
     async def save(self, store: Store, key: str, state: str, minutes: int) -> None:
-        self.calls[key] = call(key, state=state, minutes=minutes)
+        if key not in self.calls or self.calls[key].state != "ended" or state == "ended":  # what has ended stays so
+            self.calls[key] = call(key, state=state, minutes=minutes)
         await store.save_call(self.calls[key])
 
     async def intend(self, store: Store, key: str, call_id: str, at: int) -> None:

@@ -138,6 +138,16 @@ class TestWebhooks:
         assert await site.store.get_mapping("webhook:recording.ready", "s") == {"session_id": "s", "n": 2}
         assert site.ended == []
 
+    async def test_what_is_ready_is_kept_as_long_as_calls_are(self, make_site: Make) -> None:
+        site = await make_site(keep_days=90)
+        await site.webhook(event("transcript.ready", "evt_1", session_id="s", text="a secret"))
+        site.clock.advance(89 * 86400)
+        await site.store.delete_old()
+        assert await site.store.get_mapping("webhook:transcript.ready", "s") is not None
+        site.clock.advance(86400)
+        await site.store.delete_old()
+        assert await site.store.get_mapping("webhook:transcript.ready", "s") is None
+
     async def test_a_session_event_names_the_session_by_its_id(self, site: Site) -> None:
         await site.webhook(event(id="sess_9"))
         assert site.ended == [("sess_9", "")]
@@ -195,7 +205,7 @@ class TestWebhooks:
         assert (status, answer["error"]["code"], site.ended) == (503, "unavailable", [])
 
     async def test_the_store_goes_away_in_between(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def away(*_: object) -> bool:
+        async def away(*_: object, **__: object) -> bool:
             raise StoreError("away")
 
         body = event("transcript.ready", session_id="s", n=1)

@@ -11,11 +11,13 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
+from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError
+from kallglot_ari.sandbox.hooks import Hooks
 from kallglot_ari.settings import Settings, WebSettings
 from kallglot_ari.web import tls
 from kallglot_ari.web.client import Client, ClientError
-from tests.web.conftest import TOKEN, Make
+from tests.web.conftest import SECRET, TOKEN, Make
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
 
@@ -73,3 +75,15 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             tls.serving(settings)
     with pytest.raises(ConfigError, match="cannot be used"):
         tls.asking(WebSettings(tls_certificate=str(nonsense)))
+
+
+async def test_the_embedded_kallglots_webhooks_come_by_a_certificate_of_any_name(
+    make_site: Make, tmp_path: Path
+) -> None:
+    site = await make_site(tls=certificate(tmp_path, "ours"))
+    site.clock.advance(SystemClock().wall().timestamp() - site.clock.wall().timestamp())
+    hooks = Hooks("", "", SystemClock(), schedule=())
+    hooks.aim(f"{site.server.url}/webhooks/kallglot", SECRET, ("session.ended",), tls.asking(site.server._settings))
+    hooks.post("session.ended", {"session_id": "sess_1", "reason": "timeout"})
+    await hooks.close()
+    assert (hooks.counts["delivered"], site.ended) == (1, [("sess_1", "timeout")])

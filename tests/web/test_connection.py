@@ -1,0 +1,85 @@
+"""Connections that ask for nothing: they are dropped, and what asks is not."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from kallglot_ari.web import connection
+from tests.web.conftest import Make
+
+pytestmark = pytest.mark.real_time
+
+
+async def opened(stack: AsyncExitStack, port: int, text: bytes = b"") -> asyncio.StreamReader:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    stack.callback(writer.close)
+    writer.write(text)
+    await writer.drain()
+    return reader
+
+
+async def ended(reader: asyncio.StreamReader, within: float) -> bool:
+    try:
+        async with asyncio.timeout(within):
+            return await reader.read() == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half: "])
+async def test_who_asks_for_nothing_is_dropped(make_site: Make, sent: bytes) -> None:
+    site = await make_site(ask_within=0.2)
+    async with AsyncExitStack() as stack:
+        silent = await opened(stack, site.server._port, sent)
+        reading = await opened(stack, site.server._port, b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reading.readline()).startswith(b"HTTP/1.1 200")
+        assert await ended(silent, 5)
+        assert not await ended(reading, 0.3), "a stream of events has asked"
+        assert (await site.ask("GET", "/healthz"))[0] == 200
+
+
+async def test_of_many_who_ask_for_nothing_the_oldest_goes(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "SILENT_MAX", 3)
+    site = await make_site()
+    async with AsyncExitStack() as stack:
+        silent = [await opened(stack, site.server._port) for _ in range(5)]
+        assert [await ended(reader, 5 if number < 2 else 0.1) for number, reader in enumerate(silent)] == [
+            True, True, False, False, False,
+        ]  # fmt: skip
+        assert (await site.ask("GET", "/healthz"))[0] == 200
+
+
+async def test_no_more_connections_than_there_may_be(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 2)
+    site = await make_site()
+    async with AsyncExitStack() as stack:
+        first = [await opened(stack, site.server._port) for _ in range(2)]
+        assert await ended(await opened(stack, site.server._port), 5)
+        assert not await ended(first[0], 0.1)
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        try:
+            assert (await site.ask("GET", "/healthz"))[0] == 200
+        except OSError:
+            continue
+        break
+    else:
+        raise AssertionError("their places were not given back")
+
+
+async def test_head_of_the_event_stream_is_answered_at_once(make_site: Make) -> None:
+    site = await make_site()
+    async with AsyncExitStack() as stack:
+        reader = await opened(
+            stack, site.server._port, b"HEAD /api/v1/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        async with asyncio.timeout(5):
+            head = await reader.read()
+        assert head.startswith(b"HTTP/1.1 200")
+        assert head.endswith(b"\r\n\r\n")
+        assert len(site.server._streams) == 0
