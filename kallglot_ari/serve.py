@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 
 from kallglot_ari import log
@@ -12,6 +13,8 @@ from kallglot_ari.settings import Settings
 from kallglot_ari.tasks import Tasks
 
 STATUS_EVERY = 10.0
+DESCRIPTORS, FEW_DESCRIPTORS = 65536, 4096
+"""How many files and connections we ask to be allowed, and of how many fewer we warn: every stream, web client and FastAGI channel is one."""
 
 _log = log.get(__name__)
 
@@ -21,6 +24,7 @@ async def serve(settings: Settings, *, take_over: bool = False) -> int:
 
     SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with.
     """
+    more_descriptors()
     service = Service(settings, take_over=take_over)
     notify = Notify()
     drain, at_once, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -54,6 +58,16 @@ async def serve(settings: Settings, *, take_over: bool = False) -> int:
     finally:
         await tasks.close()
     return 0
+
+
+def more_descriptors() -> None:
+    """As many as the system lets us have: a shell's own limit is often 1,024, where a thousand calls would end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < FEW_DESCRIPTORS:
+        _log.warning("few_descriptors", limit=wanted, remedy="raise ulimit -Hn (systemd: LimitNOFILE)")
 
 
 async def _first(tasks: Tasks, *events: asyncio.Event) -> None:
