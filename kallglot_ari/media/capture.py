@@ -264,7 +264,7 @@ class Capture:
                 self._notes.append((track, partial(track.said, received_at, timestamp_ms, audio.payload)))
 
     def hand_over(self) -> None:
-        """Give the writer what was noted: once a tick."""
+        """Give the writer what was noted."""
         if self._notes:
             notes, self._notes = self._notes, []
             self._scribe.put(notes)

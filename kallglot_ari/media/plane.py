@@ -152,8 +152,6 @@ class Plane:
             self._speak.lags.clear()
         if self._capture.on:
             self._capture.sent(due, self.legs.outbox, now)
-            self._capture.chunks(self._listen.chunks.ready)
-            self._capture.hand_over()
         self._beat += 1
         if self._beat % _PUBLISH == 0:
             drift.measure(self.legs, now)
@@ -184,6 +182,9 @@ class Plane:
         """What happened since the last call, or None where nothing did that cannot wait; `everything` does not wait."""
         report = self.report
         report.chunks = self._listen.chunks.take()
+        if self._capture.on:
+            self._capture.chunks(report.chunks)
+        self._capture.hand_over()
         if self._listen.discarded:
             report.discarded.update(self._listen.discarded)
             self._listen.discarded.clear()

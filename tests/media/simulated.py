@@ -67,9 +67,10 @@ class Simulation:
         form = formats.choose(chosen, encoding)
         self.codec = registry.get(form.receive)
         self.wire = Wire([pack_address(socket.AF_INET, "127.0.0.1", 20000 + leg) for leg in range(legs)])
+        self.scribe = Scribe(lambda *_: None)
         self.plane = Plane(
             self.wire, form, chosen, encoding=encoding, sample_rate=rate, chunk_ms=100,
-            capture=Capture(Scribe(lambda *_: None), ("127.0.0.1", 1)), library=library,
+            capture=Capture(self.scribe, ("127.0.0.1", 1)), library=library,
         )  # fmt: skip
         self.now = 0.0
         self.chunks: list[Chunk] = []
@@ -101,12 +102,13 @@ class Simulation:
         packet = RtpPacket(self.codec.receive_type, sequence & 0xFFFF, at_tick, ssrc or 1 + leg, payload).pack()
         heapq.heappush(self.wire.coming, (at, self._number, leg, packet))
 
-    def run(self, until: float) -> None:
-        """Let time go on to that second."""
+    def run(self, until: float, *, at_once: int = 1) -> None:
+        """Let time go on to that second, that many ticks at once as after a stall."""
         while self._ticks * TICK < until:
-            self._ticks += 1
+            self._ticks += at_once
             self.now = self._ticks * TICK
-            self.plane.tick(self.now)
+            for _ in range(at_once):
+                self.plane.tick(self.now)
             report = self.plane.take()
             if report is not None:
                 self.chunks += report.chunks

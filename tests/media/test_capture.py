@@ -33,6 +33,7 @@ from tests.asterisk.conftest import missing
 from tests.audio.signals import tone
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
+from tests.media.simulated import Simulation
 
 pytestmark = pytest.mark.real_time
 
@@ -155,6 +156,27 @@ async def test_a_recording_has_who_said_what_and_what_was_heard(running: Running
     assert said.size == heard.size > 8000 * 1.2
     assert abs(tone_from(said, 400) - tone_from(heard, 1000)) < 0.12, "they began at the same time"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_tick_that_is_late_writes_no_sound_twice(tmp_path: Path) -> None:
+    """As after a stall: several beats at once, and what they gave is taken once."""
+    simulation = Simulation(1)
+    track = Track(tmp_path / "a.wav", "wav", ULAW, "mulaw", 8000)
+    simulation.command("watch", 0, None, track)
+    clicks = np.zeros(8000 * 10, dtype=np.int16)
+    clicks.reshape(10, 8000)[:, :160] = 10000
+    payload = ulaw(clicks)
+    for i in range(500):
+        simulation.arrives(0.1 + i * 0.02, 0, i, payload[i * 160 :][:160])
+    for second in range(10):
+        simulation.run(second + 0.97)
+        simulation.run(second + 1.0, at_once=3)
+    simulation.scribe.close(track)
+    simulation.scribe.stop()
+    _, said, heard = channels(track.path)
+    begins = np.flatnonzero(np.diff((said > 5000).astype(int), prepend=0) == 1)
+    assert np.diff(begins).tolist() == [8000] * 9
+    assert said.size == heard.size < 8000 * 10.2
 
 
 def test_the_sides_stay_in_step_through_pauses_and_stalls(tmp_path: Path) -> None:
