@@ -13,6 +13,7 @@ import base64
 import hmac
 import json
 import logging
+import math
 import socket
 import ssl
 import struct
@@ -29,6 +30,7 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.errors import ConfigError, MediaError
 from kallglot_ari.media.legs import RTP_HEADER
 from kallglot_ari.media.udp import NAME_BYTES, STRIDE, Block, Outbox
+from kallglot_ari.rtp.jitter import CREEP
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.settings import MediaSettings
 from kallglot_ari.tasks import Tasks
@@ -45,7 +47,11 @@ _OUTGOING = 50
 _AHEAD = 2.0
 """Frames that Asterisk may have ahead of it before silence is left out: its queue does not get shorter by itself."""
 _LEFT_OUT = 0.2
-"""Seconds without a frame past which Asterisk has left time out; less is only late."""
+"""Seconds from one frame to the next past which Asterisk has left time out."""
+_LATE = 10
+"""Frames in a row that must all be a frame late or more: then as many are missing before them. Fewer are only late."""
+_MISSING = 0.75
+"""Part of a frame from which it counts as one."""
 _MESSAGE_MAX = 65_500
 """Asterisk takes no longer message."""
 
@@ -84,7 +90,11 @@ class Connection:
         self._sequence = 0
         self._position = 0
         """Ticks of the RTP clock since the first frame."""
-        self._began: float | None = None
+        self._began = math.inf
+        """When position 0 would have come with the least delay, as `rtp.jitter.Timing.base`."""
+        self._seen = 0.0
+        self._transits: deque[float] = deque(maxlen=_LATE)
+        """Of the last frames: arrival less position, in seconds."""
         self._waiting: deque[bytes] = deque(maxlen=_OUTGOING)
         self._commands: deque[str] = deque(maxlen=16)
         self._ready = asyncio.Event()
@@ -94,18 +104,32 @@ class Connection:
 
     def packet(self, payload: bytes, now: float) -> bytes:
         """A frame of Asterisk's as the packet it would have been."""
-        rate, step = self._codec.clock_rate, self._codec.timestamp_step
-        if self._began is None:
-            self._began = now
-        gap = now - self._began - self._position / rate
-        if gap > _LEFT_OUT:
-            self._position += int(gap * rate) // step * step
+        self._move_on(now)
         packet = RtpPacket(
             self._codec.receive_type, self._sequence & 0xFFFF, self._position & 0xFFFFFFFF, 1, payload
         ).pack()
         self._sequence += 1
         self._position += self._codec.ticks(payload)
         return packet
+
+    def _move_on(self, now: float) -> None:
+        """Pass over what is missing before a frame that came at `now`: nothing tells, but that frames come later than their number says."""
+        rate, step = self._codec.clock_rate, self._codec.timestamp_step
+        elapsed, self._seen = now - self._seen, now
+        transit = now - self._position / rate
+        self._began = min(self._began + CREEP * elapsed, transit)
+        self._transits.append(transit)
+        silence = elapsed > _LEFT_OUT
+        if not silence and len(self._transits) < _LATE:
+            return
+        late = transit if silence else min(self._transits)
+        missing = int((late - self._began) * rate / step + 1 - _MISSING)
+        if missing:
+            self._position += missing * step
+            if not silence:  # lost, and concealed as other losses are
+                self._sequence += missing
+            self._began = min(self._began, now - self._position / rate)
+            self._transits.clear()
 
     def event(self, event: dict[str, Any]) -> None:
         """A control message."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import heapq
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -23,6 +25,7 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import tone
+from tests.media.simulated import Simulation
 
 pytestmark = pytest.mark.real_time
 
@@ -79,6 +82,56 @@ def test_frames_become_packets_and_time_left_out_is_left_out_of_the_timestamps()
     assert packets[5].timestamp % 160 == 0
     assert abs(packets[5].timestamp / 8000 - 3.0) <= 0.021, "2.8 s of nothing are silence"
     assert packets[6].timestamp - packets[5].timestamp == 160
+
+
+def timed(times: Iterable[float]) -> list[RtpPacket]:
+    """What becomes of frames that come at these times."""
+    connection = Connection("leg", Socket(), ULAW, as_json=True)
+    return [RtpPacket.parse(connection.packet(bytes(160), 5.0 + at)) for at in times]
+
+
+def jumps(packets: list[RtpPacket]) -> list[tuple[int, int]]:
+    """Where numbers or timestamps do not go on by one: packets and frames of time missing there."""
+    steps = [((b.sequence - a.sequence) & 0xFFFF, (b.timestamp - a.timestamp) / 160) for a, b in pairwise(packets)]
+    return [(packets - 1, int(frames) - 1) for packets, frames in steps if (packets, frames) != (1, 1)]
+
+
+def test_each_frame_that_never_came_is_one_lost_packet() -> None:
+    assert jumps(timed(i * 0.02 for i in range(3000) if i % 50 != 25)) == [(1, 1)] * 60
+    assert jumps(timed(i * 0.02 for i in range(100) if i not in (30, 31, 32))) == [(3, 3)]
+    jitter = np.random.default_rng(1).uniform(0, 0.03, 3000)
+    coming = sorted(i * 0.02 + jitter[i] for i in range(3000) if i % 100 != 25)
+    assert sum(lost for lost, _ in jumps(timed(coming))) in (29, 30)
+
+
+def test_frames_that_are_late_are_not_lost() -> None:
+    stalls = [max(i, i // 50 * 50 + 8) * 0.02 for i in range(3000)]
+    assert jumps(timed(stalls)) == [], "nine frames of each second come at once"
+
+
+@pytest.mark.parametrize("ppm", [-300, -20, 20, 300])
+def test_clocks_that_differ_leave_no_hole(ppm: int) -> None:
+    assert jumps(timed(i * 0.02 * (1 + ppm * 1e-6) for i in range(3600 * 50))) == []
+
+
+def test_a_pause_is_silence_and_not_lost() -> None:
+    assert jumps(timed([i * 0.02 for i in range(50)] + [3.0 + i * 0.02 for i in range(50)])) == [(0, 100)]
+
+
+def test_frames_lost_on_the_way_to_asterisk_leave_no_hole_in_what_goes_up() -> None:
+    simulation = Simulation(1)
+    connection = Connection("leg", Socket(), ULAW, as_json=True)
+    sound = ulaw(20.0)
+    for i in range(1000):
+        if i % 50 != 25:
+            packet = connection.packet(sound[i * 160 :][:160], 0.1 + i * 0.02)
+            heapq.heappush(simulation.wire.coming, (0.1 + i * 0.02, i, 0, packet))
+    simulation.run(20)
+    blocks = np.abs(simulation.said(0).astype(np.int32))[: 19 * 8000].reshape(-1, 80).max(axis=1)
+    assert blocks.min() > 1000, "10 ms of nothing"
+    quality = simulation.quality(0)
+    assert (quality.packets_lost, quality.packets_late) == (20, 0)
+    assert quality.buffer_ms < 40
 
 
 async def test_silence_is_left_out_while_asterisk_has_enough_and_speech_never() -> None:
