@@ -19,6 +19,7 @@ import ssl
 import struct
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -56,7 +57,7 @@ _MESSAGE_MAX = 65_500
 """Asterisk takes no longer message."""
 
 Frame = tuple[bytes, float, bytes]
-"""Name of the leg, time of arrival (monotonic), packet."""
+"""Name of the leg, time of arrival (monotonic), packet; of one that is too long, nothing."""
 
 
 def leg_name(number: int) -> bytes:
@@ -86,6 +87,8 @@ class Connection:
         self.name = b""
         self.dropped = 0
         self._codec = codec
+        self._passthrough = codec.duration is not None
+        """Whether to Asterisk, too, a message is a frame that cannot be cut up: it then refuses `FLUSH_MEDIA`."""
         self._json = as_json
         self._sequence = 0
         self._position = 0
@@ -101,6 +104,12 @@ class Connection:
         self._held = False
         self._ahead = 0.0
         self._counted = 0.0
+
+    def packets(self, payload: bytes, now: float) -> Iterator[bytes]:
+        """A message of Asterisk's as packets of 20 ms, as far as it can be cut up."""
+        size = len(payload) if self._passthrough else self._codec.frame_bytes
+        for at in range(0, len(payload), size):
+            yield self.packet(payload[at : at + size], now)
 
     def packet(self, payload: bytes, now: float) -> bytes:
         """A frame of Asterisk's as the packet it would have been."""
@@ -349,11 +358,14 @@ class WebSocketMedia:
             log.debug("media_websocket_closing")
 
     def _take(self, connection: Connection, payload: bytes) -> None:
-        if len(self._incoming) >= _INCOMING:
-            self.dropped += 1
-        elif payload and connection.name and len(payload) <= STRIDE - RTP_HEADER:
-            now = time.monotonic()
-            self._incoming.append((connection.name, now, connection.packet(payload, now)))
+        if not payload or not connection.name:
+            return
+        now = time.monotonic()
+        for packet in connection.packets(payload, now):
+            if len(self._incoming) >= _INCOMING:
+                self.dropped += 1
+            else:
+                self._incoming.append((connection.name, now, packet if len(packet) <= STRIDE else b""))
 
     def flush(self, name: bytes) -> None:
         """Let Asterisk drop what it has of a leg's sound."""

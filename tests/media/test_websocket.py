@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from kallglot_ari.audio.codecs import g711, registry
+from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, MediaError
@@ -25,6 +25,7 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import tone
+from tests.media.conftest import value
 from tests.media.simulated import Simulation
 
 pytestmark = pytest.mark.real_time
@@ -134,6 +135,30 @@ def test_frames_lost_on_the_way_to_asterisk_leave_no_hole_in_what_goes_up() -> N
     assert quality.buffer_ms < 40
 
 
+async def test_long_frames_are_cut_up_and_what_is_too_long_all_the_same_is_counted(metrics: Metrics) -> None:
+    async def media(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("media",))
+        await socket.prepare(request)
+        await socket.send_str(START)
+        for _ in range(10):
+            await socket.send_bytes(size * b"\1")
+            await asyncio.sleep(0.06)
+        return socket
+
+    for form, size, discarded in (("slin16", 1920, 0), ("opus", 1600, 10)):
+        if form == "opus" and not opus.available():
+            continue
+        got: list[UplinkChunk] = []
+        async with asterisk(media) as url, engine_with(url=url, format=form, metrics=metrics) as engine:
+            flow = engine.open("leg", got.append)
+            await flow.attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
+            await asyncio.sleep(0.8)
+            quality = flow.quality()
+        assert value(metrics, "kallglot_rtp_discarded_total", reason="truncated") == discarded
+        assert quality.packets_received == (0 if discarded else 30)
+        assert discarded or len(got) >= 5
+
+
 async def test_silence_is_left_out_while_asterisk_has_enough_and_speech_never() -> None:
     socket = Socket()
     connection = Connection("leg", socket, ULAW, as_json=True)
@@ -173,10 +198,10 @@ async def test_what_asterisk_holds_back_waits_and_a_flush_drops_it() -> None:
 
 @asynccontextmanager
 async def engine_with(**settings: Any) -> AsyncIterator[MediaEngine]:
-    url = settings.pop("url", "")
+    url, metrics = settings.pop("url", ""), settings.pop("metrics", None) or Metrics()
     engine = MediaEngine(
         MediaSettings.model_validate({"transport": "websocket", **settings}), encoding="mulaw", sample_rate=8000,
-        chunk_ms=100, metrics=Metrics(), clock=SystemClock(), asterisk_url=url,
+        chunk_ms=100, metrics=metrics, clock=SystemClock(), asterisk_url=url,
     )  # fmt: skip
     await engine.start()
     try:
