@@ -47,6 +47,8 @@ _OUTGOING = 50
 """Frames that may wait for one connection; beyond it the oldest goes."""
 _AHEAD = 2.0
 """Frames that Asterisk may have ahead of it before silence is left out: its queue does not get shorter by itself."""
+_ASK = 1.0
+"""Seconds after an answer until Asterisk is asked again how long its queue is: what the network held up lies there, and we cannot know of it."""
 _LEFT_OUT = 0.2
 """Seconds from one frame to the next past which Asterisk has left time out."""
 _LATE = 10
@@ -104,6 +106,10 @@ class Connection:
         self._held = False
         self._ahead = 0.0
         self._counted = 0.0
+        self._ask_at: float | None = None
+        """When Asterisk is asked next how much that is: never while an answer is awaited."""
+        self._since = 0
+        """Frames that follow the last question."""
 
     def packets(self, payload: bytes, now: float) -> Iterator[bytes]:
         """A message of Asterisk's as packets of 20 ms, as far as it can be cut up."""
@@ -148,26 +154,51 @@ class Connection:
             case "MEDIA_XON":
                 self._held = False
                 self._ready.set()
+            case "STATUS":
+                self._answered(event.get("queue_length"))
             case "ERROR":
                 log.warning("media_websocket_error", extra={"channel": self.channel_id, "error": str(event)[:200]})
+
+    def _answered(self, queue_length: object) -> None:
+        """Asterisk's queue, when it came upon the question."""
+        try:
+            waiting = int(str(queue_length))
+        except ValueError:
+            return
+        self._ahead = float(waiting + self._since)
+        self._ask_at = self._counted + _ASK
 
     def put(self, payload: bytes, now: float, *, silent: bool) -> None:
         """Send a frame, unless it is silence and Asterisk has enough to play."""
         self._ahead = max(0.0, self._ahead - (now - self._counted) / 0.02)
         self._counted = now
+        if self._ask_at is None:
+            self._ask_at = now + _ASK
+        elif now >= self._ask_at:
+            self._ask_at = math.inf
+            self._since = len(self._waiting)
+            self._command("GET_STATUS")
         if silent and self._ahead > _AHEAD:
             return
         self._ahead += 1.0
+        self._since += 1
         if len(self._waiting) == _OUTGOING:
             self.dropped += 1
         self._waiting.append(payload)
         self._ready.set()
 
     def flush(self) -> None:
-        """What Asterisk has not played yet, it shall not."""
+        """What Asterisk has not played yet, it shall not; where it refuses that, it plays what it has."""
+        if self._passthrough:
+            self._ahead = max(0.0, self._ahead - len(self._waiting))
+            self._waiting.clear()
+            return
         self._waiting.clear()
         self._ahead = 0.0
-        self._commands.append('{"command":"FLUSH_MEDIA"}' if self._json else "FLUSH_MEDIA")
+        self._command("FLUSH_MEDIA")
+
+    def _command(self, name: str) -> None:
+        self._commands.append(f'{{"command":"{name}"}}' if self._json else name)
         self._ready.set()
 
     async def write(self) -> None:

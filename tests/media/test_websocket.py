@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from kallglot_ari.audio.codecs import g711, opus, registry
+from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, MediaError
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.real_time
 
 ULAW = registry.get("ulaw")
 START = "MEDIA_START connection_id:c1 channel:WebSocket/INCOMING/0x1 channel_id:leg format:ulaw optimal_frame_size:160"
+
+STATUS = "STATUS channel_id:leg queue_length:LENGTH xon_level:800 xoff_level:900 queue_full:false bulk_media:false media_paused:false"
 
 
 def ulaw(seconds: float, hertz: float = 400) -> bytes:
@@ -55,6 +58,7 @@ class Socket:
     ("text", "expected"),
     [
         (START, {"event": "MEDIA_START", "channel_id": "leg", "optimal_frame_size": "160"}),
+        (STATUS.replace("LENGTH", "7"), {"event": "STATUS", "queue_length": "7"}),
         ('{"event":"MEDIA_XOFF","channel_id":"leg"}', {"event": "MEDIA_XOFF", "channel_id": "leg"}),
         ("MEDIA_XON", {"event": "MEDIA_XON"}),
         ("", {"event": ""}),
@@ -194,6 +198,63 @@ async def test_what_asterisk_holds_back_waits_and_a_flush_drops_it() -> None:
     await asyncio.sleep(0.01)
     writing.cancel()
     assert socket.sent[50:] == ["FLUSH_MEDIA"]
+
+
+class Queue(Socket):
+    """Asterisk's end: plays a frame every 20 ms of a queue that does not get shorter by itself, and says how long it is."""
+
+    def __init__(self, *, flushes: bool) -> None:
+        super().__init__()
+        self.flushes = flushes
+        self.waits = 0
+
+    def deliver(self, connection: Connection) -> None:
+        for message in self.sent:
+            if isinstance(message, bytes):
+                self.waits += 1
+            elif "GET_STATUS" in message:
+                connection.event(parse_event(STATUS.replace("LENGTH", str(self.waits))))
+            elif self.flushes:
+                self.waits = 0
+        self.sent.clear()
+
+
+async def waits(codec: Codec, *, stall: tuple[int, int] = (0, 0), flush_every: int = 0) -> list[int]:
+    """Frames of silence that wait in Asterisk, every 20 ms of a minute; nothing is delivered between the two of `stall`."""
+    queue = Queue(flushes=codec.duration is None)
+    connection = Connection("leg", queue, codec, as_json=False)
+    writing = asyncio.get_running_loop().create_task(connection.write())
+    lengths = []
+    for i in range(1, 3001):
+        if flush_every and i % flush_every == 0:
+            connection.flush()
+        connection.put(b"silence", i * 0.02, silent=True)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if not stall[0] <= i < stall[1]:
+            queue.deliver(connection)
+        queue.waits = max(0, queue.waits - 1)
+        lengths.append(queue.waits)
+    writing.cancel()
+    return lengths
+
+
+async def test_what_the_network_held_up_does_not_wait_in_asterisk_for_ever() -> None:
+    lengths = await waits(ULAW, stall=(250, 300))
+    assert max(lengths) > 40
+    assert max(lengths[300 + 150 :]) <= 3
+
+
+async def test_opus_that_asterisk_does_not_flush_is_not_sent_again_and_again() -> None:
+    assert max(await waits(registry.get("opus_cbr"), flush_every=100)) <= 3
+    socket = Socket()
+    connection = Connection("leg", socket, registry.get("opus_cbr"), as_json=True)
+    connection.put(b"speech", 1.0, silent=False)
+    connection.flush()
+    writing = asyncio.get_running_loop().create_task(connection.write())
+    await asyncio.sleep(0.01)
+    writing.cancel()
+    assert socket.sent == [], "it would be refused"
 
 
 @asynccontextmanager
