@@ -27,7 +27,7 @@ class Source:
     """The queue of one speaker. Unit: the bytes of a frame as `Speech` stores them, G.711 or 16-bit samples."""
 
     __slots__ = (
-        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_form", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "_width", "first_at", "queued", "received_at", "size", "started", "worst_lag",
+        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_fade", "_form", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "_width", "first_at", "queued", "received_at", "size", "started", "worst_lag",
     )  # fmt: skip
 
     def __init__(self, codec: Codec, form: Stored) -> None:
@@ -37,6 +37,7 @@ class Source:
         self._unit = unit = form.unit
         self._second = unit * 1000 // FRAME_MS
         self._width = unit // codec.frame_samples
+        self._fade = codec.sample_rate * _FADE_MS // 1000
         self._parts: deque[bytes] = deque()
         self._offset = 0
         self.size = 0
@@ -173,8 +174,7 @@ class Source:
             return data
         concealer = self._concealer
         if concealer is None:
-            concealer = self._concealer = Concealer(self._codec.sample_rate)
-            concealer.heard(self.pcm(b"".join(self._recent)))
+            concealer = self._concealer = self._new_concealer()
         pcm = concealer.heard(self.pcm(data))
         missing = self._codec.frame_samples - pcm.size
         if missing:
@@ -193,6 +193,12 @@ class Source:
         stored = self.store(pcm)
         self._recent.append(stored)
         return stored
+
+    def _new_concealer(self) -> Concealer:
+        """One that has heard what was sent last."""
+        concealer = Concealer(self._codec.sample_rate)
+        concealer.heard(self.pcm(b"".join(self._recent)))
+        return concealer
 
     def _caught_up(self, speed: float) -> bytes:
         """The next frame, or what there is of one, while something is to be left out."""
@@ -220,15 +226,19 @@ class Source:
         if self._resampler is not None:
             self._resampler.reset()
 
-    def fade_out(self, sample_rate: int) -> None:
-        """Keep the next 10 ms, faded to nothing, and drop the rest."""
-        width = self._width
-        data = self.take(sample_rate * _FADE_MS // 1000 * width)
+    def fade_out(self) -> None:
+        """Keep the next 10 ms, faded to nothing, and drop the rest; where there are none, they are made up."""
+        data = self.take(self._fade * self._width)
         self._parts.clear()
         self._offset = self.size = 0
-        if not (self.started and data):
+        if not self.started or (not data and (self._ending or self._carried >= _CARRY_FRAMES)):
             self.stop()
             return
-        tail = np.concatenate([ramp(self.pcm(data), 1.0, 0.0), silence(self._codec.frame_samples)])
+        pcm, missing = self.pcm(data), self._fade - len(data) // self._width
+        if missing or self._concealer is not None:
+            concealer = self._concealer or self._new_concealer()
+            self._concealer = None
+            pcm = np.concatenate([concealer.heard(pcm), concealer.lost(missing)])
+        tail = np.concatenate([ramp(pcm, 1.0, 0.0), silence(self._codec.frame_samples)])
         self.put(self.store(tail)[: self._unit])
         self._ending = True

@@ -170,6 +170,7 @@ class Speak:
         self.settle(legs)
         speech = self.speech[row]
         self._unstage(legs, row, speech)
+        self._recall(legs, row, speech)
         speech.flush(source)
         legs.queued[row] = speech.queued_frames
 
@@ -260,10 +261,7 @@ class Speak:
                 if self._repairs <= 0:
                     return
                 self._repairs -= 1
-            if legs.plain[row]:
-                legs.plain[row] = False
-                last = legs.staged[row, (head - np.arange(_RECALLED, 0, -1)) % STAGED]
-                speech.recall([frame.tobytes() for frame in last])
+            self._recall(legs, row, speech)
             frame = speech.next(now)
             if frame is None:
                 legs.talk[row] = speech.active
@@ -278,6 +276,13 @@ class Speak:
         if speech.started_at:
             self.latencies.extend(now - at for at in speech.started_at)
             speech.started_at.clear()
+
+    def _recall(self, legs: Legs, row: int, speech: Speech) -> None:
+        """Show `speech` what was sent last, if it does not know. Nothing may lie ready."""
+        if legs.plain[row]:
+            legs.plain[row] = False
+            last = legs.staged[row, (int(legs.head[row]) - np.arange(_RECALLED, 0, -1)) % STAGED]
+            speech.recall([frame.tobytes() for frame in last])
 
     def skip(self, legs: Legs, rows: NDArray[np.int64], frames: int) -> None:
         """Time that passed unsent after a stall: the timestamps move on."""

@@ -228,7 +228,7 @@ class Speech:
         self._stop_passing()
         for key, source in self._sources.items():
             if name is None or key == name:
-                source.fade_out(self._codec.sample_rate)
+                source.fade_out()
 
     def hear(self, row: int, gain: float, duck: float) -> HeardVoice | None:
         """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""

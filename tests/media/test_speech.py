@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kallglot_ari.audio.codecs import opus, registry
+from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.audio.codecs.g722 import G722Decoder, G722Encoder
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import StreamAudio
@@ -64,6 +64,43 @@ def test_tones_between_silences_are_steady_and_no_louder_than_they_were(
     for turn in range(3):
         begin = round((turn * (PAUSE + SPOKEN) + PAUSE + 0.25) * rate)
         assert_steady_tone(whole[begin : begin + round((SPOKEN - 0.3) * rate)], rate, hertz, min_seconds=SPOKEN - 0.4)
+
+
+# --- no clicks ---------------------------------------------------------------------------------------------------------
+
+PIECE = 800
+"""Samples of 100 ms."""
+
+
+def ulaw(pcm: Pcm) -> StreamAudio:
+    return StreamAudio("mulaw", 8000, g711.PCM_TO_ULAW[pcm.view(np.uint16)].tobytes())
+
+
+def bend(pcm: Pcm) -> int:
+    """The largest change of slope: of a tone that is cut off it is as large as the tone."""
+    return int(np.abs(np.diff(pcm.astype(np.int32), 2)).max())
+
+
+SUNG = tone(317.0, 4.0, 8000)
+SMOOTH = 2.2 * bend(SUNG)
+"""Mu-law is coarse."""
+
+
+@pytest.mark.parametrize("library_too", [True, False])
+@pytest.mark.parametrize("after_ms", range(0, 100, 10))
+def test_a_flush_at_any_time_fades_out(library: Native, library_too: bool, after_ms: int) -> None:
+    """Also when the last of what came has just been sent, and while a gap is carried over."""
+    simulation = Simulation(1, library=library if library_too else None)
+    for at in range(0, 5 * PIECE, PIECE):
+        simulation.run(0.5 + at / 8000)
+        simulation.command("play", 0, "a", ulaw(SUNG[at : at + PIECE]), simulation.now)
+    begun = int(np.flatnonzero(simulation.heard(0))[0])
+    simulation.run(begun / 8000 + 5 * PIECE / 8000 - 0.03 + after_ms / 1000)
+    simulation.command("flush", 0, None)
+    simulation.run(simulation.now + 0.3)
+    heard = simulation.heard(0)
+    assert bend(heard[begun + 80 :]) < SMOOTH
+    assert not heard[-1600:].any()
 
 
 # --- G.722 by machine code ---------------------------------------------------------------------------------------------
