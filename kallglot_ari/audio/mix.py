@@ -42,6 +42,10 @@ class Mixer:
         """The gain the last frame ended with; 1 when nothing had to give way."""
         return self._gain
 
+    def rest(self) -> None:
+        """Nobody says anything: who speaks next gets the whole gain."""
+        self._gain = 1.0
+
     def mix(self, voices: Sequence[Pcm]) -> Pcm:
         """The sum of `voices`, all of one length.
 

@@ -193,6 +193,7 @@ class Speech:
             return stored[0][1]
         sounds.extend(source.pcm(data) for source, data in stored)
         if not sounds:
+            self._mixer.rest()
             return None
         mixed = self._mixer.mix(sounds)
         return self._codec.encoder().encode(mixed) if self._form.is_law else mixed.tobytes()

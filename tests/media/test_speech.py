@@ -103,6 +103,20 @@ def test_a_flush_at_any_time_fades_out(library: Native, library_too: bool, after
     assert not heard[-1600:].any()
 
 
+def test_what_is_said_after_two_voices_at_once_begins_as_loud_as_it_is() -> None:
+    simulation = Simulation(1)
+    simulation.run(0.5)
+    for name, hertz in (("a", 300.0), ("b", 310.0)):
+        simulation.command("play", 0, name, ulaw(tone(hertz, 1.0, 8000, level_dbfs=-1)), simulation.now)
+    simulation.run(4.0)
+    before = simulation.heard(0).size
+    simulation.command("play", 0, "a", ulaw(SUNG), simulation.now)
+    simulation.run(5.0)
+    heard = simulation.heard(0)[before:]
+    begins = int(np.flatnonzero(heard)[0])
+    assert np.abs(heard[begins : begins + 800].astype(np.int32)).max() > 0.95 * np.abs(SUNG).max()
+
+
 # --- G.722 by machine code ---------------------------------------------------------------------------------------------
 
 
