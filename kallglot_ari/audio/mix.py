@@ -20,6 +20,12 @@ def ramp(pcm: Pcm, start: float, end: float) -> Pcm:
     return to_pcm(pcm.astype(np.float32) * np.linspace(start, end, pcm.size, dtype=np.float32))
 
 
+def cross_fade(before: Pcm, after: Pcm) -> Pcm:
+    """From one into the other, evenly over their length, which is the same."""
+    weight = np.arange(before.size, dtype=np.float32) / np.float32(max(1, before.size))
+    return to_pcm(before * (1.0 - weight) + after * weight)
+
+
 def saturate(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """A soft knee: the identity up to 80 % of full scale, then a smooth bend (its slope starts at 1, ends at 0)."""
     over = np.abs(samples) - _KNEE

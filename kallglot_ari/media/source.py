@@ -11,7 +11,7 @@ from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.conceal import Concealer
 from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence
-from kallglot_ari.audio.mix import ramp
+from kallglot_ari.audio.mix import cross_fade, ramp
 from kallglot_ari.audio.resample import Resampler
 from kallglot_ari.media.stored import Stored
 
@@ -138,7 +138,12 @@ class Source:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def drop_oldest(self, size: int) -> None:
-        self.take(size)
+        """Leave out `size` bytes: what comes next goes over, within 10 ms, into what comes after them."""
+        fade = min(self._fade * self._width, size, max(0, self.size - size))
+        before = self.take(fade)
+        self.take(size - fade)
+        after = self.take(fade)
+        self.put_back(self.store(cross_fade(self.pcm(before), self.pcm(after))))
 
     def let_pass(self) -> bool:
         """Whether speech that comes now may be sent without lying here: under way, nothing waits, no gap is being joined. No gap is carried any more if so."""
