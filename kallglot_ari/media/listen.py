@@ -269,7 +269,9 @@ class Listen:
                 legs.concealed[row] += item.ticks / self._codec.clock_rate
                 self.chunks.add(legs, row, self._missing(legs, row, item.ticks, buffer.following()), now)
             else:
-                self.chunks.add(legs, row, self._missing(legs, row, item.ticks, None, silence=True), now)
+                ticks = item.ticks + self._to_border(legs, row, item.ticks)
+                buffer.timing.emitted += ticks - item.ticks
+                self.chunks.add(legs, row, self._missing(legs, row, ticks, None, silence=True), now)
         if buffer.expired:
             legs.late[row] += buffer.expired
             self.discarded["late"] += buffer.expired
@@ -284,6 +286,14 @@ class Listen:
         elif legs.started[row]:
             legs.expected[row] += passed
         self._store(legs, row, buffer)
+
+    def _to_border(self, legs: Legs, row: int, ticks: int) -> int:
+        """By how much `ticks` of silence must be longer to end where frames begin: packets after it would never be in their turn else."""
+        if self._convert is None:
+            return 0
+        second = self._frame * 1000 // FRAME_MS
+        beyond = (int(legs.fill[row]) + ticks * second // self._codec.clock_rate) % self._frame
+        return -(-(self._frame - beyond) * self._codec.clock_rate // second) if beyond else 0
 
     def _heard(self, legs: Legs, row: int, payload: bytes) -> bytes:
         """A packet's sound for the stream; by table alone where nothing has to be joined."""

@@ -97,9 +97,13 @@ class Simulation:
 
     def arrives(self, at: float, leg: int, sequence: int, payload: bytes, *, ssrc: int = 0) -> None:
         """A packet that will have come at `at`."""
-        self._number += 1
         at_tick = sequence * self.codec.timestamp_step & 0xFFFFFFFF
         packet = RtpPacket(self.codec.receive_type, sequence & 0xFFFF, at_tick, ssrc or 1 + leg, payload).pack()
+        self.arrives_as(at, leg, packet)
+
+    def arrives_as(self, at: float, leg: int, packet: bytes) -> None:
+        """The same, as it is."""
+        self._number += 1
         heapq.heappush(self.wire.coming, (at, self._number, leg, packet))
 
     def run(self, until: float, *, at_once: int = 1) -> None:

@@ -12,6 +12,7 @@ from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.conceal import Concealer
 from kallglot_ari.audio.frame import Pcm, silence
 from kallglot_ari.media.native import LIBRARY
+from kallglot_ari.rtp.packet import RtpPacket
 from tests.audio.signals import speech_like
 from tests.media.simulated import Simulation
 
@@ -131,3 +132,25 @@ def test_the_drift_of_a_leg_that_python_decodes_is_measured_as_well(form: str, n
     quality = simulation.quality(0)
     assert quality.packets_lost == quality.packets_late == 0
     assert quality.drift_ppm == pytest.approx(200, abs=30)
+
+
+def frames_from(simulation: Simulation, at: float, count: int, *, first: int = 0, stamp: int = 0, ssrc: int = 1) -> None:
+    """Packets of silence of leg 0, the first at `at` with that number and timestamp."""
+    for i in range(count):
+        packet = RtpPacket(0, first + i & 0xFFFF, stamp + i * 160 & 0xFFFFFFFF, ssrc, b"\xff" * 160).pack()
+        simulation.arrives_as(at + i * 0.02, 0, packet)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("jump", [200, 7])
+def test_a_pause_of_odd_length_costs_the_leg_nothing_for_the_rest_of_the_call(native: bool, jump: int) -> None:
+    """Frames after it are in their turn again, and the silence ends where one begins."""
+    simulation = Simulation(1, library=LIBRARY if native else None)
+    frames_from(simulation, 0.1, 100)
+    frames_from(simulation, 2.1 + jump / 8000, 400, first=100, stamp=16000 + jump)
+    frames_from(simulation, 10.1 + 2 * jump / 8000, 100, first=500, stamp=80000 + 2 * jump)
+    for second in (5, 9, 12):
+        simulation.run(second)
+        assert simulation.plane.legs.smooth[0], second
+        legs = simulation.plane.legs
+        assert 0 <= legs.emitted[0] - legs.next_position[0] < 160, "made good at the next pause"
