@@ -12,6 +12,12 @@ _PATH_CHANGE = 0.010
 """A least delay that moves by more than this between two windows is another path, not another clock."""
 
 
+def begin_anew(legs: Legs, row: int) -> None:
+    """Positions stand elsewhere than before against the sender's time: delays before and after are not compared."""
+    legs.transit[row] = legs.drift_from[row] = np.nan
+    legs.window_min[row] = np.inf
+
+
 def measure(legs: Legs, now: float) -> None:
     """Compare least delays a window apart; parts per million, to `legs.drift`."""
     rows = np.flatnonzero(legs.started & (legs.window_end <= now))

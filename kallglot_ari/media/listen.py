@@ -18,6 +18,7 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_sample_bytes, stream_to_pcm
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.errors import MediaError
+from kallglot_ari.media import drift
 from kallglot_ari.media.chunks import Chunks
 from kallglot_ari.media.fast import Decoders, Taking
 from kallglot_ari.media.legs import RTP_HEADER, Legs, fetch, put
@@ -192,7 +193,7 @@ class Listen:
         if (voice := self._voices.get(row)) is not None:
             voice.another()
         legs.started[row] = legs.smooth[row] = False
-        legs.transit[row] = np.nan
+        drift.begin_anew(legs, row)
         legs.ssrc[row] = packet.ssrc
         return True
 
@@ -278,7 +279,7 @@ class Listen:
             buffer.expired = 0
         if buffer.moved:
             buffer.moved = False
-            legs.transit[row] = np.nan
+            drift.begin_anew(legs, row)
         passed = (buffer.timing.next_sequence - sequence) & 0xFFFF
         if buffer.restarts:
             buffer.restarts = 0

@@ -172,6 +172,8 @@ class Rounds:
             np.copyto(part["next_position"], part["emitted"], where=beyond)
             np.copyto(part["base"], arrival - part["emitted"] / self._codec.clock_rate, where=beyond)
             np.copyto(part["spread"], 0.0, where=beyond)
-            np.copyto(part["transit"], np.nan, where=beyond)
+            np.copyto(part["transit"], np.nan, where=beyond)  # as `drift.begin_anew`
+            np.copyto(part["window_min"], np.inf, where=beyond)
+            legs.drift_from[rows[beyond]] = np.nan
         put(records, at, part)
         in_turn[at] = True

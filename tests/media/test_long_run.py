@@ -134,11 +134,30 @@ def test_the_drift_of_a_leg_that_python_decodes_is_measured_as_well(form: str, n
     assert quality.drift_ppm == pytest.approx(200, abs=30)
 
 
-def frames_from(simulation: Simulation, at: float, count: int, *, first: int = 0, stamp: int = 0, ssrc: int = 1) -> None:
+def frames_from(
+    simulation: Simulation, at: float, count: int, *, first: int = 0, stamp: int = 0, ssrc: int = 1
+) -> None:
     """Packets of silence of leg 0, the first at `at` with that number and timestamp."""
     for i in range(count):
         packet = RtpPacket(0, first + i & 0xFFFF, stamp + i * 160 & 0xFFFFFFFF, ssrc, b"\xff" * 160).pack()
         simulation.arrives_as(at + i * 0.02, 0, packet)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("offset_ms", [3, 7, 9, 13])
+@pytest.mark.parametrize("how", ["source", "timestamps"])
+def test_another_party_on_the_same_leg_has_no_drift_of_its_own(native: bool, how: str, offset_ms: int) -> None:
+    """After a transfer positions begin anew on the next border of a frame: that is no clock."""
+    simulation = Simulation(1, library=LIBRARY if native else None)
+    frames_from(simulation, 0.1, 1500)
+    begins = 30.1 + offset_ms / 1000
+    if how == "source":
+        frames_from(simulation, begins, 1500, first=5000, stamp=77, ssrc=9)
+    else:
+        frames_from(simulation, begins, 1500, first=1500, stamp=123)
+    for second in range(31, 60):
+        simulation.run(second)
+        assert abs(simulation.quality(0).drift_ppm) < 10, second
 
 
 @pytest.mark.parametrize("native", [True, False])
