@@ -346,6 +346,7 @@ class Plane:
         last = frames[rows, (legs.fill[rows] // step - 1) % frames.shape[1]]
         pcm = registry.stream_to_pcm(self._encoding, last.tobytes()).astype(np.float32).reshape(rows.size, -1)
         power = np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1] / 32768.0**2
+        power[legs.paused[rows]] = 0.0  # what lies there was said before the hold
         legs.power[rows] += (power - legs.power[rows]) * 0.5
         self.stats[rows, STATS.index("level")] = np.maximum(
             FLOOR_DBFS, 10 * np.log10(np.maximum(legs.power[rows], 1e-12))

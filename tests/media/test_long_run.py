@@ -173,3 +173,19 @@ def test_a_pause_of_odd_length_costs_the_leg_nothing_for_the_rest_of_the_call(na
         assert simulation.plane.legs.smooth[0], second
         legs = simulation.plane.legs
         assert 0 <= legs.emitted[0] - legs.next_position[0] < 160, "made good at the next pause"
+
+
+@pytest.mark.parametrize("in_chunk_ms", range(0, 100, 20))
+def test_a_leg_on_hold_does_not_show_the_level_of_its_last_word(in_chunk_ms: int) -> None:
+    simulation = Simulation(1)
+    loud = payloads((12000 * np.sin(2 * np.pi * HERTZ * np.arange(8000) / 8000)).astype(np.int16))
+    for i in range(500):
+        simulation.arrives(0.1 + i * 0.02, 0, i, loud[i % 50] if i < 100 or i >= 400 else b"\xff" * 160)
+    simulation.run(1.91 + in_chunk_ms / 1000)
+    assert simulation.quality(0).level_dbfs > -15
+    simulation.command("pause", 0)
+    simulation.run(7.0)
+    assert simulation.quality(0).level_dbfs < -60
+    simulation.command("resume", 0)
+    simulation.run(10.0)
+    assert simulation.quality(0).level_dbfs > -15
