@@ -234,6 +234,7 @@ class WebSocketMedia:
         self._number = 0
         self._tasks = Tasks("media-websocket")
         self._session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | bool = True
         self._runner: web.AppRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.dropped = 0
@@ -250,6 +251,8 @@ class WebSocketMedia:
         """:raises ConfigError: when the address or the certificate cannot be had."""
         self._loop = asyncio.get_running_loop()
         if not self.listens:
+            if self._url.startswith("https:"):
+                self._tls = await asyncio.to_thread(self._client_tls)  # it may read every certificate there is
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
             return
         app = web.Application()
@@ -286,6 +289,12 @@ class WebSocketMedia:
             raise ConfigError(f"[media] websocket_certificate: cannot be loaded: {error}") from None
         return context
 
+    def _client_tls(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._ca or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"ari.ca_file: expected a PEM file of certificates, found {self._ca}: {error}") from None
+
     # --- legs, on the event loop ------------------------------------------------------------------------------------
 
     async def attach(self, channel_id: str, connection_id: str) -> bytes:
@@ -317,9 +326,8 @@ class WebSocketMedia:
         assert self._session is not None
         if not connection_id:
             raise MediaError("media websocket: expected MEDIA_WEBSOCKET_CONNECTION_ID of the channel, found none")
-        context = ssl.create_default_context(cafile=self._ca or None) if self._url.startswith("https:") else True
         socket = await self._session.ws_connect(
-            f"{self._url}/media/{connection_id}", protocols=(PROTOCOL,), ssl=context, max_msg_size=_MESSAGE_MAX
+            f"{self._url}/media/{connection_id}", protocols=(PROTOCOL,), ssl=self._tls, max_msg_size=_MESSAGE_MAX
         )
         try:
             connection = await self._begin(socket)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,6 +22,7 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.lab.conf import make_certificate
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.websocket import ATTACH_SECONDS, Connection, leg_name, parse_event
 from kallglot_ari.metrics import Metrics
@@ -139,7 +142,13 @@ def test_frames_lost_on_the_way_to_asterisk_leave_no_hole_in_what_goes_up() -> N
     assert quality.buffer_ms < 40
 
 
-async def test_long_frames_are_cut_up_and_what_is_too_long_all_the_same_is_counted(metrics: Metrics) -> None:
+@pytest.mark.parametrize(("form", "size", "discarded"), [("slin16", 1920, 0), ("opus", 1600, 10)])
+async def test_long_frames_are_cut_up_and_what_is_too_long_all_the_same_is_counted(
+    metrics: Metrics, form: str, size: int, discarded: int
+) -> None:
+    if form == "opus" and not opus.available():
+        pytest.skip("libopus is not installed")
+
     async def media(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(protocols=("media",))
         await socket.prepare(request)
@@ -149,18 +158,15 @@ async def test_long_frames_are_cut_up_and_what_is_too_long_all_the_same_is_count
             await asyncio.sleep(0.06)
         return socket
 
-    for form, size, discarded in (("slin16", 1920, 0), ("opus", 1600, 10)):
-        if form == "opus" and not opus.available():
-            continue
-        got: list[UplinkChunk] = []
-        async with asterisk(media) as url, engine_with(url=url, format=form, metrics=metrics) as engine:
-            flow = engine.open("leg", got.append)
-            await flow.attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
-            await asyncio.sleep(0.8)
-            quality = flow.quality()
-        assert value(metrics, "kallglot_rtp_discarded_total", reason="truncated") == discarded
-        assert quality.packets_received == (0 if discarded else 30)
-        assert discarded or len(got) >= 5
+    got: list[UplinkChunk] = []
+    async with asterisk(media) as url, engine_with(url=url, format=form, metrics=metrics) as engine:
+        flow = engine.open("leg", got.append)
+        await flow.attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
+        await asyncio.sleep(0.8)
+        quality = flow.quality()
+    assert value(metrics, "kallglot_rtp_discarded_total", reason="truncated") == discarded
+    assert quality.packets_received == (0 if discarded else 30)
+    assert discarded or len(got) >= 5
 
 
 async def test_silence_is_left_out_while_asterisk_has_enough_and_speech_never() -> None:
@@ -259,10 +265,10 @@ async def test_opus_that_asterisk_does_not_flush_is_not_sent_again_and_again() -
 
 @asynccontextmanager
 async def engine_with(**settings: Any) -> AsyncIterator[MediaEngine]:
-    url, metrics = settings.pop("url", ""), settings.pop("metrics", None) or Metrics()
+    url, ca, metrics = settings.pop("url", ""), settings.pop("ca", ""), settings.pop("metrics", None) or Metrics()
     engine = MediaEngine(
         MediaSettings.model_validate({"transport": "websocket", **settings}), encoding="mulaw", sample_rate=8000,
-        chunk_ms=100, metrics=metrics, clock=SystemClock(), asterisk_url=url,
+        chunk_ms=100, metrics=metrics, clock=SystemClock(), asterisk_url=url, asterisk_ca=ca,
     )  # fmt: skip
     await engine.start()
     try:
@@ -272,14 +278,14 @@ async def engine_with(**settings: Any) -> AsyncIterator[MediaEngine]:
 
 
 @asynccontextmanager
-async def asterisk(handler: Any) -> AsyncIterator[str]:
+async def asterisk(handler: Any, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/media/{id}", handler)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -329,6 +335,34 @@ async def test_we_connect_and_sound_goes_both_ways() -> None:
     heard = b"".join(part for part in results[0] if isinstance(part, bytes))
     assert heard.count(translated[:160]) >= 25
     assert (quality.packets_received, quality.packets_lost, quality.packets_late) == (50, 0, 0)
+
+
+async def test_certificates_are_read_once_and_not_for_each_leg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not make_certificate(tmp_path):
+        pytest.skip("openssl is not installed")
+    certificate = tmp_path / "asterisk.crt"
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, tmp_path / "asterisk.key")
+
+    async def media(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("media",))
+        await socket.prepare(request)
+        await socket.send_str(START)
+        await socket.receive()
+        return socket
+
+    made: list[ssl.SSLContext] = []
+    create = ssl.create_default_context
+
+    def counted(**how: Any) -> ssl.SSLContext:
+        made.append(create(**how))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    async with asterisk(media, server) as url, engine_with(url=url, ca=str(certificate)) as engine:
+        for leg in ("a", "b", "c"):
+            await engine.open(leg, lambda _: None).attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -401,6 +435,9 @@ async def test_connections_that_do_not_come_about(monkeypatch: pytest.MonkeyPatc
 async def test_settings_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match="websocket_certificate"):
         async with engine_with(websocket_client="kallglot", websocket_certificate="/nonexistent.pem"):
+            pass
+    with pytest.raises(ConfigError, match=r"ari\.ca_file"):
+        async with engine_with(url="https://127.0.0.1:9", ca="/nonexistent.pem"):
             pass
     async with engine_with(websocket_client="kallglot") as engine:
         with pytest.raises(ConfigError, match=r"\[media\] port"):
