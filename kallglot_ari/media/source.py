@@ -138,12 +138,12 @@ class Source:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def drop_oldest(self, size: int) -> None:
-        """Leave out `size` bytes: what comes next goes over, within 10 ms, into what comes after them."""
+        """Leave out `size` bytes: what would come next goes over, within 10 ms, into what comes after them."""
         fade = min(self._fade * self._width, size, max(0, self.size - size))
-        before = self.take(fade)
+        before = self.pcm(self.take(fade))
         self.take(size - fade)
-        after = self.take(fade)
-        self.put_back(self.store(cross_fade(self.pcm(before), self.pcm(after))))
+        after = self.pcm(self.take(fade))
+        self.put_back(self.store(cross_fade(before if self.started else silence(after.size), after)))
 
     def let_pass(self) -> bool:
         """Whether speech that comes now may be sent without lying here: under way, nothing waits, no gap is being joined. No gap is carried any more if so."""
