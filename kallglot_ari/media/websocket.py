@@ -162,10 +162,9 @@ class Connection:
     def _answered(self, queue_length: object) -> None:
         """Asterisk's queue, when it came upon the question."""
         try:
-            waiting = int(str(queue_length))
-        except ValueError:
+            self._ahead = float(int(str(queue_length)) + self._since)
+        except (ValueError, OverflowError):
             return
-        self._ahead = float(waiting + self._since)
         self._ask_at = self._counted + _ASK
 
     def put(self, payload: bytes, now: float, *, silent: bool) -> None:

@@ -251,6 +251,13 @@ async def test_what_the_network_held_up_does_not_wait_in_asterisk_for_ever() -> 
     assert max(lengths[300 + 150 :]) <= 3
 
 
+@pytest.mark.parametrize("length", ["", "x", "-1", "9" * 400, "9" * 5000])
+def test_a_length_that_is_none_changes_little(length: str) -> None:
+    connection = Connection("leg", Socket(), ULAW, as_json=False)
+    connection.event(parse_event(STATUS.replace("LENGTH", length)))
+    connection.put(b"speech", 1.0, silent=False)
+
+
 async def test_opus_that_asterisk_does_not_flush_is_not_sent_again_and_again() -> None:
     assert max(await waits(registry.get("opus_cbr"), flush_every=100)) <= 3
     socket = Socket()
