@@ -184,13 +184,20 @@ def target(key: str, value: str, context: str) -> str:
     """A transfer's target: a dial string, or an extension of the dialplan (``300`` or ``300@context``)."""
     if "/" in value:
         return dial_string(key, value)
-    extension, at, where = value.partition("@")
-    where = where if at else context
-    if not EXTENSION.fullmatch(extension) or not CONTEXT.fullmatch(where):
+    number, at, where = value.partition("@")
+    try:
+        return extension(key, number, where if at else context)
+    except UsageError:
         raise UsageError(
             f"{key}: expected a dial string such as PJSIP/1001 or an extension such as 300, found {_show(value)}"
-        )
-    return f"Local/{extension}@{where}/n"
+        ) from None
+
+
+def extension(key: str, value: str, context: str) -> str:
+    """An extension in `context`, as it is dialled; nothing in `value` can name another context or a device."""
+    if not EXTENSION.fullmatch(value) or not CONTEXT.fullmatch(context):
+        raise UsageError(f"{key}: expected an extension such as 300, found {_show(value)} in {_show(context)}")
+    return f"Local/{value}@{context}/n"
 
 
 READERS = {

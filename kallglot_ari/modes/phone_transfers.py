@@ -10,7 +10,7 @@ from __future__ import annotations
 from kallglot_ari.ari import models as m
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.runner import CallRunner
-from kallglot_ari.errors import AriError, UsageError
+from kallglot_ari.errors import AriError, AriNotFound, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
@@ -64,16 +64,33 @@ class PhoneTransfers:
         if event.refer_to.destination_channel is not None:
             self._attended(runner, source, event.refer_to)
         else:
-            self._blind(runner, source, event.refer_to.requested_destination.destination or "")
+            number = event.refer_to.requested_destination.destination or ""
+            self._tasks.spawn(self._blind(runner, source, number), name="blind-transfer")
 
-    def _blind(self, runner: CallRunner, source: m.Channel, number: str) -> None:
-        context = source.dialplan.context if source.dialplan is not None else "default"
+    async def _blind(self, runner: CallRunner, source: m.Channel, number: str) -> None:
+        """Whoever sends a REFER, an outside caller too, reaches what the configuration lets its endpoint dial, and nothing else."""
         try:
-            endpoint = dialplan.target("Refer-To", number, context)
+            endpoint = dialplan.extension("Refer-To", number, await self._context(source))
         except UsageError as error:
             self._refuse(source, str(error))
-            return
-        runner.post(e.TransferAsked("", endpoint, referrer=source.id))
+        except AriError as error:
+            self._refuse(
+                source, f"the context of its endpoint is not known ({error}); is func_pjsip_endpoint.so loaded?"
+            )
+        else:
+            runner.post(e.TransferAsked("", endpoint, referrer=source.id))
+
+    async def _context(self, source: m.Channel) -> str:
+        """Where Asterisk itself would look the number up (res_pjsip_refer.c). The dialplan may have sent the channel to a context
+        that can reach more than its endpoint's.
+        """
+        ask = self._plant.ari.channels.get_channel_var
+        try:
+            chosen = (await ask(source.id, variable="TRANSFER_CONTEXT")).value
+        except AriNotFound:
+            chosen = ""
+        endpoint = source.name.removeprefix("PJSIP/").rpartition("-")[0]
+        return chosen or (await ask(source.id, variable=f"PJSIP_ENDPOINT({endpoint},context)")).value
 
     def _attended(self, runner: CallRunner, source: m.Channel, refer_to: m.ReferTo) -> None:
         own = refer_to.destination_channel

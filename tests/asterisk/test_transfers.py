@@ -77,6 +77,25 @@ async def test_blind_by_phone_that_fails(stage: Stage, why: str) -> None:
     await stage.over(customer)
 
 
+@pytest.mark.parametrize("target", ["PJSIP/agent2", pytest.param("Local%2F555%40secret", marks=long_form), "555"])
+async def test_a_phone_reaches_no_more_than_its_context(stage: Stage, target: str) -> None:
+    """Neither a device, nor another context by name, nor the context that the dialplan has sent its call through."""
+    if not newer(stage):
+        pytest.skip("an older Asterisk carries it out itself")
+    for line in ("555,1,Dial(PJSIP/agent2,20)", "600,1,Stasis(kallglot,source=de,target=en,agent=PJSIP/agent)"):
+        await stage.asterisk.cli(f'dialplan add extension "{line}" into secret replace')
+    await stage.asterisk.extension("600", "Goto(secret,600,1)")
+    customer, _ = await stage.call("600")
+    other = await stage.phone("agent2", on_call="ring")
+    call = customer.calls[-1]
+    await customer.transfer(target, call)
+    await until(lambda: call.transfers and call.transfers[-1][1], 20, "the phone is told")
+    assert call.transfers[-1][0] >= 400
+    assert not other.calls, "nobody is dialled"
+    await stage.active(2)
+    await stage.over(customer)
+
+
 @long_form
 @pytest.mark.parametrize("who", ["customer", "agent"])
 async def test_somebody_hangs_up_while_the_target_rings(stage: Stage, who: str) -> None:
