@@ -27,6 +27,7 @@ def finish(call: Call, reason: EndReason, status: DialplanStatus, *, hang_up: bo
         if leg.up and leg.ours:
             commands.append(c.Hangup(leg.channel_id))
         elif leg.up:
+            commands += without_music(leg) if back else []
             commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", status.value))
             commands.append(c.ContinueInDialplan(leg.channel_id) if back else c.Hangup(leg.channel_id))
         leg.up = leg.vacant = False
@@ -35,6 +36,11 @@ def finish(call: Call, reason: EndReason, status: DialplanStatus, *, hang_up: bo
     for link in call.links:
         commands += link.close(reason)
     return commands
+
+
+def without_music(leg: Leg) -> list[c.Command]:
+    """For a party that goes on elsewhere: nobody there would stop what we have begun."""
+    return [c.MusicOnHold(leg.channel_id, False)] if leg.music_on else []
 
 
 def dismantle(leg: Leg) -> list[c.Command]:

@@ -6,7 +6,7 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.dialling import dial_for
-from kallglot_ari.calls.ending import party_gone
+from kallglot_ari.calls.ending import party_gone, without_music
 from kallglot_ari.calls.legs import Candidate, Leg
 
 FETCH_SECONDS = 5.0
@@ -70,7 +70,7 @@ def given(call: Call, event: e.PartyGiven) -> list[c.Command]:
     leg = call.leg_of(event.channel_id)
     if leg is None or not leg.up or not call.active:
         return []
-    return party_gone(call, leg)
+    return without_music(leg) + party_gone(call, leg)
 
 
 def to_dialplan(call: Call, event: e.DialplanAsked) -> list[c.Command]:
@@ -80,6 +80,7 @@ def to_dialplan(call: Call, event: e.DialplanAsked) -> list[c.Command]:
     place = f"{event.context},{event.extension},{event.priority}"
     return [
         c.Publish("transfer.dialplan", {"speaker": leg.speaker, "target": place}),
+        *without_music(leg),
         c.ContinueInDialplan(leg.channel_id, event.context, event.extension, event.priority),
         *party_gone(call, leg),
     ]

@@ -186,6 +186,8 @@ async def test_attended_after_a_translated_consultation(stage: Stage, refer_on: 
         pytest.skip("an older Asterisk joins the two calls by itself: the next test")
     customer, agent, other, first, second = await consultation(stage)
     one, two = (first, second) if refer_on == "the translated call" else (second, first)
+    await agent.hold(second)  # RFC 5589 §7.1: before the REFER
+    await asyncio.sleep(0.5)
     await agent.transfer_attended(one, two)
     await until(lambda: first.ended and second.ended, what="the one who transferred is let go")
     await stage.active(2)

@@ -104,6 +104,24 @@ class Script:
         self.feed(e.ChannelEntered(dial.channel_id, f"{dial.endpoint}-0001"))
         return dial.channel_id
 
+    def comes(self) -> str:
+        """Who was dialled last answers."""
+        channel = self.agent_answers(-1)
+        self.done()
+        return channel
+
+    def leaves(self, channel: str) -> None:
+        """A party hangs up."""
+        for event in (e.HangupRequested(channel), e.ChannelLeft(channel), e.ChannelGone(channel)):
+            self.feed(event)
+        self.done()
+
+    def refused(self, error: str = "503") -> None:
+        """Kallglot creates no session."""
+        create = next(x for x in self.open if isinstance(x, c.CreateSession))
+        self.open.remove(create)
+        self.feed(e.Failed(create, error))
+
     def talking(self) -> str:
         """An ordinary call, up to the point where both talk."""
         self.done()
