@@ -90,11 +90,14 @@ def _consulted_takes_over(call: Call, leg: Leg) -> list[c.Command]:
 
 def without(call: Call, leg: Leg, status: DialplanStatus) -> list[c.Command]:
     """Go on without a leg: with two parties or more, or with one and another one to come."""
+    return finish(call, _reason(call, leg), status) if too_few_without(call, leg) else remove(call, leg)
+
+
+def too_few_without(call: Call, leg: Leg) -> bool:
+    """Whether nobody, or one alone, is left in a call when this leg is no party of it any more."""
     remaining = call.parties
     waiting = sum(other.vacant for other in call.legs.values() if other is not leg)
-    if len(remaining) + waiting < 2 or not remaining or _only_consulting(call, leg):
-        return finish(call, _reason(call, leg), status)
-    return remove(call, leg)
+    return len(remaining) + waiting < 2 or not remaining or _only_consulting(call, leg)
 
 
 def remove(call: Call, leg: Leg) -> list[c.Command]:

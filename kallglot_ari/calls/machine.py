@@ -15,7 +15,7 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import dialling, features, placing, routing, supervising, transfers, translating
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call, CallPlan
-from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove
+from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove, without
 from kallglot_ari.calls.legs import Thing
 from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason
 
@@ -284,6 +284,8 @@ class CallMachine(Call):
             return []
         if leg.up:
             return [c.Hangup(leg.channel_id)]
+        if leg.vacant:
+            return without(self, leg, DialplanStatus.COMPLETED)
         return [] if leg.id in ("customer", "agent") else remove(self, leg)
 
     def _send_dtmf(self, event: e.DtmfAsked) -> list[c.Command]:

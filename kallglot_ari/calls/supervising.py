@@ -6,8 +6,10 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.dialling import dial_for
+from kallglot_ari.calls.ending import finish, too_few_without
 from kallglot_ari.calls.legs import Leg, Role
-from kallglot_ari.calls.translating import link_for, of_source
+from kallglot_ari.calls.model import DialplanStatus, EndReason
+from kallglot_ari.calls.translating import is_alone, link_for, of_source
 
 EVERYBODY = "both"
 
@@ -28,8 +30,19 @@ def changed(call: Call, event: e.SuperviseChanged) -> list[c.Command]:
     leg = call.leg_named(event.speaker)
     if leg is None or not call.active or not leg.supervises or (event.role is Role.PARTY is not leg.role and call.full):
         return []
+    steps_back = leg.role is Role.PARTY is not event.role
     leg.role, leg.hears_whom, leg.hears_translated = event.role, event.hears_whom, event.translated
-    return [c.Publish("supervisor.changed", {"speaker": leg.speaker, "mode": event.role.value})]
+    told: list[c.Command] = [c.Publish("supervisor.changed", {"speaker": leg.speaker, "mode": event.role.value})]
+    return told + _no_party_any_more(call, leg) if steps_back else told
+
+
+def _no_party_any_more(call: Call, leg: Leg) -> list[c.Command]:
+    """Who has broken in steps back: one alone is no call then, as if that one had left."""
+    if call.answered_at is not None and too_few_without(call, leg) and not is_alone(call):
+        return finish(call, EndReason.COMPLETED, DialplanStatus.COMPLETED)
+    if call.consulting is not None and leg.id in call.consulting:
+        call.consulting = None
+    return []
 
 
 def listens_to(call: Call, supervisor: Leg) -> list[Leg]:

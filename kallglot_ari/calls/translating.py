@@ -42,6 +42,13 @@ def link_for(call: Call, one: Leg, other: Leg | None) -> Link | None:
     )
 
 
+def is_alone(call: Call) -> bool:
+    """One party talks with Kallglot itself, and can go on doing so."""
+    up = call.parties
+    link = link_for(call, up[0], None) if len(up) == 1 and call.plan.request.mode in ALONE else None
+    return link is not None and link.mode in ALONE
+
+
 def of_source(link: Link, leg: Leg) -> bool:
     """Whether this leg is on the link's source side; both being one language, the customer is."""
     if base(link.source) == base(link.target):
