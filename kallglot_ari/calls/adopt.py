@@ -179,7 +179,7 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
     machine.last_session = written.last_session
     missed: list[e.Event] = []
     for leg in written.legs:
-        missed += _look(leg, seen)
+        missed += _look(leg, seen, now)
         machine.legs[leg.id] = leg
     commands: list[c.Command] = [c.Publish("call.resumed", {"state": written.state.value})]
     if written.links:
@@ -209,7 +209,7 @@ def _numbers(call_id: str, what: str, seen: Seen) -> list[int]:
     return [int(found[1]) for thing in (*seen.channels, *seen.bridges) if (found := pattern.fullmatch(thing))]
 
 
-def _look(leg: Leg, seen: Seen) -> list[e.Event]:
+def _look(leg: Leg, seen: Seen, now: float) -> list[e.Event]:
     """Set what the leg has in Asterisk to what is there; returns what its party did meanwhile."""
     leg.bridge = Thing.LIVE if leg.bridge_id in seen.bridges else Thing.NONE
     where = next((bridge for bridge, members in seen.bridges.items() if leg.channel_id in members), "")
@@ -222,7 +222,8 @@ def _look(leg: Leg, seen: Seen) -> list[e.Event]:
     leg.media = Thing.LIVE if usable else Thing.NONE
     leg.media_entered = leg.media_addressed = usable
     leg.media_bridged = usable and leg.media_id in seen.bridges[leg.bridge_id]
-    leg.uplink_on = True
+    leg.media_since = now if leg.media_bridged else None
+    leg.uplink_on, leg.interruptible = True, False
     leg.originals = {}
     if leg.up and leg.channel_id not in seen.channels:
         return [e.ChannelGone(leg.channel_id)]

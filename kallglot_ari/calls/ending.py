@@ -51,7 +51,7 @@ def dismantle(leg: Leg) -> list[c.Command]:
     if leg.bridge in (Thing.ASKED, Thing.LIVE):
         commands.append(c.DestroyBridge(leg.bridge_id))
     leg.media = leg.bridge = Thing.GONE
-    leg.media_tries = MEDIA_TRIES
+    leg.media_failures = MEDIA_TRIES
     return commands
 
 

@@ -8,7 +8,9 @@ from enum import Enum, StrEnum, auto
 from kallglot_ari.calls.model import LegState
 
 MEDIA_TRIES = 3
-"""External-media channels of a leg that may fail before it counts as without."""
+"""External-media channels of a leg that may fail, one after the other, before it counts as without."""
+MEDIA_STABLE = 10.0
+"""Seconds after which one that is in its bridge is taken as good: only then does the count begin again."""
 
 
 class Thing(Enum):
@@ -62,6 +64,11 @@ class Leg:
     media_addressed: bool = False
     media_bridged: bool = False
     media_tries: int = 0
+    """External-media channels that were asked for."""
+    media_failures: int = 0
+    """Those of them that were not good, one after the other; and the one that is asked for or there."""
+    media_since: float | None = None
+    """When it was put into its bridge."""
     in_bridge: str = ""
     """The bridge we last asked for."""
     in_bridge_done: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
-from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Role, Thing
+from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Leg, Role, Thing
 
 
 def reconcile(call: Call) -> list[c.Command]:
@@ -23,8 +23,10 @@ def _build(call: Call, leg: Leg) -> list[c.Command]:
     if leg.bridge is Thing.NONE:
         leg.bridge = Thing.ASKED
         commands.append(c.CreateBridge(leg.bridge_id))
-    if leg.media is Thing.NONE or (leg.media is Thing.GONE and leg.media_tries < MEDIA_TRIES):
+    if leg.media is Thing.NONE or (leg.media is Thing.GONE and leg.media_failures < MEDIA_TRIES):
         leg.media_tries += 1
+        leg.media_failures += 1
+        leg.media_since = None
         leg.media = Thing.ASKED
         leg.media_id = f"{call.plan.call_id}.{leg.id}.m{leg.media_tries}"
         leg.media_entered = leg.media_addressed = leg.media_bridged = False
@@ -76,6 +78,8 @@ def media_lost(call: Call, channel_id: str, *, still_there: bool) -> list[c.Comm
                 return []  # the reply to our request says it as well
             leg.media = Thing.GONE
             leg.media_bridged = False
+            if leg.media_since is not None and call.now - leg.media_since >= MEDIA_STABLE:
+                leg.media_failures = 0
             return [c.RemoveMedia(channel_id, leg.id), c.Publish("media.lost", {"speaker": leg.speaker})]
     return []
 
@@ -120,5 +124,7 @@ def made(call: Call, command: c.Command) -> None:
             for leg in call.legs.values():
                 if leg.channel_id == command.channel_id and leg.in_bridge == command.bridge_id:
                     leg.in_bridge_done = command.bridge_id
+                if leg.media_id == command.channel_id and leg.media_since is None:
+                    leg.media_since = call.now
         case _:
             pass

@@ -107,7 +107,7 @@ def judge(call: Call) -> list[c.Command]:
     """Decide between translation and a direct connection."""
     links = serving(call)
     down = next((link for link in links if link is not None and link.state is LinkState.DOWN), None)
-    lost_media = any(leg.media is Thing.GONE and leg.media_tries >= MEDIA_TRIES for leg in call.parties)
+    lost_media = any(leg.media is Thing.GONE and leg.media_failures >= MEDIA_TRIES for leg in call.parties)
     if is_open(links) and not lost_media:
         if call.direct:
             call.direct = call.direct_told = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Set
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,9 +17,9 @@ from kallglot_ari.calls import adopt
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.ending import RING_TIMER
-from kallglot_ari.calls.legs import Thing
+from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Thing
 from kallglot_ari.calls.machine import CallMachine
-from kallglot_ari.calls.model import CallState, Session
+from kallglot_ari.calls.model import CallState, Session, SessionRequest
 from tests.calls.script import CALLER, EPOCH, Script, plan
 from tests.calls.test_machine_any_order import World
 
@@ -132,6 +133,28 @@ def test_a_media_channel_made_after_the_last_writing_is_found_by_its_name() -> N
     assert agent
 
 
+def test_media_that_held_is_no_failure_of_the_next_process() -> None:
+    script, _, there = talking()
+    for leg in script.machine.legs.values():
+        leg.media_failures = MEDIA_TRIES
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    lost = taken.machine.legs["agent"].media_id
+    taken.feed(e.ChannelLeft(lost), after=MEDIA_STABLE)
+    assert taken.one(c.CreateMedia).leg == "agent"
+    assert not taken.machine.direct
+
+
+def test_a_caller_alone_with_kallglot_can_still_interrupt_it() -> None:
+    script = Script(plan(agents=(), request=SessionRequest(mode="ai_agent")))
+    script.done()
+    script.kallglot_up()
+    script.done()
+    leg = script.machine.legs["customer"]
+    there = seen({CALLER: True, leg.media_id: True}, {leg.bridge_id: {CALLER, leg.media_id}})
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert taken.asked(c.Interruptible) == [c.Interruptible("customer", True)]
+
+
 def test_agents_still_ring_those_that_vanished_are_dialled_again() -> None:
     script = Script(plan(agents=("PJSIP/a", "PJSIP/b"), timeout=30.0))
     script.done()
@@ -188,7 +211,7 @@ def test_everything_a_machine_knows_is_written_or_found_again() -> None:
         if name not in begun_anew:
             assert vars(taken)[name] == value, name
     for leg_id, leg in machine.legs.items():
-        assert taken.legs[leg_id] == leg
+        assert taken.legs[leg_id] == replace(leg, media_since=taken.now)
 
 
 class Killable(World):
