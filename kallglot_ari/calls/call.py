@@ -109,6 +109,11 @@ class Call:
         return all(leg_id in self.legs and self.legs[leg_id].up for leg_id in self.consulting)
 
     @property
+    def talking(self) -> list[Leg]:
+        """The parties that do not wait while two others consult. When nobody translates, they are in the bridge of the first."""
+        return [leg for leg in self.parties if not self.parked(leg)]
+
+    @property
     def waits_for_agent(self) -> bool:
         agent = self.legs.get("agent")
         return bool(self.plan.agents) and agent is not None and not agent.up and not agent.vacant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
-from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Leg, Role, Thing
+from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Leg, Thing
 
 
 def reconcile(call: Call) -> list[c.Command]:
@@ -40,10 +40,11 @@ def _build(call: Call, leg: Leg) -> list[c.Command]:
 
 
 def _place(call: Call, leg: Leg) -> list[c.Command]:
-    """Put the party into the bridge it belongs in: its own, or when nobody translates, all into one."""
+    """Put the party into the bridge it belongs in: its own, or when nobody translates, all who talk into one."""
     if not leg.up or (leg.id == "customer" and call.waits_for_agent):
         return _indicate(call, leg)
-    where = call.parties[0] if call.direct and call.parties and leg.role is Role.PARTY else leg
+    talking = call.talking
+    where = talking[0] if call.direct and leg in talking else leg
     if where.bridge is not Thing.LIVE or leg.in_bridge == where.bridge_id:
         return []
     commands: list[c.Command] = []

@@ -16,7 +16,7 @@ AS_IT_IS = (0.0, 0.0)
 def reconcile(call: Call) -> list[c.Command]:
     """Ask for what has changed."""
     up = call.parties
-    talking = [leg for leg in up if not leg.held and not call.parked(leg)]
+    talking = [leg for leg in call.talking if not leg.held]
     lonely = len(talking) < 2 and (len(up) > 1 or call.waits_for_transfer)
     speaks: list[tuple[str, str, str]] = []
     hears: list[tuple[str, str, tuple[str, ...]]] = []
@@ -33,7 +33,9 @@ def reconcile(call: Call) -> list[c.Command]:
         if leg.interruptible != alone:
             leg.interruptible = alone
             commands.append(c.Interruptible(leg.id, alone))
-        music = not leg.held and not call.direct and (lonely or leg not in talking)
+        # Of those who share a bridge, Asterisk itself plays it to who is put on hold.
+        waits = call.parked(leg) if call.direct and len(up) > 1 else lonely or leg not in talking
+        music = not leg.held and waits
         if leg.music_on != music:
             leg.music_on = music
             commands.append(c.MusicOnHold(leg.channel_id, music))
@@ -97,17 +99,18 @@ def _originals(call: Call, leg: Leg, talking: list[Leg]) -> list[c.Command]:
                 wanted[other.id] = AS_IT_IS
             elif wished is not None and wished > OFF:
                 wanted[other.id] = (wished, call.plan.original_duck_db)
-    wanted |= {one.id: AS_IT_IS for one in supervising.whisper_to(call, leg)}
+    if not call.direct:  # then this leg's bridge has everybody in it, or nobody
+        wanted |= {one.id: AS_IT_IS for one in supervising.whisper_to(call, leg)}
     return _hear(leg, wanted)
 
 
 def _supervises(call: Call, leg: Leg) -> list[c.Command]:
-    """A supervisor's ears. When nobody translates, the first party's bridge has everybody's voice."""
+    """A supervisor's ears. When nobody translates, the first one's bridge has everybody's voice."""
     commands: list[c.Command] = []
     if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on:
         leg.uplink_on = False
         commands.append(c.Uplink(leg.id, False))
-    heard = call.parties[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
+    heard = call.talking[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
     return commands + _hear(leg, {other.id: AS_IT_IS for other in heard})
 
 

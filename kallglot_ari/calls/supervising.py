@@ -51,13 +51,15 @@ def listens_to(call: Call, supervisor: Leg) -> list[Leg]:
 
 
 def whisper_to(call: Call, leg: Leg) -> list[Leg]:
-    """The supervisors that whisper to this leg: to whom they listen alone, or else to the agent."""
-    named = {one.hears_whom for one in call.supervisors} & {leg.speaker, leg.id} - {"customer"}
-    return [
-        one
-        for one in call.supervisors
-        if one.up and one.role is Role.WHISPER and (one.hears_whom in named or (not named and leg.id == "agent"))
-    ]
+    """The supervisors that whisper to this leg."""
+    return [one for one in call.supervisors if one.up and one.role is Role.WHISPER and leg in _whispered_to(call, one)]
+
+
+def _whispered_to(call: Call, supervisor: Leg) -> list[Leg]:
+    """To whom it listens alone, or else the agent; where that one has left, whoever is there instead. Never the customer."""
+    others = [leg for leg in call.parties if leg.id != "customer"]
+    named = [leg for leg in others if supervisor.hears_whom in (leg.speaker, leg.id)]
+    return named or [leg for leg in others if leg.id == "agent"] or others
 
 
 def hears(call: Call, supervisor: Leg) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -148,8 +148,8 @@ def connect_directly(call: Call, problem: str) -> list[c.Command]:
 
 
 def tell_direct(call: Call) -> list[c.Command]:
-    """A short tone, once all parties are in one bridge: what they hear now is not translated."""
-    up = call.parties
+    """A short tone, once all who talk are in one bridge: what they hear now is not translated."""
+    up = call.talking
     if not call.direct or call.direct_told or len(up) < 2 or any(leg.in_bridge_done != up[0].bridge_id for leg in up):
         return []
     call.direct_told = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Thing
-from tests.calls.script import Script
+from tests.calls.script import CALLER, Script
 
 
 def lose_media(s: Script, *, after: float) -> None:
@@ -34,3 +34,54 @@ def test_media_that_does_not_hold_is_given_up() -> None:
     assert s.machine.legs["customer"].media is Thing.GONE
     assert s.machine.direct
     assert s.machine.problem == "no media channel"
+
+
+def untranslated(s: Script) -> None:
+    """Kallglot ends the session and refuses another one."""
+    s.feed(e.StreamDown("sess_1", "1011", final=True))
+    s.refused()
+    s.done()
+    assert s.machine.direct
+
+
+def test_who_waits_while_two_consult_hears_nothing_of_it_though_nobody_translates() -> None:
+    s = Script()
+    agent = s.talking()
+    untranslated(s)
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True))
+    s.comes()
+    customer, *consulting = s.machine.parties
+    assert customer.in_bridge_done == customer.bridge_id
+    assert {leg.in_bridge_done for leg in consulting} == {consulting[0].bridge_id}
+    assert [leg.music_on for leg in s.machine.parties] == [True, False, False]
+    s.leaves(agent)
+    assert {leg.in_bridge_done for leg in s.machine.parties} == {customer.bridge_id}, "then they are together"
+    assert not any(leg.music_on for leg in s.machine.parties)
+
+
+def test_those_who_consult_are_told_that_nobody_translates_and_who_waits_is_not() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True))
+    s.comes()
+    untranslated(s)
+    assert s.asked(c.Tone) == [c.Tone("agent")]
+
+
+def test_who_waits_alone_for_a_transfer_hears_music_though_nobody_translates() -> None:
+    s = Script()
+    agent = s.talking()
+    untranslated(s)
+    s.feed(e.TransferAsked("agent", "PJSIP/9"))
+    s.leaves(agent)
+    assert s.asked(c.MusicOnHold) == [c.MusicOnHold(CALLER, True)]
+    s.comes()
+    assert s.asked(c.MusicOnHold)[1:] == [c.MusicOnHold(CALLER, False)]
+
+
+def test_when_nobody_translates_asterisk_plays_the_music_of_a_hold() -> None:
+    s = Script()
+    agent = s.talking()
+    untranslated(s)
+    s.feed(e.HoldChanged(agent, True))
+    assert s.asked(c.MusicOnHold) == []

@@ -77,3 +77,58 @@ def test_who_was_asked_to_consult_and_steps_back_leaves_nobody_waiting() -> None
     assert not any(s.machine.parked(leg) for leg in s.machine.parties)
     assert not any(leg.music_on for leg in s.machine.parties)
     assert c.MusicOnHold(CALLER, False) in s.all
+
+
+def test_a_whisper_is_for_the_agent_alone() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    s.comes()
+    supervised(Role.WHISPER, s)
+    assert whispered(s) == ["agent"]
+
+
+def test_a_whisper_to_whom_it_listens_alone() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    s.comes()
+    supervised(Role.WHISPER, s)
+    s.feed(e.SuperviseChanged("supervisor", Role.WHISPER, "third"))
+    assert whispered(s) == ["third"]
+    s.feed(e.SuperviseChanged("supervisor", Role.WHISPER, "customer"))
+    assert whispered(s) == ["agent"], "never to the customer"
+
+
+def test_a_whisper_reaches_who_has_taken_the_agents_place() -> None:
+    s = Script()
+    agent = s.talking()
+    supervised(Role.WHISPER, s)
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True))
+    s.comes()
+    assert whispered(s) == ["agent"]
+    s.leaves(agent)
+    assert [leg.speaker for leg in s.machine.parties] == ["customer", "party-3"]
+    assert whispered(s) == ["party-3"]
+
+
+def test_no_whisper_into_a_bridge_that_all_share() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third", "de"))
+    s.comes()
+    supervised(Role.WHISPER, s)
+    s.leaves(CALLER)
+    s.feed(e.StreamDown("sess_1", "1011", final=True))
+    s.refused()
+    s.done()
+    assert s.machine.direct
+    assert {leg.in_bridge_done for leg in s.machine.parties} == {s.machine.legs["agent"].bridge_id}
+    assert whispered(s) == []
+
+
+def whispered(s: Script) -> list[str]:
+    """Who hears the supervisor's own voice."""
+    supervisor = s.machine.leg_named("supervisor")
+    assert supervisor is not None
+    return [leg.speaker for leg in s.machine.parties if supervisor.id in leg.originals]
