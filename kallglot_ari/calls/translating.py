@@ -67,7 +67,7 @@ def _mode(call: Call) -> str:
 
 
 def reconcile(call: Call) -> list[c.Command]:
-    """Begin the sessions that are missing; end those no longer needed, once those that are needed are there."""
+    """Begin the sessions that are missing; end those no longer needed, once those that are needed are there or cannot be had."""
     commands: list[c.Command] = []
     people = [leg for leg in call.legs.values() if leg.role is Role.PARTY]
     coming = [
@@ -88,7 +88,7 @@ def reconcile(call: Call) -> list[c.Command]:
     if len(people) == 1 and (alone := link_for(call, people[0], None)) is not None:
         needed.append(alone)
     settled = len(call.parties) == len(people) and not coming and (needed or len(people) > 1)
-    if settled and all(link.state is LinkState.OPEN for link in needed):
+    if settled and all(link.state in (LinkState.OPEN, LinkState.DOWN) for link in needed):
         for link in _open(call):
             if link not in needed:
                 commands += link.close(EndReason.COMPLETED)

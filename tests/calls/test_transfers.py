@@ -6,6 +6,7 @@ import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.link import HEAL_TIMER
 from kallglot_ari.calls.model import DialplanStatus, EndReason
 from tests.calls.script import CALLER, Script
 
@@ -67,3 +68,44 @@ def test_a_third_partys_transfer_is_called_off(others: int) -> None:
     s.feed(e.PartyDropped("third"))
     assert c.Hangup(s.asked(c.Dial)[-1].channel_id) in s.all, "nobody is dialled any more"
     assert s.machine.active is bool(others), "one alone is no call"
+
+
+def to_a_language_that_is_refused(s: Script) -> None:
+    s.feed(e.TransferAsked("agent", "PJSIP/9", language="xx"))
+    s.refused("422 invalid_language_code")
+    s.comes()
+    assert s.machine.direct
+
+
+def test_a_session_of_no_use_is_ended_though_the_one_needed_cannot_be_had() -> None:
+    s = Script()
+    agent = s.talking()
+    to_a_language_that_is_refused(s)
+    s.leaves(agent)
+    assert [x.session_id for x in s.asked(c.EndSession)] == ["sess_1"]
+    assert s.feed(e.StreamDown("sess_1", "idle", final=True)) == []
+    assert len(s.asked(c.CreateSession)) == 2, "none is bought in its place"
+    assert s.machine.state == "active"
+
+
+def test_a_session_in_use_stays_while_the_next_ones_cannot_be_had() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9", language="xx"))
+    s.refused("422 invalid_language_code")
+    assert not s.asked(c.EndSession), "the new one is not there yet"
+    s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 17))
+    s.done()
+    assert [x.session_id for x in s.asked(c.EndSession)] == []
+    assert not s.machine.direct
+
+
+def test_what_cannot_be_had_at_first_translates_later() -> None:
+    s = Script()
+    s.talking()
+    to_a_language_that_is_refused(s)
+    s.feed(e.TimerFired(s.asked(c.SetTimer, lambda x: x.name.startswith(HEAL_TIMER))[-1].name))
+    s.kallglot_up(2)
+    s.done()
+    assert not s.machine.direct
+    assert [leg.language for leg in s.machine.parties] == ["de", "xx"]
