@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
-from kallglot_ari.calls.dialling import dial
+from kallglot_ari.calls.dialling import dial, dial_customer
 from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER
 from kallglot_ari.calls.legs import Candidate, Leg, Thing
 from kallglot_ari.calls.link import Link, LinkState
@@ -238,6 +238,7 @@ def _candidates(
     """Those who were being dialled: still ringing, or answered; one that is gone may have answered when nobody was there to hear."""
     commands: list[c.Command] = []
     waiting: set[str] = set()
+    left = max(left, RING_LEAST)
     for candidate in written.candidates:
         leg = machine.legs.get(candidate.leg)
         if leg is None:
@@ -249,20 +250,24 @@ def _candidates(
                 missed.append(e.ChannelEntered(candidate.channel_id, seen.channels[candidate.channel_id]))
             elif candidate.replaces or leg.id not in ("customer", "agent"):
                 commands.append(c.SetTimer(f"candidate.{candidate.channel_id}", TRANSFER_SECONDS))
+            elif leg.id == "customer":
+                commands.append(c.SetTimer(f"candidate.{candidate.channel_id}", left))
         elif candidate.replaces or leg.up or leg.id not in ("customer", "agent"):
             machine.candidates[candidate.channel_id] = candidate
             missed.append(e.ChannelGone(candidate.channel_id, 19))
-    for leg_id, endpoints in (("customer", (written.plan.dial_customer,)), ("agent", written.plan.agents)):
-        leg = machine.legs.get(leg_id)
-        if leg is None or leg.up or leg.vacant or not any(endpoints):
-            continue
-        left = max(left, RING_LEAST)
-        if leg_id not in waiting:
-            for endpoint in endpoints:
-                commands += dial(machine, endpoint, leg_id, left)[1]
-        if leg_id == "agent":
-            commands.append(c.SetTimer(RING_TIMER, left))
+    plan = machine.plan
+    if plan.dial_customer and _is_awaited(machine, "customer") and "customer" not in waiting:
+        commands += dial_customer(machine, left)
+    if plan.agents and _is_awaited(machine, "agent"):
+        for endpoint in plan.agents if "agent" not in waiting else ():
+            commands += dial(machine, endpoint, "agent", left)[1]
+        commands.append(c.SetTimer(RING_TIMER, left))
     return commands
+
+
+def _is_awaited(machine: CallMachine, leg_id: str) -> bool:
+    leg = machine.legs.get(leg_id)
+    return leg is not None and not leg.up and not leg.vacant
 
 
 def _strangers(machine: CallMachine, seen: Seen) -> list[c.Command]:

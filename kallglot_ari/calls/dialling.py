@@ -37,6 +37,13 @@ def dial_for(call: Call, endpoint: str, leg: str, timeout: float) -> tuple[Candi
     return candidate, [*commands, c.SetTimer(f"candidate.{candidate.channel_id}", timeout)]
 
 
+def dial_customer(call: Call, timeout: float) -> list[c.Command]:
+    """Outbound: whoever answers is perhaps no person."""
+    candidate, commands = dial_for(call, call.plan.dial_customer, "customer", timeout)
+    candidate.screened = not call.plan.only_humans
+    return commands
+
+
 def ring_agents(call: Call) -> list[c.Command]:
     """Dial all agents at once; the first to answer gets the call."""
     plan = call.plan
@@ -118,6 +125,8 @@ def lost(call: Call, candidate: Candidate) -> list[c.Command]:
     leg = call.legs.get(candidate.leg)
     if leg is None or leg.up or leg.vacant or candidate.replaces or leg.id not in ("customer", "agent"):
         return candidate_failed(call, candidate, 19)
+    if leg.id == "customer":
+        return dial_customer(call, call.plan.timeout)
     return dial(call, candidate.endpoint, leg.id, call.plan.timeout)[1]
 
 

@@ -40,9 +40,7 @@ class CallMachine(Call):
         commands: list[c.Command] = [c.Publish("call.created", {"caller": plan.caller, "mode": plan.request.mode})]
         commands += self.link.start()
         if plan.dial_customer:
-            candidate, dialled = dialling.dial_for(self, plan.dial_customer, "customer", plan.timeout)
-            candidate.screened = not plan.only_humans
-            commands += dialled
+            commands += dialling.dial_customer(self, plan.timeout)
             self.state = CallState.RINGING
         else:
             customer.channel_id, customer.channel_name, customer.up = plan.customer_channel, plan.customer_name, True

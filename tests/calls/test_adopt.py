@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kallglot_ari.calls import adopt
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.dialling import SCREENING
 from kallglot_ari.calls.ending import RING_TIMER
 from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Thing
 from kallglot_ari.calls.machine import CallMachine
@@ -191,6 +192,19 @@ def test_strangers_with_the_calls_name_are_removed() -> None:
     assert [command.bridge_id for command in taken.asked(c.DestroyBridge)] == ["kg-t-1.agent.b7"]
     dial = taken.feed(e.TransferAsked("agent", "PJSIP/9"))
     assert next(x for x in dial if isinstance(x, c.Dial)).channel_id == "kg-t-1.d10"
+
+
+def test_a_customer_who_is_dialled_again_is_screened_as_before() -> None:
+    script = Script(plan(customer_channel="", dial_customer="PJSIP/0", only_humans=True))
+    first = script.one(c.Dial).channel_id
+    written = through_the_store(script.machine)
+    ringing = Taken(adopt.resume(written, seen({first: False}, {}), 200.0, EPOCH))
+    assert c.SetTimer(f"candidate.{first}", 30.0) in ringing.all, "it is not waited for without end"
+    taken = Taken(adopt.resume(through_the_store(script.machine), seen({}, {}), 200.0, EPOCH))
+    again = taken.one(c.Dial).channel_id
+    assert c.SetTimer(f"candidate.{again}", 30.0) in taken.all
+    taken.feed(e.ChannelEntered(again, "PJSIP/0-0001"))
+    assert taken.one(c.ContinueInDialplan).context == SCREENING[0]
 
 
 def test_another_form_is_not_read() -> None:

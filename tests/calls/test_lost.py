@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.dialling import SCREENING
 from kallglot_ari.calls.model import DialplanStatus, EndReason
-from tests.calls.script import Script
+from tests.calls.script import Script, plan
 
 
 def test_an_agent_that_may_have_answered_is_dialled_again_and_gets_the_call() -> None:
@@ -45,3 +46,15 @@ def test_a_transfer_whose_target_is_lost_leaves_the_call_as_it_is() -> None:
     script.feed(e.CandidateLost(target.channel_id))
     script.feed(e.CandidateLost("nobody"))
     assert script.machine.state == "active"
+
+
+def test_a_customer_who_is_lost_and_dialled_again_is_screened_as_before() -> None:
+    script = Script(plan(customer_channel="", dial_customer="PJSIP/0", only_humans=True))
+    first = script.one(c.Dial)
+    script.feed(e.CandidateLost(first.channel_id))
+    again = script.asked(c.Dial)[1]
+    assert c.SetTimer(f"candidate.{again.channel_id}", script.machine.plan.timeout) in script.all
+    script.feed(e.ChannelEntered(again.channel_id, "PJSIP/0-0001"))
+    assert script.one(c.ContinueInDialplan).context == SCREENING[0]
+    script.feed(e.ChannelEntered(again.channel_id, "PJSIP/0-0001", "MACHINE"))
+    assert len(script.asked(c.Dial)) == 2, "an answering machine gets no agent"
