@@ -75,6 +75,13 @@ class World:
     def feed(self, event: e.Event) -> None:
         self.now += 0.01
         self.take(self.machine.handle(event, self.now, EPOCH + timedelta(seconds=self.now)))
+        self.nobody_is_alone()
+
+    def nobody_is_alone(self) -> None:
+        call = self.machine
+        if call.active and call.answered_at is not None and call.plan.agents:
+            coming = sum(leg.vacant for leg in call.legs.values())
+            assert len(call.parties) + coming >= 2, "a call of one costs, and nobody answers"
 
     def next_command(self) -> bool:
         lanes = [name for name, lane in self.lanes.items() if lane]
