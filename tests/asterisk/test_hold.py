@@ -11,6 +11,7 @@ import pytest
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone
+from kallglot_ari.modes.holds import Holds
 from tests.asterisk.running import LONG, long_form, until
 from tests.asterisk.stage import Stage
 from tests.asterisk.tones import hears
@@ -65,5 +66,31 @@ async def test_hold_and_resume_again_and_again(stage: Stage, who: str) -> None:
     print(f"resumed after {median(took) * 1000:.0f} ms (median), {max(took) * 1000:.0f} ms at most, re-INVITE included")
     assert median(took) < 0.2
     assert max(took) < 1.0, "0.2 s, and what a loaded machine adds"
+    await stage.talk(customer, agent)
+    await stage.over(customer)
+
+
+async def test_holds_that_nobody_heard_of_are_asked_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    customer, agent = await stage.call()
+    mode = stage.service.stasis
+    holds = Holds(mode._plant, mode.calls, mode._tasks)
+
+    def states() -> list[str]:
+        return [leg.state for leg in stage.service.calls()[0].legs]
+
+    with monkeypatch.context() as deaf:
+        deaf.setattr(mode, "_post", lambda *_: None)
+        await agent.hold()
+        await asyncio.sleep(0.3)
+    assert states() == ["up", "up"]
+    holds.connected()
+    await until(lambda: states() == ["up", "held"], what="the hold is known")
+    with monkeypatch.context() as deaf:
+        deaf.setattr(mode, "_post", lambda *_: None)
+        await agent.unhold()
+        await asyncio.sleep(0.3)
+    assert states() == ["up", "held"]
+    holds.connected()
+    await until(lambda: states() == ["up", "up"], what="the unhold is known")
     await stage.talk(customer, agent)
     await stage.over(customer)
