@@ -17,7 +17,7 @@ from kallglot_ari.lab.phones import Phone, PhoneCall
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import LONG, long_form, running, settings_for, until
 from tests.asterisk.stage import Stage, staged
-from tests.asterisk.tones import hears
+from tests.asterisk.tones import HZ, hears
 from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
@@ -331,3 +331,24 @@ async def test_back_to_the_dialplan(stage: Stage) -> None:
     await hears(customer, {1004.0})
     await stage.over(customer)
     assert [s.end_reason for s in stage.double.sessions.values()] == ["completed"]
+
+
+async def test_warm_while_nobody_translates(stage: Stage) -> None:
+    """The two talk alone, and the customer, who waits, hears neither."""
+    customer, agent = await stage.call()
+    session = await stage.double.wait_session()
+    stage.double.refuse("create", 402, times=None)
+    await session.ended_by_server()
+    await until(lambda: stage.service.calls()[0].translation == "direct", what="connected directly")
+    other = await stage.phone("agent2", on_call=0.2)
+    order = Transfer(party="agent", target="PJSIP/agent2", mode="warm")
+    await stage.service.transfer(stage.service.calls()[0].id, order)
+    await stage.active(3)
+    await hears(agent, {HZ["agent2"]})
+    await hears(other, {HZ["agent"]})
+    await hears(customer, set())
+    await agent.hangup()
+    await stage.active(2)
+    await hears(customer, {HZ["agent2"]})
+    await hears(other, {HZ["customer"]})
+    await stage.over(customer)
