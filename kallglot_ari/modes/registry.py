@@ -3,21 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
+from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
-from kallglot_ari.calls.commands import Finish
+from kallglot_ari.calls.commands import Command, Finish
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.calls.runner import CallRunner
+from kallglot_ari.errors import AriNotFound
 from kallglot_ari.log import get
 from kallglot_ari.modes.actions import CallActions, Plant
 from kallglot_ari.modes.journal import Journal
 from kallglot_ari.tasks import happens
 
+NOBODY = ""
+
 _log = get(__name__)
+
+
+class Held:
+    """A call's actions, on the channels that it has: one that came back to us from the dialplan is another call's."""
+
+    def __init__(self, actions: CallActions, has: Callable[[str], bool]) -> None:
+        self._actions = actions
+        self._has = has
+        self._under_way: dict[str, asyncio.Timeout] = {}
+
+    def apply(self, command: Command) -> None:
+        self._actions.apply(command)
+
+    async def execute(self, command: Command) -> e.Event | None:
+        """:raises AriNotFound: when the call does not have the channel, or lets go of it meanwhile."""
+        channel_id: str = getattr(command, "channel_id", "")
+        if not channel_id:
+            return await self._actions.execute(command)
+        if not self._has(channel_id):
+            raise AriNotFound(f"the call does not have {channel_id} any more")
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._under_way[channel_id] = scope
+                return await self._actions.execute(command)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise AriNotFound(f"the call does not have {channel_id} any more") from None
+        finally:
+            self._under_way.pop(channel_id, None)
+
+    def let_go(self, channel_id: str) -> None:
+        """What is under way would be tried again until Asterisk answers, by then on another call's channel."""
+        if scope := self._under_way.pop(channel_id, None):
+            scope.reschedule(0)
 
 
 class Registry:
@@ -28,7 +69,9 @@ class Registry:
         self._journal = journal
         self._runners: dict[str, CallRunner] = {}
         self._actions: dict[str, CallActions] = {}
+        self._held: dict[str, Held] = {}
         self._callers: dict[str, str] = {}
+        """Channel → its call, also of one that has another call's name; nobody's, if the call of that name let go of it."""
         self._empty = asyncio.Event()
         self._empty.set()
         self._busy = asyncio.Event()
@@ -77,36 +120,61 @@ class Registry:
         """A caller's channel belongs to this call."""
         self._callers[channel_id] = runner.id
 
+    def let_go(self, channel_id: str) -> None:
+        """The dialplan had this channel meanwhile: its call, if it has one, neither hears of it nor touches it from now on."""
+        runner = self.owner(channel_id)
+        if runner is None:
+            return
+        self._held[runner.id].let_go(channel_id)
+        runner.post(e.ChannelLeft(channel_id))  # it may not have been told, and knows what to do if it was
+        self._forget(channel_id)
+
+    def _forget(self, channel_id: str) -> None:
+        if channel_id.partition(".")[0] in self._runners:
+            self._callers[channel_id] = NOBODY
+        else:
+            self._callers.pop(channel_id, None)
+
     def start(self, plan: CallPlan) -> CallRunner:
         """A new call."""
         clock = self._plant.clock
-        runner, actions = self._enter(CallMachine(plan, clock.now(), clock.wall()))
-        runner.start(actions)
+        runner, _ = self._enter(CallMachine(plan, clock.now(), clock.wall()))
+        runner.start(self._held[runner.id])
         return runner
 
     def take_up(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
-        """A call that another process had. Its events wait until its runner is started."""
+        """A call that another process had. Its events wait until its runner goes on."""
         runner, actions = self._enter(machine)
         for leg in machine.legs.values():
-            if leg.channel_id:
+            if leg.channel_id and leg.up:
                 self.adopt(leg.channel_id, runner)
         return runner, actions
+
+    def go_on(self, runner: CallRunner, commands: list[Command]) -> None:
+        """With a call that was taken up."""
+        runner.start(self._held[runner.id], commands)
 
     def _enter(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
         runner = CallRunner(machine, self._plant.clock, self._finished, self._journal.changed)
         actions = CallActions(self._plant, runner, machine.plan.request)
         self._runners[runner.id], self._actions[runner.id] = runner, actions
+        self._held[runner.id] = Held(actions, partial(self._has, runner.id))
         if machine.plan.customer_channel:
             self.adopt(machine.plan.customer_channel, runner)
         self._empty.clear()
         self._busy.set()
         return runner, actions
 
+    def _has(self, call_id: str, channel_id: str) -> bool:
+        owner = self.owner(channel_id)
+        return owner is not None and owner.id == call_id
+
     def _finished(self, runner: CallRunner) -> None:
         actions = self._actions.pop(runner.id)
-        del self._runners[runner.id]
-        for channel in [c for c, owner in self._callers.items() if owner == runner.id]:
-            del self._callers[channel]
+        del self._runners[runner.id], self._held[runner.id]
+        for channel, owner in list(self._callers.items()):
+            if owner == runner.id or (owner == NOBODY and channel.startswith(f"{runner.id}.")):
+                self._forget(channel)
         actions.end_capture()
         self._journal.forget(runner.id)
         machine = runner.machine
@@ -144,3 +212,4 @@ class Registry:
             await actions.close()
         self._runners.clear()
         self._actions.clear()
+        self._held.clear()

@@ -101,10 +101,12 @@ class Resume:
             ]
             if self._same_port:
                 lost = await actions.take_up(resumed.machine)
-            runner.start(actions, resumed.commands)
-            for event in (*lost, *resumed.missed):
+            self._calls.go_on(runner, resumed.commands)
+            for event in lost:
                 runner.post(event)
 
+        for event in resumed.missed:  # before what happens from now on
+            runner.post(event)
         runner.tasks.spawn(begin(), name="take-up")
 
     async def _finish(
@@ -113,7 +115,9 @@ class Resume:
         """A call that was killed while it ended."""
         status = written.status or DialplanStatus.FAILED
         for leg in written.legs:
-            if leg.channel_id not in seen.ours or leg.channel_id.startswith("kg-"):
+            if leg.channel_id not in seen.ours or (leg.ours and leg.channel_id.startswith("kg-")):
+                continue
+            if self._calls.owner(leg.channel_id) is not None:  # it came back from the dialplan
                 continue
             if status is DialplanStatus.COMPLETED:
                 try:

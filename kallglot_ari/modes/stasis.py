@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.legs import Leg, Role
+from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
 from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.calls.runner import CallRunner
@@ -34,6 +36,27 @@ from kallglot_ari.tasks import Tasks
 _log = get(__name__)
 
 Q850_DEFAULT = 16
+FETCHED = ("join=fetched",)
+"""What the dialplan of asterisk-conf says of a channel that it brings to us on our behalf."""
+
+_DIALLED = re.compile(r"kg-[^.]+\.d\d+")
+
+
+def _made(event: m.StasisStart) -> bool:
+    """Whether the channel enters because we made it; one that we dialled and gave to the dialplan enters as any caller does."""
+    if not event.channel.id.startswith("kg-"):
+        return False
+    if not _DIALLED.fullmatch(event.channel.id):
+        return True  # external media
+    return event.args == ("dialled",) or any(argument.startswith("screened=") for argument in event.args)
+
+
+def _awaited(machine: CallMachine, event: m.StasisStart) -> bool:
+    """Whether a channel of this call enters for it; otherwise it was in the dialplan since, and comes as a caller."""
+    channel_id = event.channel.id
+    if channel_id in machine.candidates or _made(event):
+        return True
+    return channel_id in machine.unwanted and event.args == FETCHED
 
 
 class StasisMode:
@@ -139,16 +162,17 @@ class StasisMode:
 
     def _entered(self, event: m.StasisStart) -> None:
         channel = event.channel
-        runner = self.calls.owner(channel.id)
         if self._transfers.replaced(event):
             return
         self._transfers.watch(channel)
-        if runner is not None:
+        runner = self.calls.owner(channel.id)
+        if runner is not None and _awaited(runner.machine, event):
             runner.post(e.ChannelEntered(channel.id, channel.name, dialplan.screened(event.args)))
-        elif channel.id.startswith("kg-"):
+        elif runner is None and _made(event):
             self._tasks.spawn(self._remove_channel(channel.id), name="remove")
         else:
-            self._new_caller(event)
+            self.calls.let_go(channel.id)
+            self._new_caller(event, instead=runner is not None and not runner.machine.active)
 
     # --- new calls ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +180,8 @@ class StasisMode:
         """An id for a call: our instance's prefix, so that a later run finds what is ours."""
         return f"{self._prefix}-{secrets.token_hex(5)}"
 
-    def _new_caller(self, event: m.StasisStart) -> None:
+    def _new_caller(self, event: m.StasisStart, *, instead: bool = False) -> None:
+        """:param instead: its last call is still ending, and counted among those that are up."""
         channel = event.channel
         try:
             asked = dialplan.parse(event.args)
@@ -172,7 +197,7 @@ class StasisMode:
             _log.error("stasis_arguments_refused", channel=channel.name, error=f"participants: expected at most {most}")
             self._send_back(channel.id, DialplanStatus.FAILED, "arguments")
             return
-        if reason := self.full:
+        if (reason := self.full) and not (instead and reason == "max_calls"):
             _log.warning("call_refused", channel=channel.name, reason=reason)
             self._send_back(channel.id, DialplanStatus.BUSY, reason)
             return

@@ -32,6 +32,7 @@ class World:
         self.lanes: dict[str, list[c.Command]] = {}
         self.channels: set[str] = {machine.plan.customer_channel} - {""}
         self.told_gone: set[str] = set()
+        """Channels of which nothing may be asked any more; also those in the dialplan, from where they may enter another call."""
         self.bridges: set[str] = set()
         self.bridges_gone: set[str] = set()
         self.created: list[str] = []
@@ -144,6 +145,8 @@ class World:
                 if command.channel_id in self.channels:
                     self.channels.discard(command.channel_id)
                     self.feed(e.ChannelLeft(command.channel_id))
+                    if command.channel_id not in self.machine.candidates:  # else it is screened
+                        self.told_gone.add(command.channel_id)
                 self.feed(e.Done(command))
             case c.ChannelCommand() | c.AddToBridge():
                 there = command.channel_id in self.channels
