@@ -145,9 +145,9 @@ class Registry:
     def take_up(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
         """A call that another process had. Its events wait until its runner goes on."""
         runner, actions = self._enter(machine)
-        for leg in machine.legs.values():
-            if leg.channel_id and leg.up:
-                self.adopt(leg.channel_id, runner)
+        up = [leg.channel_id for leg in machine.legs.values() if leg.up]
+        for channel_id in (*up, *machine.candidates, *machine.unwanted):
+            self.adopt(channel_id, runner)
         return runner, actions
 
     def go_on(self, runner: CallRunner, commands: list[Command]) -> None:

@@ -293,6 +293,17 @@ MOVES = st.sampled_from(
 )
 
 
+async def test_a_channel_that_is_fetched_for_a_call_taken_up_is_the_call_s(calls: Calls) -> None:
+    script = Script()
+    agent, other = script.talking(), "1700000000.3"
+    script.feed(e.FetchAsked(agent, other, "PJSIP/x"))
+    runner, _ = calls.mode.calls.take_up(script.machine)
+    assert calls.mode.calls.owner(other) is runner
+    calls.mode.calls.go_on(runner, [])
+    calls.asterisk.enters(other, "join=fetched")
+    await calls.until(lambda: "add_channel" in calls.asterisk.asked[other], "it is bridged")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(WAYS, min_size=2, max_size=5), st.lists(st.tuples(st.integers(0, 30), MOVES), max_size=12))
 def test_every_way_through_the_dialplan_ends(steps: list[tuple[str, ...]], moves: list[tuple[int, str]]) -> None:
