@@ -271,10 +271,11 @@ def _is_awaited(machine: CallMachine, leg_id: str) -> bool:
 
 
 def _strangers(machine: CallMachine, seen: Seen) -> list[c.Command]:
-    """Channels and bridges with the call's name that it was killed before it wrote down."""
+    """Channels and bridges with the call's name that it was killed before it wrote down; not those that it gave to the dialplan."""
     prefix = f"{machine.plan.call_id}."
     known = {leg.channel_id for leg in machine.legs.values()} | set(machine.candidates)
     known |= {leg.media_id for leg in machine.legs.values() if leg.media is Thing.LIVE}
     used = {leg.bridge_id for leg in machine.legs.values()} | {leg.in_bridge for leg in machine.legs.values()}
-    commands: list[c.Command] = [c.Hangup(ch) for ch in seen.channels if ch.startswith(prefix) and ch not in known]
+    here = [ch for ch in seen.channels if ch in seen.ours or ch not in seen.up]
+    commands: list[c.Command] = [c.Hangup(ch) for ch in here if ch.startswith(prefix) and ch not in known]
     return [*commands, *(c.DestroyBridge(b) for b in seen.bridges if b.startswith(prefix) and b not in used)]

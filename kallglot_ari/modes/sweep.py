@@ -78,7 +78,7 @@ class Sweep:
                 elif channel is not None and channel.state == "Up" and channel.id in in_app:
                     runner.post(e.ChannelEntered(channel.id, channel.name))
         listed = set(seen.application.channel_ids) if seen.application else set()
-        ours = {channel for channel in there if self._ours(channel)}
+        ours = {i for i, channel in there.items() if self._ours(i) and (channel.state != "Up" or i in in_app)}
         # begins when those that are taken up have their owner
         self._tasks.spawn(self._remove_all(bridges, ours | (listed & set(there))), name="after-connect")
 
@@ -105,10 +105,10 @@ class Sweep:
         there, in_app = {bridge.id for bridge in bridges}, set(application.channel_ids)
         odd = set(self._unowned(there, in_app)) | set(self._missed(there, in_app))
         certain, self._suspects = odd & self._suspects, odd - self._suspects
+        lost = [(kind, thing, self._calls.owner(thing)) for kind, thing in certain if kind.startswith("lost")]
         await self._remove([one for one in certain if not one[0].startswith("lost")])
-        for kind, thing in certain:
-            runner = self._calls.owner(thing)
-            if runner is None or not kind.startswith("lost"):
+        for kind, thing, runner in lost:
+            if runner is None:
                 continue
             _log.warning("event_missed", call=runner.id, lost=thing)
             if kind == "lost bridge":
@@ -132,10 +132,12 @@ class Sweep:
             return False
         return True
 
-    async def _in_dialplan(self, channel_id: str) -> bool:
-        """Our application may be subscribed to a channel that never entered it: a trunk call's, of this run or one before."""
-        dialplan = (await self._plant.ari.channels.get(channel_id)).dialplan
-        return dialplan.app_name not in ("", "Stasis")  # Asterisk before 16.13 does not tell
+    async def _in_dialplan(self, channel_id: str, kind: str) -> bool:
+        """Our application may be subscribed to a channel that it does not have: a trunk call's, or one that it gave to the dialplan."""
+        channel = await self._plant.ari.channels.get(channel_id)
+        if kind == "channel" and channel.state != "Up":  # being dialled is an application to Asterisk as well
+            return False
+        return channel.dialplan.app_name not in ("", "Stasis")  # Asterisk before 16.13 does not tell
 
     # --- what nobody owns --------------------------------------------------------------------------------------------
 
@@ -162,10 +164,10 @@ class Sweep:
             try:
                 if kind == "bridge":
                     await self._plant.ari.bridges.destroy(thing)
+                elif await self._in_dialplan(thing, kind) or self._calls.owner(thing) is not None:
+                    continue
                 elif kind == "channel":
                     await self._plant.ari.channels.hangup(thing)
-                elif await self._in_dialplan(thing):
-                    continue
                 else:
                     await self._give_back(thing, DialplanStatus.FAILED)
                 removed += 1

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kallglot_ari.ari.rest import Rest
 from kallglot_ari.calls.orders import Outbound, Transfer
+from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone, PhoneCall
-from tests.asterisk.stage import Stage
+from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.running import until
+from tests.asterisk.stage import Stage, staged
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
@@ -60,3 +66,25 @@ async def test_a_customer_whom_we_called_comes_back_as_a_caller(stage: Stage) ->
     await stage.active(2)
     await stage.talk(customer, other)
     await stage.over(customer)
+
+
+async def test_a_customer_in_the_dialplan_stays_there_when_we_connect_anew(
+    asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets: list[Any] = []
+    opened = Rest.event_socket
+
+    async def keep(rest: Rest, *args: Any, **options: Any) -> Any:
+        sockets.append(await opened(rest, *args, **options))
+        return sockets[-1]
+
+    monkeypatch.setattr(Rest, "event_socket", keep)
+    async with staged(asterisk22, phones, tmp_path) as stage:
+        await stage.asterisk.extension("951", "Milliwatt()")
+        customer, call = await _outbound(stage, "951")
+        await until(lambda: not stage.service.calls(), what="the call is over")
+        await sockets[0].close()
+        await until(lambda: len(sockets) == 2 and stage.service.ari.connected, what="connected again")
+        await asyncio.sleep(1)
+        assert not call.ended
+        await stage.over(customer)

@@ -207,6 +207,19 @@ def test_a_customer_who_is_dialled_again_is_screened_as_before() -> None:
     assert taken.one(c.ContinueInDialplan).context == SCREENING[0]
 
 
+def test_a_party_that_was_given_to_the_dialplan_stays_there() -> None:
+    script, agent, _ = talking()
+    script.feed(e.PartyAsked("PJSIP/third"))
+    third = script.agent_answers(1)
+    script.done()
+    script.feed(e.DialplanAsked("agent", "voicemail", "1"))
+    script.feed(e.ChannelLeft(agent))
+    script.done()
+    written = through_the_store(script.machine)
+    away = seen({CALLER: True, third: True, agent: True}, {}, {agent})
+    assert Taken(adopt.resume(written, away, 200.0, EPOCH)).asked(c.Hangup) == []
+
+
 def test_another_form_is_not_read() -> None:
     value = adopt.write(Script().machine)
     assert adopt.read({**value, "form": adopt.FORM + 1}) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,11 @@ class Asterisk:
         self.channels_there: set[str] = set()
         self.in_app: set[str] = set()
         self.bridges_there: set[str] = set()
+        self.runs: dict[str, str] = {}
+        """What the dialplan runs of a channel, if that is not our application."""
+        self.ringing: set[str] = set()
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Happens while a request about a channel is answered."""
         self.removed: list[str] = []
         self.connected = True
         self.away = False
@@ -34,7 +40,12 @@ class Asterisk:
             return SimpleNamespace(channel_ids=sorted(self.in_app))
         if thing not in self.channels_there:
             raise AriNotFound(thing)
-        return SimpleNamespace(id=thing, dialplan=SimpleNamespace(app_name="Dial" if thing == "dialplan" else "Stasis"))
+        self.meanwhile()
+        return self.channel(thing)
+
+    def channel(self, thing: str) -> Any:
+        dialplan = SimpleNamespace(app_name=self.runs.get(thing, "Stasis"))
+        return SimpleNamespace(id=thing, state="Ring" if thing in self.ringing else "Up", dialplan=dialplan)
 
     async def list(self) -> list[Any]:
         return [SimpleNamespace(id=bridge) for bridge in sorted(self.bridges_there)]
@@ -44,6 +55,7 @@ class Asterisk:
         self.bridges_there.discard(bridge)
 
     async def hangup(self, channel: str) -> None:
+        self.meanwhile()
         self.removed.append(channel)
         self.in_app.discard(channel)
 
@@ -66,11 +78,14 @@ class Call:
 class Calls:
     def __init__(self, *calls: Call) -> None:
         self.up = {call.id: call for call in calls}
+        self.adopted: dict[str, Call] = {}
 
     def runners(self) -> list[Call]:
         return list(self.up.values())
 
     def owner(self, thing: str) -> Call | None:
+        if thing in self.adopted:
+            return self.adopted[thing]
         return self.up.get("kg-a-1" if thing == "customer" else thing.partition(".")[0])
 
 
@@ -109,7 +124,8 @@ async def test_what_is_as_it_should_be_is_let_alone(bench: Bench) -> None:
 async def test_what_nobody_owns_goes_at_the_second_look(bench: Bench) -> None:
     bench.asterisk.bridges_there |= {"kg-a-9.b", "kg-b-1.b", "kg-old-1.b", "kg-old-2.b"}
     bench.asterisk.in_app |= {"kg-a-9.m", "kg-b-1.m", "caller", "gone", "trunk", "dialplan"}
-    bench.asterisk.channels_there |= {"caller", "gone", "trunk", "dialplan"}
+    bench.asterisk.channels_there |= {"kg-a-9.m", "caller", "gone", "trunk", "dialplan"}
+    bench.asterisk.runs["dialplan"] = "Dial"
     await bench.sweep.look()
     assert bench.asterisk.removed == []
     await bench.sweep.look()
@@ -128,6 +144,61 @@ async def test_what_got_its_owner_meanwhile_stays(bench: Bench) -> None:
     bench.calls.up[call.id] = call
     await bench.sweep.look()
     assert bench.asterisk.removed == []
+
+
+def connected(bench: Bench, *channels: str) -> None:
+    """The connection is there again, with these channels in Asterisk."""
+    bench.asterisk.channels_there |= {"customer", "kg-a-1.m", *channels}
+    seen: Any = SimpleNamespace(
+        channels=[bench.asterisk.channel(i) for i in sorted(bench.asterisk.channels_there)],
+        application=SimpleNamespace(channel_ids=sorted(bench.asterisk.in_app)),
+        bridges=[SimpleNamespace(id=bridge) for bridge in bench.asterisk.bridges_there],
+    )
+    bench.sweep.connected(seen)
+
+
+async def test_what_was_given_to_the_dialplan_stays_there(bench: Bench) -> None:
+    """Calls gave it there, one is over; Asterisk may still list it among those of our application."""
+    bench.asterisk.runs = {"kg-a-9.d1": "VoiceMail", "kg-a-9.d2": "Queue"}
+    bench.asterisk.in_app.add("kg-a-9.d2")
+    connected(bench, "kg-a-9.d1", "kg-a-9.d2")
+    await asyncio.sleep(0.01)
+    await bench.sweep.look()
+    await bench.sweep.look()
+    assert bench.asterisk.removed == []
+    await bench.sweep.close()
+
+
+async def test_what_a_dead_call_still_dials_is_hung_up(bench: Bench) -> None:
+    bench.asterisk.runs = {"kg-a-9.d1": "AppDial2"}
+    bench.asterisk.ringing = {"kg-a-9.d1"}
+    bench.asterisk.in_app.add("kg-a-9.d2")
+    connected(bench, "kg-a-9.d1", "kg-a-9.d2")
+    await asyncio.sleep(0.01)
+    assert sorted(bench.asterisk.removed) == ["kg-a-9.d1", "kg-a-9.d2"]
+    await bench.sweep.close()
+
+
+async def test_a_caller_whose_call_begins_while_the_sweep_asks_stays(bench: Bench) -> None:
+    """Its event came after the snapshot."""
+    bench.asterisk.in_app.add("caller")
+    bench.asterisk.meanwhile = lambda: bench.calls.adopted.update(caller=bench.call)
+    connected(bench, "caller")
+    await asyncio.sleep(0.01)
+    assert bench.given_back == []
+    await bench.sweep.close()
+
+
+async def test_a_channel_that_came_back_while_the_sweep_asks_left_its_last_call(bench: Bench) -> None:
+    bench.asterisk.in_app.discard("customer")
+    bench.asterisk.in_app.add("kg-a-9.m")
+    bench.asterisk.channels_there |= {"customer", "kg-a-9.m"}
+    await bench.sweep.look()
+    other = Call("kg-a-2")
+    bench.asterisk.meanwhile = lambda: bench.calls.adopted.update(customer=other)
+    await bench.sweep.look()
+    assert bench.call.got == [e.ChannelLeft("customer")]
+    assert other.got == []
 
 
 async def test_a_channel_that_is_gone_unheard(bench: Bench) -> None:
