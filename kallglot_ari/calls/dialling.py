@@ -120,6 +120,12 @@ def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Com
     return told + remove(call, leg)
 
 
+def not_placed(call: Call, candidate: Candidate) -> list[c.Command]:
+    """Asterisk did not carry the request out, or its answer was lost: then the phone rings, and is to stop."""
+    away: list[c.Command] = [] if candidate.fetched else [c.Hangup(candidate.channel_id)]
+    return away + candidate_failed(call, candidate, 0)
+
+
 def lost(call: Call, candidate: Candidate) -> list[c.Command]:
     """A candidate that may have answered when nobody was there: the first parties are dialled again, until they have rung enough."""
     leg = call.legs.get(candidate.leg)

@@ -140,12 +140,19 @@ class CallMachine(Call):
             self.unwanted.discard(event.channel_id)
             return [c.Hangup(event.channel_id)]
         if candidate is None or not self.active:
-            return []
+            return self._stray(event.channel_id)
         if not candidate.screened and event.screened == "":
             return dialling.screen(self, candidate)
         if not candidate.screened and event.screened == dialling.MACHINE:
             return dialling.machine_answered(self, candidate)
         return dialling.answered(self, candidate, event.name)
+
+    def _stray(self, channel_id: str) -> list[c.Command]:
+        """One that we dialled and no longer know answers: the request, or the one to hang up, had no answer, and was carried out all the same."""
+        leg, hangup = self.leg_of(channel_id), c.Hangup(channel_id)
+        if not channel_id.startswith(f"{self.plan.call_id}.d") or (leg is not None and leg.up):
+            return []
+        return [] if self._finished or hangup in self._outstanding else [hangup]
 
     def _left(self, event: e.ChannelLeft) -> list[c.Command]:
         leg = self.leg_of(event.channel_id)
@@ -218,7 +225,7 @@ class CallMachine(Call):
         match command:
             case c.Dial() | c.Fetch():
                 candidate = self.candidates.pop(command.channel_id, None)
-                return dialling.candidate_failed(self, candidate, 0) if candidate else []
+                return dialling.not_placed(self, candidate) if candidate else []
             case c.CreateMedia():
                 return placing.media_failed(self, command)
             case c.CreateBridge():

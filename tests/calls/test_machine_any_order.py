@@ -122,6 +122,8 @@ class World:
                 self.feed(e.Failed(command, "no such context") if fails else e.Done(command))
             case c.CreateMedia() | c.Dial():
                 if fails:
+                    if self.draw.draw(st.booleans()):  # only the answer is lost
+                        self.channels.add(command.channel_id)
                     self.feed(e.Failed(command, "x"))
                     return
                 self.channels.add(command.channel_id)

@@ -164,3 +164,29 @@ def test_a_party_is_dialled_in_and_one_that_does_not_come_leaves_nothing() -> No
     s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 17))
     s.done()
     assert len(s.machine.legs) == 3
+
+
+def test_a_dial_without_an_answer_does_not_ring_on() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/x"))
+    dial = s.asked(c.Dial)[-1]
+    assert c.Hangup(dial.channel_id) in s.feed(e.Failed(dial, "no answer within 5 s"))
+    assert s.feed(e.ChannelEntered(dial.channel_id, "PJSIP/x-1")) == [], "it is being hung up"
+    s.feed(e.Failed(c.Hangup(dial.channel_id), "no answer within 5 s"))
+    assert s.feed(e.ChannelEntered(dial.channel_id, "PJSIP/x-1")) == [c.Hangup(dial.channel_id)]
+    assert s.machine.state == "active"
+
+
+def test_a_party_that_enters_once_more_stays() -> None:
+    s = Script()
+    agent = s.talking()
+    assert s.feed(e.ChannelEntered(agent, "PJSIP/agent-1")) == []
+
+
+def test_a_party_that_is_not_fetched_is_not_ours_to_hang_up() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.FetchAsked(agent, "17.9", "PJSIP/x"))
+    commands = s.feed(e.Failed(s.one(c.Fetch), "no such context"))
+    assert not [x for x in commands if isinstance(x, c.Hangup)]
