@@ -70,6 +70,8 @@ class Registry:
         self._runners: dict[str, CallRunner] = {}
         self._actions: dict[str, CallActions] = {}
         self._held: dict[str, Held] = {}
+        self._sessions: dict[str, set[str]] = {}
+        """Call → every session that it has had."""
         self._callers: dict[str, str] = {}
         """Channel → its call, also of one that has another call's name; nobody's, if the call of that name let go of it."""
         self._empty = asyncio.Event()
@@ -111,10 +113,15 @@ class Registry:
         return self._runners.get(thing.partition(".")[0] if adopted is None else adopted)
 
     def of_session(self, session_id: str) -> CallRunner | None:
+        """The call that has this session now."""
         for runner in self._runners.values():
             if runner.machine.link_of(session_id) is not None:
                 return runner
         return None
+
+    def to_join(self, session_id: str) -> CallRunner | None:
+        """The call that has this session or had it before its present one: who was told of it then still finds the call."""
+        return next((self._runners[call_id] for call_id, had in self._sessions.items() if session_id in had), None)
 
     def adopt(self, channel_id: str, runner: CallRunner) -> None:
         """A caller's channel belongs to this call."""
@@ -155,15 +162,22 @@ class Registry:
         runner.start(self._held[runner.id], commands)
 
     def _enter(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
-        runner = CallRunner(machine, self._plant.clock, self._finished, self._journal.changed)
+        runner = CallRunner(machine, self._plant.clock, self._finished, self._changed)
         actions = CallActions(self._plant, runner, machine.plan.request)
         self._runners[runner.id], self._actions[runner.id] = runner, actions
         self._held[runner.id] = Held(actions, partial(self._has, runner.id))
+        told = {mark.rpartition("=")[2] for mark in machine.session_told}
+        self._sessions[runner.id] = told | ({machine.last_session} - {""})
         if machine.plan.customer_channel:
             self.adopt(machine.plan.customer_channel, runner)
         self._empty.clear()
         self._busy.set()
         return runner, actions
+
+    def _changed(self, runner: CallRunner) -> None:
+        if (had := self._sessions.get(runner.id)) is not None:
+            had.update(link.session.id for link in runner.machine.links if link.session is not None)
+        self._journal.changed(runner)
 
     def _has(self, call_id: str, channel_id: str) -> bool:
         owner = self.owner(channel_id)
@@ -171,7 +185,7 @@ class Registry:
 
     def _finished(self, runner: CallRunner) -> None:
         actions = self._actions.pop(runner.id)
-        del self._runners[runner.id], self._held[runner.id]
+        del self._runners[runner.id], self._held[runner.id], self._sessions[runner.id]
         for channel, owner in list(self._callers.items()):
             if owner == runner.id or (owner == NOBODY and channel.startswith(f"{runner.id}.")):
                 self._forget(channel)
@@ -213,3 +227,4 @@ class Registry:
         self._runners.clear()
         self._actions.clear()
         self._held.clear()
+        self._sessions.clear()

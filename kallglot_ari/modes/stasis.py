@@ -252,7 +252,7 @@ class StasisMode:
         )
 
     def _join(self, channel: m.Channel, asked: dialplan.StasisArguments) -> None:
-        runner = self.calls.of_session(asked.join)
+        runner = self.calls.to_join(asked.join)
         if runner is None:
             _log.error("join_refused", channel=channel.name, error=f"join: no call with session {asked.join}")
             self._send_back(channel.id, DialplanStatus.FAILED, "join")

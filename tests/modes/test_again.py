@@ -17,6 +17,7 @@ from kallglot_ari.ari import models as m
 from kallglot_ari.ari.decode import read_one
 from kallglot_ari.calls import adopt
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.interfaces import StreamEnd
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.errors import AriUnavailable
 from kallglot_ari.modes.load import Load
@@ -252,6 +253,29 @@ async def test_a_party_that_leaves_and_joins_again(calls: Calls) -> None:
         lambda: len(first.machine.parties) == 3 and all(leg.connected for leg in first.machine.parties), "it is back"
     )
     assert calls.mode.calls.owner(joined) is first
+
+
+async def test_a_session_id_that_was_passed_on_leads_to_the_call_after_the_ladder_too(calls: Calls) -> None:
+    calls.asterisk.enters(CALLER, *AGENT)
+    first = await calls.state(0, "active")
+    streams = calls.bench.kallglot.streams
+    streams[0].ends(StreamEnd(ended=True, reason="error"))
+    await calls.until(lambda: len(streams) == 2 and first.machine.link.rung == "up", "a new session")
+    streams[1].ends(StreamEnd(ended=True, reason="error"))
+    await calls.until(lambda: first.machine.direct, "connected directly")
+    assert calls.mode.calls.of_session("sess_1") is None, "Kallglot's webhook means the session, not the call"
+    calls.asterisk.enters("1700000000.2", "join=sess_1")
+    await calls.until(lambda: len(first.machine.parties) == 3, "three talk")
+    taken = Calls()
+    written = adopt.read(orjson.loads(orjson.dumps(adopt.write(first.machine))))
+    assert written is not None
+    runner, _ = taken.mode.calls.take_up(
+        adopt.resume(written, adopt.Seen({}, frozenset(), frozenset(), {}), 0.0, EPOCH).machine
+    )
+    assert taken.mode.calls.to_join("sess_1") is runner
+    first.post(e.HangupAsked())
+    await calls.until(lambda: not calls.runners, "the call is over")
+    assert calls.mode.calls.to_join("sess_1") is None
 
 
 async def test_a_channel_that_was_fetched_too_late_may_come_by_itself(calls: Calls) -> None:
