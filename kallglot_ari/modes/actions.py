@@ -62,6 +62,8 @@ LASTING = (
     c.MusicOnHold,
 )
 """Commands that are as right a few seconds later."""
+UNLOGGED = frozenset({"event", "digit", "digits"})
+"""What an event says beside the log: digits are card numbers and PINs."""
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
 
@@ -156,7 +158,7 @@ class CallActions:
             self._who[link, label] = leg
 
     def _publish(self, command: c.Publish) -> None:
-        self._log.info(command.event, **{k: v for k, v in command.data.items() if k != "event"})
+        self._log.info(command.event, **{k: v for k, v in command.data.items() if k not in UNLOGGED})
         self._plant.hub.publish(command.event, self._call_id, command.data)
         if command.event == "call.active":
             self._plant.metrics.call_setup.observe(command.data["setup_seconds"])

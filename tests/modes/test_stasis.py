@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import cast
 
 import orjson
+import pytest
 
 from kallglot_ari.ari.decode import read_one
-from kallglot_ari.ari.models import AsteriskInfo, Channel
+from kallglot_ari.ari.models import AsteriskInfo, Channel, StasisStart
 from kallglot_ari.ari.snapshot import Connected, Snapshot
+from kallglot_ari.calls import events as e
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.settings import Settings
-from tests.ari.fake import channel
+from tests.ari.fake import channel, event
+from tests.calls.script import CALLER
 from tests.modes.test_registry import Bench
+from tests.modes.trunk_fakes import FakeHub
 
 
 async def test_channels_that_went_while_nobody_listened_are_forgotten() -> None:
@@ -27,3 +33,16 @@ async def test_channels_that_went_while_nobody_listened_are_forgotten() -> None:
     mode.on_event(Connected(Snapshot((22, 0, 0), cast(AsteriskInfo, None), None, (still,), ()), again=True))
     assert mode._contexts == {"1.2": "phones"}
     await mode.close()
+
+
+async def test_digits_are_told_and_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench()
+    await bench.up("kg-t-1")
+    told = cast(FakeHub, bench.plant.hub).events
+    bench.post(CALLER, e.DtmfReceived(CALLER, "7"))
+    assert ("dtmf", "kg-t-1", {"speaker": "customer", "digit": "7"}) in told
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "dtmf" in line)
+    assert "customer" in line
+    assert "digit" not in line
+    await bench.gone()
+    await bench.outbox.stop(1)
