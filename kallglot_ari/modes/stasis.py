@@ -162,9 +162,9 @@ class StasisMode:
 
     def _entered(self, event: m.StasisStart) -> None:
         channel = event.channel
+        self._transfers.watch(channel)
         if self._transfers.replaced(event):
             return
-        self._transfers.watch(channel)
         runner = self.calls.owner(channel.id)
         if runner is not None and _awaited(runner.machine, event):
             runner.post(e.ChannelEntered(channel.id, channel.name, dialplan.screened(event.args)))

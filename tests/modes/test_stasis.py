@@ -46,3 +46,33 @@ async def test_digits_are_told_and_not_logged(capsys: pytest.CaptureFixture[str]
     assert "digit" not in line
     await bench.gone()
     await bench.outbox.stop(1)
+
+
+async def test_a_channel_in_a_party_s_place_has_its_transfers_handed_to_us_as_well() -> None:
+    bench, s = Bench(), Settings()
+    set_: list[tuple[str, str, str]] = []
+
+    async def set_channel_var(channel_id: str, *, variable: str, value: str) -> None:
+        set_.append((channel_id, variable, value))
+
+    ari = SimpleNamespace(
+        supports={"transfer_progress"}.__contains__, channels=SimpleNamespace(set_channel_var=set_channel_var)
+    )
+    object.__setattr__(bench.plant, "ari", ari)
+    mode = StasisMode(
+        bench.plant,
+        s.service,
+        s.kallglot,
+        s.media,
+        s.conference,
+        s.features,
+        "kg-t",
+        bench.journal,
+        Load(bench.plant.metrics),
+    )
+    mode.calls.owner = {"1.1": SimpleNamespace(id="kg-t-1", post=lambda event: None)}.get  # type: ignore[assignment]
+    started = event("StasisStart", args=[], channel=channel("1.2"), replace_channel=channel("1.1"))
+    mode.on_event(read_one(StasisStart, orjson.dumps(started)))
+    await asyncio.sleep(0)
+    assert set_ == [("1.2", "PJSIP_TRANSFER_HANDLING()", "ari-only")]
+    await mode.close()
