@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from itertools import chain
 
 from kallglot_ari.calls import events as e
@@ -26,23 +25,23 @@ _log = get(__name__)
 
 
 class Held:
-    """A call's actions, on the channels that it has: one that came back to us from the dialplan is another call's."""
+    """A call's actions, but on channels that it let go of: those that came back to us from the dialplan are another call's."""
 
-    def __init__(self, actions: CallActions, has: Callable[[str], bool]) -> None:
+    def __init__(self, actions: CallActions) -> None:
         self._actions = actions
-        self._has = has
+        self._gone: set[str] = set()
         self._under_way: dict[str, asyncio.Timeout] = {}
 
     def apply(self, command: Command) -> None:
         self._actions.apply(command)
 
     async def execute(self, command: Command) -> e.Event | None:
-        """:raises AriNotFound: when the call does not have the channel, or lets go of it meanwhile."""
+        """:raises AriNotFound: when the call has let go of the channel, or does so meanwhile."""
         channel_id: str = getattr(command, "channel_id", "")
         if not channel_id:
             return await self._actions.execute(command)
-        if not self._has(channel_id):
-            raise AriNotFound(f"the call does not have {channel_id} any more")
+        if channel_id in self._gone:
+            raise AriNotFound(f"the call has let go of {channel_id}")
         scope = asyncio.timeout(None)
         try:
             async with scope:
@@ -51,14 +50,19 @@ class Held:
         except TimeoutError:
             if not scope.expired():
                 raise
-            raise AriNotFound(f"the call does not have {channel_id} any more") from None
+            raise AriNotFound(f"the call has let go of {channel_id}") from None
         finally:
             self._under_way.pop(channel_id, None)
 
     def let_go(self, channel_id: str) -> None:
         """What is under way would be tried again until Asterisk answers, by then on another call's channel."""
+        self._gone.add(channel_id)
         if scope := self._under_way.pop(channel_id, None):
             scope.reschedule(0)
+
+    def take(self, channel_id: str) -> None:
+        """It is the call's, be it once more."""
+        self._gone.discard(channel_id)
 
 
 class Registry:
@@ -126,6 +130,8 @@ class Registry:
     def adopt(self, channel_id: str, runner: CallRunner) -> None:
         """A caller's channel belongs to this call."""
         self._callers[channel_id] = runner.id
+        if held := self._held.get(runner.id):
+            held.take(channel_id)
 
     def let_go(self, channel_id: str) -> None:
         """The dialplan had this channel meanwhile: its call, if it has one, neither hears of it nor touches it from now on."""
@@ -165,7 +171,7 @@ class Registry:
         runner = CallRunner(machine, self._plant.clock, self._finished, self._changed)
         actions = CallActions(self._plant, runner, machine.plan.request)
         self._runners[runner.id], self._actions[runner.id] = runner, actions
-        self._held[runner.id] = Held(actions, partial(self._has, runner.id))
+        self._held[runner.id] = Held(actions)
         told = {mark.rpartition("=")[2] for mark in machine.session_told}
         self._sessions[runner.id] = told | ({machine.last_session} - {""})
         if machine.plan.customer_channel:
@@ -178,10 +184,6 @@ class Registry:
         if (had := self._sessions.get(runner.id)) is not None:
             had.update(link.session.id for link in runner.machine.links if link.session is not None)
         self._journal.changed(runner)
-
-    def _has(self, call_id: str, channel_id: str) -> bool:
-        owner = self.owner(channel_id)
-        return owner is not None and owner.id == call_id
 
     def _finished(self, runner: CallRunner) -> None:
         actions = self._actions.pop(runner.id)

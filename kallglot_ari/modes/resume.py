@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from kallglot_ari.ari.snapshot import Snapshot
 from kallglot_ari.calls import adopt
@@ -20,6 +21,23 @@ PATIENCE = 60.0
 """Seconds that sessions wait for Asterisk to be there; after them they are ended, and the calls go on with new ones."""
 
 _log = get(__name__)
+
+
+def _lent(left: dict[str, adopt.Written]) -> dict[str, set[str]]:
+    """Call → channels with its name that are parties of other calls: they came back from the dialplan, or were transferred."""
+    lent: dict[str, set[str]] = {}
+    for call_id, written in left.items():
+        for leg in written.legs:
+            name = leg.channel_id.partition(".")[0]
+            if leg.up and name != call_id and name in left:
+                lent.setdefault(name, set()).add(leg.channel_id)
+    return lent
+
+
+def _without(seen: adopt.Seen, channels: set[str] | None) -> adopt.Seen:
+    if not channels:
+        return seen
+    return replace(seen, channels={i: name for i, name in seen.channels.items() if i not in channels})
 
 
 class Resume:
@@ -81,11 +99,12 @@ class Resume:
         )
         for call_id in self._unreadable:
             self._journal.forget(call_id)
+        lent = _lent(left)
         for call_id, written in left.items():
             if written.state in (CallState.ENDING, CallState.ENDED):
                 self._tasks.spawn(self._finish(written, seen, give_back), name=f"finish-{call_id}")
             else:
-                self._take_up(written, seen)
+                self._take_up(written, _without(seen, lent.get(call_id)))
         self._tasks.spawn(self._close_records(), name="records")
 
     def _take_up(self, written: adopt.Written, seen: adopt.Seen) -> None:

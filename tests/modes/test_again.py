@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from kallglot_ari.ari import models as m
 from kallglot_ari.ari.decode import read_one
+from kallglot_ari.ari.snapshot import Snapshot
 from kallglot_ari.calls import adopt
+from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import StreamEnd
+from kallglot_ari.calls.model import DialplanStatus
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.errors import AriUnavailable
 from kallglot_ari.modes.load import Load
@@ -326,6 +329,60 @@ async def test_a_channel_that_is_fetched_for_a_call_taken_up_is_the_call_s(calls
     calls.mode.calls.go_on(runner, [])
     calls.asterisk.enters(other, "join=fetched")
     await calls.until(lambda: "add_channel" in calls.asterisk.asked[other], "it is bridged")
+
+
+async def test_a_restart_leaves_a_channel_in_the_call_that_it_came_back_into(calls: Calls) -> None:
+    """Its name is that of a call that goes on without it."""
+    calls.asterisk.enters(CALLER, *AGENT)
+    first = await calls.state(0, "active")
+    first.post(e.PartyAsked("PJSIP/third"))
+    await calls.until(lambda: len(first.machine.parties) == 3, "three talk")
+    agent = first.machine.legs["agent"].channel_id
+    calls.asterisk.dialplan[agent] = [ALONE]
+    first.post(e.DialplanAsked("agent", "ctx", "100"))
+    second = await calls.state(1, "active")
+    again = Calls()
+    again.asterisk.there = set(calls.asterisk.there)
+    left = {r.id: adopt.read(orjson.loads(orjson.dumps(adopt.write(r.machine)))) for r in (first, second)}
+    again.mode.resume._left = {call_id: written for call_id, written in left.items() if written is not None}
+    there = tuple(read_one(m.Channel, orjson.dumps(channel(i))) for i in sorted(again.asterisk.there))
+    again.mode.resume.connected(Snapshot((22, 0, 0), cast(m.AsteriskInfo, None), _listed(there), there, ()), _nothing)
+    await again.until(lambda: [r.machine.state for r in again.runners] == ["active", "active"], "both are taken up")
+    await asyncio.sleep(0.05)
+    assert "hangup" not in again.asterisk.asked[agent]
+    owner = again.mode.calls.owner(agent)
+    assert owner is not None
+    assert owner.id == second.id
+    await again.close()
+
+
+def _listed(channels: tuple[m.Channel, ...]) -> m.Application:
+    ids = tuple(channel.id for channel in channels)
+    return m.Application(
+        name="kallglot",
+        channel_ids=ids,
+        bridge_ids=(),
+        endpoint_ids=(),
+        device_names=(),
+        events_allowed=(),
+        events_disallowed=(),
+    )
+
+
+async def _nothing(channel_id: str, status: DialplanStatus) -> None: ...
+
+
+async def test_who_was_given_to_another_call_may_be_told_the_rest_by_its_last_one(calls: Calls) -> None:
+    """A merge: its music is stopped by the call that started it."""
+    calls.asterisk.enters(CALLER, *AGENT)
+    first = await calls.state(0, "active")
+    agent = first.machine.legs["agent"].channel_id
+    calls.asterisk.enters("1700000000.2", *ALONE)
+    second = await calls.state(1, "active")
+    calls.mode.calls.adopt(agent, second)
+    assert first.actions is not None
+    await first.actions.execute(c.MusicOnHold(agent, False))
+    assert calls.asterisk.asked[agent][-1] == "stop_moh"
 
 
 @settings(max_examples=150, deadline=None)
