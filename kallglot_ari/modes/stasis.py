@@ -24,6 +24,7 @@ from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.diagnosis import captures
+from kallglot_ari.modes.holds import Holds
 from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.phone_transfers import PhoneTransfers
@@ -89,6 +90,7 @@ class StasisMode:
         self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
         self._tasks = Tasks("stasis")
+        self._holds = Holds(plant, self.calls, self._tasks)
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
         self._sweep = Sweep(plant, self.calls, prefix, self._give_back, lambda: journal.inherited, others)
         self._draining = False
@@ -285,6 +287,7 @@ class StasisMode:
         for channel in seen.channels:
             if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
                 self._contexts.setdefault(channel.id, channel.dialplan.context)
+        self._holds.connected()
 
     # --- what people ask ---------------------------------------------------------------------------------------------
 
