@@ -15,12 +15,13 @@ from kallglot_ari.errors import LabError
 NEWER_MODULES = (
     "codec_opus.so",
     "codec_opus_open_source.so",
-    "res_websocket_client.so",
     "chan_websocket.so",
     "app_stasis_broadcast.so",
     "res_stasis_broadcast.so",
 )
 """Modules that only some Asterisks have; loaded where they are."""
+UNLESS_OLD = "res_websocket_client.so"
+"""The one module of the shipped modules.conf that an older Asterisk does not have, and would complain of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def write(folder: Path, values: Values, modules: Path, more: Mapping[str, str]) 
     for name in _EMPTY:
         if not (folder / "etc" / name).exists():
             (folder / "etc" / name).write_text(_EMPTY[name])
-    files = _local(values, tls, [m for m in NEWER_MODULES if (modules / m).exists()])
+    lines = [f"load = {name}" for name in NEWER_MODULES if (modules / name).exists()]
+    files = _local(values, tls, lines if (modules / UNLESS_OLD).exists() else [*lines, f"noload = {UNLESS_OLD}"])
     for name in sorted({*files, *more}):
         (local / name).write_text(files.get(name, "") + "\n" + more.get(name, ""))
 
@@ -139,7 +141,7 @@ _EMPTY = {
 """Files that Asterisk looks for and would warn about."""
 
 
-def _local(v: Values, tls: bool, newer: list[str]) -> dict[str, str]:
+def _local(v: Values, tls: bool, modules: list[str]) -> dict[str, str]:
     lowest, highest = v.rtp
     phones = "".join(_phone(name, v.phone_password) for name in ("agent2", "agent3", *phone_names(v.phones)))
     return {
@@ -147,7 +149,7 @@ def _local(v: Values, tls: bool, newer: list[str]) -> dict[str, str]:
         "http.conf": f"[general](+)\nbindport = {v.http}\n",
         "manager.conf": f"[general](+)\nport = {v.manager}\n[kallglot](+)\nsecret = {v.manager_password}\n",
         "rtp.conf": f"[general](+)\nrtpstart = {lowest}\nrtpend = {highest}\n",
-        "modules.conf": "[modules](+)\n" + "".join(f"load = {name}\n" for name in newer),
+        "modules.conf": "[modules](+)\n" + "".join(f"{line}\n" for line in modules),
         "pjsip.conf": f"[transport-udp](+)\nbind = 127.0.0.1:{v.sip}\n[transport-tcp](+)\nbind = 127.0.0.1:{v.sip}\n"
         + "".join(f"[{name}-auth](+)\npassword = {v.phone_password}\n" for name in ("customer", "agent"))
         + (_TLS.format(v=v) if tls else "")

@@ -71,6 +71,7 @@ def test_the_lab_runs_the_very_files_that_are_shipped(tmp_path: Path) -> None:
     assert (local / "extensions.conf").read_text().endswith("[mine]\n")
     assert "chan_websocket" in (local / "modules.conf").read_text()
     assert "codec_opus" not in (local / "modules.conf").read_text()
+    assert "noload = res_websocket_client.so" in (local / "modules.conf").read_text()
     assert "[phone02](kallglot-phone)" in (local / "pjsip.conf").read_text()
     assert (tmp_path / "run").stat().st_mode & 0o077 == 0
 
