@@ -180,3 +180,46 @@ def test_the_sandbox_tells_url_and_key_at_once_in_a_file(tmp_path: Path) -> None
         process.terminate()
         assert process.wait(10) == 0
     assert [line.partition(":")[0] for line in lines] == ["Kallglot sandbox", "API key"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_harms_nothing(closed: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        free = taken.getsockname()[1]
+    run = f"{sys.executable} -m kallglot_ari"
+    watched = (
+        f"{run} sandbox --engine echo --port {free} {closed} & p=$!; "
+        f"for _ in $(seq 100); do {sys.executable} -c 'import socket; socket.create_connection((\"127.0.0.1\", {free}))' "
+        "2>/dev/null && break; sleep 0.1; done; kill -TERM $p; wait $p"
+    )
+    done = subprocess.run(["sh", "-c", watched], cwd=tmp_path, env=_environment(), timeout=60, check=False)
+    assert done.returncode == 0
+    asked = subprocess.run(
+        ["sh", "-c", f"exec {run} calls --json {closed}"],
+        cwd=tmp_path, env=_environment() | {"KALLGLOT__WEB__PORT": str(free)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert asked.returncode == 1
+    assert len(asked.stderr.splitlines()) == (0 if "2>&-" in closed else 1)
+
+
+def test_what_the_terminals_encoding_does_not_have_is_a_question_mark(tmp_path: Path) -> None:
+    code = "from kallglot_ari import standard; standard.prepare(); print('a \u2026 \u2713 \u00fc')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=_environment() | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"a ? ? \xfc\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kallglot_ari", "doctor"], cwd=tmp_path, check=False,
+        env=_environment() | {"PYTHONIOENCODING": "latin-1", "KALLGLOT_API_KEY": "x"}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the package's folder: these run as processes of their own, elsewhere."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Bare:
     def main(self) -> str:
         return f"/{self.folder.relative_to(self.root.folder)}/etc/asterisk.conf"
 
-    def local(self, files: dict[str, tuple[str, ...]]) -> None:
+    def local(self, files: Mapping[str, Sequence[str]]) -> None:
         (self.folder / "etc/local").mkdir(exist_ok=True)
         for name, lines in files.items():
             (self.folder / "etc/local" / name).write_text("\n".join(lines) + "\n")
@@ -78,7 +78,7 @@ class Bare:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         command = " ".join(self.root.command("-f", "-C", self.main))
-        process = subprocess.Popen(  # noqa: ASYNC220 - a few ms
+        process = subprocess.Popen(
             [*dying_with_us(), "unshare", "--net", "sh", "-c", f"ip link set lo up; exec {command}"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

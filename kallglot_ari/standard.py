@@ -1,0 +1,24 @@
+"""The standard streams of a process, whatever it was started with."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+
+def prepare() -> None:
+    """Open what of the three is closed to nothing, and let stdout write what its encoding does not have as `?`.
+
+    A socket or a file would get the number of a closed one, and who writes to stdout, or closes it at the end, would meet that
+    (libuv aborts then). To be called before anything opens one.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the process's life
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
