@@ -229,6 +229,28 @@ def test_the_environment_replaces_a_secret_in_whichever_form_the_file_has_it() -
     assert "set both" in fails(environ={"KALLGLOT__ARI__PASSWORD": "a", "KALLGLOT__ARI__PASSWORD_FILE": "s"})
 
 
+def test_an_empty_file_of_the_environment_leaves_what_the_configuration_says() -> None:
+    """As the systemd unit has it, whose credentials are empty where there is no such file."""
+    Path("empty").write_text("\n", encoding="utf-8")
+    Path("s").write_text("from a file", encoding="utf-8")
+    environ = {f"KALLGLOT__{name}_FILE": "empty" for name in ("ARI__PASSWORD", "WEB__TOKEN", "AMI__PASSWORD")}
+    settings = load(write('[ari]\npassword = "told"\n[web]\ntoken_file = "s"\n'), environ)
+    assert settings.ari.password.get_secret_value() == "told"
+    assert settings.web.token.get_secret_value() == "from a file"
+    assert settings.ami.password.get_secret_value() == ""
+
+
+def test_a_folder_that_may_not_be_looked_at_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path, **_: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(
+        ConfigError, match=r"configuration file /.*/kallglot-ari\.toml: cannot be looked for: Permission"
+    ):
+        load(None, {})
+
+
 def test_only_some_sections() -> None:
     path = write('[kallglot]\nurl = "https://a.example"\n[log]\nlevel = "debug"\n[web]\nport = "no"\n')
     settings = load(path, {"KALLGLOT__INTERPRETER__ENGINE": "echo"}, only=("log", "interpreter"))

@@ -34,6 +34,7 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, o
     file = find_file(path, environ)
     data = read_file(file) if file else {}
     origin = {(s, k): str(file) for s, keys in data.items() if isinstance(keys, dict) for k in keys}
+    replaced: dict[tuple[str, str], dict[str, Any]] = {}
     for name, raw in environ.items():
         if name.startswith(ENV_PREFIX):
             section, key = _env_target(name)
@@ -42,7 +43,10 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, o
                 raise ConfigError(f"{file}: {section}: expected a section [{section}]")
             # A secret and the file it is in are one setting: what the environment says of it replaces either.
             other = key.removesuffix("_file") if key not in SECTIONS[section].model_fields else f"{key}_file"
-            if (section, other) in origin and not origin[section, other].startswith(ENV_PREFIX):
+            of_file = [k for k in (other, key) if not origin.get((section, k), ENV_PREFIX).startswith(ENV_PREFIX)]
+            if key == f"{other}_file":
+                replaced[section, other] = {k: data[section][k] for k in of_file}
+            if other in of_file:
                 data[section].pop(other, None)
             data[section][key] = _env_value(section, key, raw, name)
             origin[section, key] = name
@@ -56,7 +60,7 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None, *, o
         origin["kallglot", "api_key"] = "KALLGLOT_API_KEY"
     if only:  # and names of no section, for the error: they may be slips for one of these
         data = {name: values for name, values in data.items() if name in only or name not in SECTIONS}
-    _read_secret_files(data)
+    _read_secret_files(data, replaced)
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
@@ -70,7 +74,17 @@ def find_file(path: str | None, environ: Mapping[str, str]) -> Path | None:
     named = path or environ.get("KALLGLOT_CONFIG")
     if named:
         return Path(named)
-    return next((file for file in DEFAULT_FILES if file.exists()), None)
+    for file in DEFAULT_FILES:
+        try:
+            file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"configuration file {file.absolute()}: cannot be looked for: {error.strerror}; --config names another"
+            ) from None
+        return file
+    return None
 
 
 def read_file(file: Path) -> dict[str, Any]:
@@ -161,7 +175,11 @@ def _types(annotation: Any) -> set[Any]:
     return {found for part in get_args(annotation) for found in _types(part)}
 
 
-def _read_secret_files(data: dict[str, Any]) -> None:
+def _read_secret_files(data: dict[str, Any], replaced: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+    """Put the content of `KEY_file` into KEY.
+
+    :param replaced: what the configuration file says of a secret whose file the environment names; it counts where that is empty.
+    """
     for section, model in SECTIONS.items():
         values = data.get(section)
         if not isinstance(values, dict):
@@ -170,15 +188,22 @@ def _read_secret_files(data: dict[str, Any]) -> None:
             file = values.pop(f"{key}_file", None) if is_secret(field) else None
             if file is None:
                 continue
-            if not isinstance(file, str) or not file:
-                raise ConfigError(f"{section}.{key}_file: expected the name of a file, found {file!r}")
             if values.get(key):
                 raise ConfigError(f"{section}.{key}: set both here and by {key}_file; expected one of them")
-            try:
-                values[key] = Path(file).read_text(encoding="utf-8").strip()
-            except UnicodeDecodeError:
-                raise ConfigError(f"{section}.{key}_file: {file}: expected text in UTF-8") from None
-            except ValueError:
-                raise ConfigError(f"{section}.{key}_file: expected the name of a file, found {file!r}") from None
-            except OSError as error:
-                raise ConfigError(f"{section}.{key}_file: {file} cannot be read: {error.strerror}") from None
+            values[key] = _secret_of(f"{section}.{key}_file", file)
+            if not values[key] and (instead := replaced.get((section, key))):
+                named = instead.get(f"{key}_file")
+                values[key] = instead[key] if named is None else _secret_of(f"{section}.{key}_file", named)
+
+
+def _secret_of(name: str, file: Any) -> str:
+    if not isinstance(file, str) or not file:
+        raise ConfigError(f"{name}: expected the name of a file, found {file!r}")
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: {file}: expected text in UTF-8") from None
+    except ValueError:
+        raise ConfigError(f"{name}: expected the name of a file, found {file!r}") from None
+    except OSError as error:
+        raise ConfigError(f"{name}: {file} cannot be read: {error.strerror}") from None
