@@ -17,7 +17,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by docs/generate_configuration.py from kallglot_ari/settings/sections.py: change the docstrings there. -->
+<!-- Written by docs/generate_configuration.py from kallglot_ari/settings/: change the docstrings there. -->
 
 The service starts without any configuration. What is set comes, the later before the earlier, from
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from kallglot_ari.calls import names
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.settings import SECTIONS, FeatureSettings, load, reached_at
+from kallglot_ari.settings.kinds import DIAL_STRING_PATTERN
 
 DEFAULTS = """
 [service]
@@ -180,6 +182,15 @@ def test_errors_name_the_setting(text: str, words: str) -> None:
         ('[trunk]\nendpoints = [{uri = "a:99999"}]\n', "trunk.endpoints.0.uri: expected host or host:port (IPv6 in brackets), found 'a:99999' (from c.toml)"),
         ('[trunk]\nendpoints = [{uri = "::1"}]\n', "trunk.endpoints.0.uri: expected host or host:port (IPv6 in brackets), found '::1' (from c.toml)"),
         ('[trunk]\nrefer_notify_url = "nonsense"\n', "trunk.refer_notify_url: expected a URL that begins with http:// or https://, found 'nonsense' (from c.toml)"),
+        ('[trunk]\nendpoints = [{uri = "sip:a.example"}]\n', "trunk.endpoints.0.uri: expected host or host:port without sip:, found 'sip:a.example' (from c.toml)"),
+        ('[trunk]\ntransport = "udp"\n', "trunk.transport: expected \"tls\" with srtp (SDES keys would go over udp in clear), or srtp = false, found 'udp' (from c.toml)"),
+        ('[trunk]\nendpoints = [{uri = "sip:u@a.example"}]\n', "trunk.endpoints.0.uri: expected a host, or host:port, without sip:, found 'sip:u@a.example' (from c.toml)"),
+        ('[ari]\nurl = "http://h:8088/ari/"\n', "ari.url: expected the address without /ari, http://h:8088, found http://h:8088/ari (from c.toml)"),
+        ('[features]\nrepeat = "*1"\noriginal = "*12"\n', "features.repeat: expected codes of which none begins another, found *1, with which original = *12 begins (from c.toml)"),
+        ('[features]\nrepeat = "*1"\noriginal = "*1"\n', "features.repeat: expected codes of which none begins another, found *1 twice (from c.toml)"),
+        ('[features]\nhuman_endpoint = "PJSIP/1001 , x"\n', "features.human_endpoint: expected one dial string such as PJSIP/1001, found 'PJSIP/1001 , x' (from c.toml)"),
+        ('[interpreter]\ntranslator_url = "ftp://x"\n', "interpreter.translator_url: expected a URL that begins with http:// or https://, found 'ftp://x' (from c.toml)"),
+        ('[interpreter]\ntranslator = "openai"\n', 'interpreter.translator_url: needed with translator = "openai", found none'),
         ('[kallglot]\nurl = "https://h/v1?x=1"\n', "kallglot.url: expected a URL without a query (?…) or a fragment (#…), found 'https://h/v1?x=1' (from c.toml)"),
         ('[agi]\nbind = ""\n', "agi.bind: expected an IP address or a host name, found '' (from c.toml)"),
         ('[ami]\nhost = "a b"\n', "ami.host: expected an IP address or a host name, found 'a b' (from c.toml)"),
@@ -329,3 +340,7 @@ def test_feature_codes_must_be_told_apart() -> None:
     for wrong in ({"repeat": "1"}, {"repeat": "*1", "original": "*1"}, {"repeat": "*1", "original": "*12"}):
         with pytest.raises(ValidationError):
             FeatureSettings(**wrong)
+
+
+def test_there_is_one_rule_for_dial_strings() -> None:
+    assert names.DIAL_STRING.pattern == DIAL_STRING_PATTERN

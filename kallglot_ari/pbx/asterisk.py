@@ -43,8 +43,6 @@ def check(trunk: TrunkSettings) -> None:
         raise ConfigError(f"trunk.srtp_suites: Asterisk offers {' or '.join(SUITES)}, found {unknown[0]!r}")
     if trunk.srtp and len(trunk.srtp_suites) != 1:
         raise ConfigError(f"trunk.srtp_suites: Asterisk offers one suite, found {len(trunk.srtp_suites)}")
-    if trunk.srtp and trunk.transport != "tls":
-        raise ConfigError(f"trunk.srtp: SDES keys would go over {trunk.transport} in clear; expected transport tls")
 
 
 def _safe(trunk: TrunkSettings) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from kallglot_ari.settings.sections import (
     AriSettings,
     ConferenceSettings,
     DebugSettings,
-    Endpoint,
     FeatureSettings,
     InterpreterSettings,
     KallglotSettings,
@@ -22,9 +21,9 @@ from kallglot_ari.settings.sections import (
     ServiceSettings,
     Settings,
     StoreSettings,
-    TrunkSettings,
     WebSettings,
 )
+from kallglot_ari.settings.trunk import Endpoint, TrunkSettings
 from kallglot_ari.settings.words import PATTERNS
 
 __all__ = [

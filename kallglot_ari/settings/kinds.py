@@ -22,6 +22,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Mode = Literal["bidirectional_translation", "assistive_translation", "ai_agent", "help_chat_voice"]
 MODES: tuple[str, ...] = ("bidirectional_translation", "assistive_translation", "ai_agent", "help_chat_voice")
 LANGUAGE_PATTERN = r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$"
+DIAL_STRING_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,31}/[A-Za-z0-9_.+*#@:;=/%~\-\[\]]{1,255}"
+"""The rule of calls/names.py, which stands above this."""
 Language = Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
 
 
@@ -53,8 +55,24 @@ def valid_address(value: str) -> str:
     return bare
 
 
+def valid_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for item in value:
+        try:
+            ipaddress.ip_network(item, strict=False)
+        except ValueError:
+            raise ValueError(f"expected IP addresses or networks, found {item!r}") from None
+    return value
+
+
+def valid_dial_string(value: str) -> str:
+    if value and not re.fullmatch(DIAL_STRING_PATTERN, value):
+        raise ValueError(f"expected one dial string such as PJSIP/1001, found {value!r}")
+    return value
+
+
 Host = Annotated[str, AfterValidator(valid_host)]
 Address = Annotated[str, AfterValidator(valid_address)]
+DialString = Annotated[str, AfterValidator(valid_dial_string)]
 SrtpSuite = Literal[
     "AES_CM_128_HMAC_SHA1_80",
     "AES_CM_128_HMAC_SHA1_32",

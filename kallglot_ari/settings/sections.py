@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+from itertools import permutations
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -17,17 +17,19 @@ from pydantic import (
 
 from kallglot_ari.settings.kinds import (
     Address,
+    DialString,
     GainDb,
     Host,
     Language,
     Mode,
     Port,
     Section,
-    SrtpSuite,
     is_loopback,
     valid_host,
+    valid_networks,
     valid_url,
 )
+from kallglot_ari.settings.trunk import TrunkSettings
 
 
 class ServiceSettings(Section):
@@ -64,7 +66,10 @@ class AriSettings(Section):
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        return valid_url(value, ("http", "https"))
+        url = valid_url(value, ("http", "https"))
+        if url.endswith("/ari"):
+            raise ValueError(f"expected the address without /ari, {url.removesuffix('/ari')}, found {url}")
+        return url
 
 
 class KallglotSettings(Section):
@@ -205,79 +210,6 @@ class MediaSettings(Section):
         return self
 
 
-class Endpoint(Section):
-    """A SIP endpoint of Kallglot; the lowest priority is tried first."""
-
-    uri: str = Field(pattern=r"^[A-Za-z0-9.\-:\[\]]{1,255}$")
-    """Host, or host:port."""
-    priority: int = Field(1, ge=0, le=1000)
-    """Its place in the failover order."""
-
-    @field_validator("uri")
-    @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        try:
-            parts = urlsplit(f"sip://{value}")
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), 0
-        if not parts.hostname or port == 0 or value.endswith(":"):
-            raise ValueError(f"expected host or host:port (IPv6 in brackets), found {value!r}")
-        return value
-
-
-class TrunkSettings(Section):
-    """Trunk mode: the dialplan dials Kallglot's own SIP endpoint."""
-
-    domain: str = Field("sip.kallglot.com", pattern=r"^[A-Za-z0-9.\-]{1,253}$")
-    """SIP domain of the sessions: the PBX dials `sip:SESSION@domain`."""
-    username: str = ""
-    """User of the SIP account at Kallglot; empty: the PBX is known by its address."""
-    password: SecretStr = SecretStr("")
-    """Password of that account."""
-    transport: Literal["tls", "tcp", "udp"] = "tls"
-    """Transport of the signalling: `tls` is port 5061, the others 5060. Anything but `tls` shows numbers and keys to the network."""
-    codecs: tuple[Literal["opus", "G722", "PCMU", "PCMA"], ...] = Field(("opus", "G722", "PCMU", "PCMA"), min_length=1)
-    """Codecs offered, the preferred first."""
-    tls_verify_certificate: bool = True
-    """Whether the PBX verifies Kallglot's certificate; off, anybody in between can listen."""
-    tls_min_version: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
-    """Oldest TLS version that is accepted."""
-    ca_file: str = ""
-    """PEM file of the CA that signed the certificate of the SIP endpoints, as a path on the PBX; empty: the PBX's CAs."""
-    srtp: bool = True
-    """Whether the audio is encrypted (SDES)."""
-    srtp_suites: tuple[SrtpSuite, ...] = Field(("AES_CM_128_HMAC_SHA1_80",), min_length=1)
-    """SRTP crypto suites (RFC 4568 names), the preferred first."""
-    endpoints: tuple[Endpoint, ...] = Field((Endpoint(uri="sip.kallglot.com", priority=1),), min_length=1)
-    """Kallglot's SIP endpoints, each `{uri, priority}`: host or host:port, and its place in the failover order, the lowest first."""
-    failover_timeout_ms: int = Field(3000, ge=500, le=60000)
-    """How long an endpoint may take to answer before the next one is tried, in milliseconds."""
-    refer_notify_url: str = ""
-    """Where Kallglot may post REFER notifications (our /webhooks/sip/refer as seen from outside); empty: REFER off."""
-    sip_trace: bool = False
-    """Write each trunk call's SIP messages to `debug.dir`, without secrets (needs `kallglot-hep.conf` of `config asterisk`), and
-    ask Kallglot to keep its side too (provider contract)."""
-    sip_trace_port: Port = 9060
-    """UDP port, on `agi.bind`, that Asterisk's res_hep sends copies of SIP messages to when `sip_trace` is on; 0 = any free one."""
-    external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
-    """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
-    local_networks: tuple[str, ...] = ()
-    """Networks on the inside of that NAT, as 10.0.0.0/8."""
-    freeswitch_contexts: tuple[str, ...] = ()
-    """Dialplan contexts whose calls mod_xml_curl gets a session for; of others FreeSWITCH uses its own files. Empty: every call."""
-
-    @field_validator("refer_notify_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return valid_url(value, ("http", "https"), base=False) if value else value
-
-    @field_validator("local_networks")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return WebSettings._networks(value)
-
-
 class AgiSettings(Section):
     """The FastAGI server."""
 
@@ -291,7 +223,7 @@ class AgiSettings(Section):
     @field_validator("allowed_ips")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return WebSettings._networks(value)
+        return valid_networks(value)
 
     @model_validator(mode="after")
     def _known(self) -> AgiSettings:
@@ -338,12 +270,7 @@ class WebSettings(Section):
     @field_validator("allowed_ips")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for item in value:
-            try:
-                ipaddress.ip_network(item, strict=False)
-            except ValueError:
-                raise ValueError(f"expected IP addresses or networks, found {item!r}") from None
-        return value
+        return valid_networks(value)
 
     @model_validator(mode="after")
     def _tls(self) -> WebSettings:
@@ -400,15 +327,15 @@ class FeatureSettings(Section):
     """Switches the others' own voices under the translation on or off, for who dials it, as `*2`; empty: no such code."""
     human: str = Field("", pattern=FEATURE_CODE)
     """Asks for a person: `human_endpoint` is dialled into the call, as `*9`; empty: no such code."""
-    human_endpoint: str = ""
+    human_endpoint: DialString = ""
     """Whom `human` dials: a dial string such as `PJSIP/1001`; empty: nobody, but the event `human.asked` is told."""
 
     @model_validator(mode="after")
     def _apart(self) -> FeatureSettings:
-        codes = [code for code in (self.repeat, self.original, self.human) if code]
-        for code in codes:
-            if sum(other.startswith(code) for other in codes) > 1:
-                raise ValueError(f"expected codes of which none begins another, found {code} twice")
+        for (code, name), (other, longer) in permutations(self.codes, 2):
+            if other.startswith(code):
+                said = f"found {code} twice" if other == code else f"found {code}, with which {longer} = {other} begins"
+                raise ValueError(f"{name}: expected codes of which none begins another, {said}")
         return self
 
     @property
@@ -438,6 +365,17 @@ class InterpreterSettings(Section):
     """Folder of the models; empty: the user's cache folder."""
     workers: int = Field(1, ge=1, le=64)
     """Recognitions at once; each takes a process with a model of its own, and shares the processor with the media."""
+
+    @field_validator("translator_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return valid_url(value, ("http", "https")) if value else value
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> InterpreterSettings:
+        if self.translator == "openai" and not self.translator_url:
+            raise ValueError('translator_url: needed with translator = "openai"')
+        return self
 
 
 class LogSettings(Section):

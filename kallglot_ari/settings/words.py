@@ -11,7 +11,8 @@ from pydantic import (
 )
 
 from kallglot_ari.settings.kinds import LANGUAGE_PATTERN, is_secret, without_credentials
-from kallglot_ari.settings.sections import SECTIONS, Endpoint
+from kallglot_ari.settings.sections import SECTIONS
+from kallglot_ari.settings.trunk import Endpoint
 
 _WORDS = {
     "int_type": "a whole number",
@@ -38,7 +39,7 @@ PATTERNS = {
     r"^[A-Za-z0-9_.-]{1,64}$": "1 to 64 letters, digits, _, . and -",
     r"^[A-Za-z0-9.\-]{1,253}$": "a host name",
     r"^[A-Za-z0-9.\-:]{0,253}$": "a host name or address",
-    r"^[A-Za-z0-9.\-:\[\]]{1,255}$": "a host, or host:port",
+    r"^[A-Za-z0-9.\-:\[\]]{1,255}$": "a host, or host:port, without sip:",
     r"^$|^\*[0-9#]{1,3}$": "`*` and 1 to 3 digits, or nothing",
 }
 """What the patterns of the settings say, in words."""
