@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
+from datetime import UTC, datetime
 from pathlib import Path
+
+from kallglot_ari.calls.hub import LOST
+from kallglot_ari.calls.model import CallView, LegView, SipQuality
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -23,3 +28,44 @@ def test_the_sip_guide_names_tests_that_exist() -> None:
         assert there, name
     for path in re.findall(r"\b(?:tests|kallglot_ari)/[\w/]+\.py", text):
         assert (DOCS.parent / path).is_file(), path
+
+
+def part(page: str, heading: str) -> str:
+    """The text under a heading of a page, up to the next one."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.split(r"^## ", text.partition(f"## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def names(text: str, heading: str) -> set[str]:
+    """What the first column names, of the tables whose first heading is `heading`."""
+    found: set[str] = set()
+    for table in re.findall(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE):
+        for row in table.splitlines():
+            found.update(re.findall(r"`([^`]+)`", row.split(" | ")[0]))
+    return found
+
+
+def test_the_http_page_names_every_event() -> None:
+    published = {LOST, "webhook.TYPE"}
+    for file in (DOCS.parent / "kallglot_ari").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called.lower().lstrip("_") == "publish":
+                first = node.args[0]
+                either = (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,)
+                published.update(
+                    one.value for one in either if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                )
+    assert len(published) > 30
+    assert names(part("http-api.md", "Events"), "event") == published
+
+
+def test_the_http_page_names_every_field_of_a_call() -> None:
+    leg = LegView("customer", "1", sip=SipQuality())
+    call = CallView("c", "s", "setup", "m", "de", "en", datetime.now(UTC), legs=[leg]).as_json()
+    text = part("http-api.md", "A call")
+    assert names(text, "field") == set(call)
+    assert names(text, "field of a leg") == set(call["legs"][0])
+    assert names(text, "field of `sip`") == set(call["legs"][0]["sip"])
