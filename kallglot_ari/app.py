@@ -32,6 +32,7 @@ from kallglot_ari.media import recording
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.udp import open_socket
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes import diagnosis
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.instance import earlier_name, instance_name
 from kallglot_ari.modes.journal import Journal
@@ -162,6 +163,7 @@ class Service:
         self._on_stop("Kallglot client", self.translator.close)
         if s.debug.record != "off":
             recording.check(s.debug.record)
+        diagnosis.warn(s)
         prefix = f"kg-{instance_name(s)}"
         earlier = earlier_name(s)
         journal = Journal(self.store, prefix, f"kg-{earlier}" if earlier else "")

@@ -28,7 +28,7 @@ from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.native import LIBRARY
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.modes import trunk_doctor
+from kallglot_ari.modes import diagnosis, trunk_doctor
 from kallglot_ari.pbx.addresses import ordered
 from kallglot_ari.pbx.probe import probe
 from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load, reached_at
@@ -93,6 +93,7 @@ class Doctor:
             ("store", self._store),
             ("Asterisk", self._asterisk),
             ("media", self._media),
+            ("captures", self._captures),
             ("Kallglot API", self._api),
             ("interpreter", self._interpreter),
             ("web port", lambda: self._port(self._s.web.bind, self._s.web.port, "web.port")),
@@ -234,6 +235,16 @@ class Doctor:
         by = "machine code" if LIBRARY is not None else "numpy: install with a C compiler and it takes less CPU"
         return f"{kind} of Asterisk ({engine.format.asterisk}) arrives at {external.external_host}; taken by {by}"
 
+    async def _captures(self) -> str:
+        debug = self._s.debug
+        if not diagnosis.in_use(self._s):
+            raise Skipped("debug.pcap, debug.record and trunk.sip_trace are off")
+        try:
+            diagnosis.check(debug.dir)
+        except ConfigError as error:
+            raise Failure(str(error), "set debug.dir to a folder that the service's user may write to") from None
+        return f"{Path(debug.dir).absolute()} can be written"
+
     async def _api(self) -> str:
         s = self._s
         if s.kallglot.embedded:
@@ -300,7 +311,7 @@ class Doctor:
     async def _ami(self) -> str:
         ami = self._s.ami
         if not ami.username:
-            raise Skipped("ami.username is not set: trunk calls are followed by FastAGI alone")
+            raise Skipped("ami.username is not set: FastAGI and ARI alone tell of trunk calls, and agent= needs it")
         try:
             reader, writer = await asyncio.open_connection(ami.host, ami.port)
         except OSError as error:

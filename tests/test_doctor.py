@@ -81,3 +81,14 @@ async def test_broken_configuration_is_a_finding(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "FAIL" in printed
     assert "[nonsense]" in printed, "brackets are no mark-up"
+
+
+async def test_the_folder_of_captures_is_looked_at_where_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = await examine(debug={"pcap": True, "dir": "file/x"})
+    assert found["captures"].ok is False
+    assert "debug.dir" in found["captures"].found
+    found = await examine(debug={"record": "wav", "dir": "made"})
+    assert found["captures"].ok is True
+    assert not (tmp_path / "made").exists(), "doctor may run as root, the service does not"
+    assert (await examine())["captures"].ok is None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CaptureFile, Flow, Media
-from kallglot_ari.errors import UsageError
-from kallglot_ari.settings import DebugSettings
+from kallglot_ari.errors import ConfigError, UsageError
+from kallglot_ari.settings import DebugSettings, Settings
 
+_log = log.get(__name__)
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
 
 
@@ -23,6 +27,39 @@ def captures(folder: str, call_id: str) -> list[Path]:
     name = _plain(call_id)
     found = [*Path(folder).glob(f"{name}.pcap"), *Path(folder).glob(f"{name}-[0-9]*.pcap")]
     return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def in_use(settings: Settings) -> bool:
+    """Whether files go to `debug.dir` without anybody's asking for one."""
+    return settings.debug.pcap or settings.debug.record != "off" or settings.trunk.sip_trace
+
+
+def check(folder: str) -> None:
+    """Whether `debug.dir` can be made, and files in it; nothing is left there. :raises ConfigError: it cannot."""
+    path = Path(folder).absolute()
+    made: list[Path] = []
+    try:
+        for each in (*reversed(path.parents), path):
+            if not each.exists():
+                each.mkdir(mode=0o700)
+                made.append(each)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(f"debug.dir: {path}: no file can be written there: {error.strerror}") from None
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
+def warn(settings: Settings) -> None:
+    """Say at the start that nothing will be written. Calls go on all the same."""
+    if in_use(settings):
+        try:
+            check(settings.debug.dir)
+        except ConfigError as error:
+            _log.warning("debug_dir_cannot_be_written", error=str(error))
 
 
 class Diagnosis:
@@ -42,17 +79,19 @@ class Diagnosis:
             name = f"{self._name}-{_plain(speaker)}.{_SUFFIX[settings.record]}"
             flow.record(Path(settings.dir) / name, settings.record)
         if settings.pcap and self._last is None:
-            self.capture([flow], on=True)
+            self._begin([flow])
         elif self._running is not None:
             flow.capture(self._running)
 
     def capture(self, flows: Iterable[Flow], *, on: bool) -> Path:
-        """Write the RTP of `flows` to a file from now on, or no longer; the file. :raises UsageError: there never was one."""
+        """Write the RTP of `flows` to a file from now on, or no longer; the file.
+
+        :raises UsageError: there never was one. :raises ConfigError: it cannot be written.
+        """
+        if on:
+            check(self._settings.dir)
         if on and self._running is None:
-            self._running = self._media.capture_file(Path(self._settings.dir) / f"{self._name}.pcap")
-            self._last = self._running.path
-            for flow in flows:
-                flow.capture(self._running)
+            self._begin(flows)
         elif not on and self._running is not None:
             for flow in flows:
                 flow.capture(None)
@@ -61,6 +100,12 @@ class Diagnosis:
         if self._last is None:
             raise UsageError("capture: expected one that runs, found none")
         return self._last
+
+    def _begin(self, flows: Iterable[Flow]) -> None:
+        self._running = self._media.capture_file(Path(self._settings.dir) / f"{self._name}.pcap")
+        self._last = self._running.path
+        for flow in flows:
+            flow.capture(self._running)
 
     def end(self, flows: Iterable[Flow]) -> None:
         """The call is over: so is its capture."""
