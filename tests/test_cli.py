@@ -66,6 +66,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("sandbox --engine loud", "--engine: expected one of offline, echo, found 'loud'"),
         ("config", "PBX: expected a value, found none"),
         ("config avaya", "PBX: expected one of asterisk, freeswitch, cucm, found 'avaya'"),
+        ("config asterisk --out=", "--out: expected a folder, found ''"),
         ("hangup", "CALL: expected a value, found none"),
         ("transfer c-1", "TARGET: expected a value, found none"),
         ("demo --source xx --engine echo", "--source: expected one of de, en, es, fr, found 'xx'"),

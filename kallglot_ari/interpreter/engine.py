@@ -227,8 +227,6 @@ class OfflineEngine:
     def _make_endpoint(self) -> EndpointTranslator | None:
         settings = self._settings
         if not settings.translator_url:
-            if settings.translator == "openai":
-                raise InterpreterError('interpreter.translator_url: needed with translator = "openai"')
             return None
         return EndpointTranslator(
             settings.translator_url,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.frame import to_little_endian
 from kallglot_ari.errors import InterpreterError
 from kallglot_ari.interpreter.languages import AUTO
+from kallglot_ari.interpreter.lockfile import locked
 from kallglot_ari.interpreter.pool import WorkerPool
 from kallglot_ari.interpreter.protocols import Recognition, Sound
 
@@ -89,7 +90,9 @@ class WhisperHost:
                 f"recognition: faster-whisper is not installed ({error.name}); pip install 'kallglot-ari[recognise]'"
             ) from None
         if not (folder / "model.bin").exists():
-            raise InterpreterError(f"recognition: no model in {folder}; kallglot-ari models fetch")
+            instead = "set interpreter.recogniser to a name of `models list` or a folder"
+            advice = "kallglot-ari models fetch" if folder.name in locked() else instead
+            raise InterpreterError(f"recognition: no model in {folder}; {advice}")
         try:
             self._model: Any = WhisperModel(
                 str(folder), device="cpu", compute_type="int8", cpu_threads=int(config.get("threads", 2)),

@@ -21,11 +21,13 @@ KINDS: dict[str, Callable[[Settings], list[RenderedFile]]] = {
 def run_config(kind: str, settings: Settings, out: str | Path | None = None) -> int:
     """Write the PBX side into `out` (default: ``kallglot-KIND``) and name what was written; the exit code.
 
-    :raises UsageError: an unknown kind. :raises ConfigError: a setting the PBX cannot do, or a folder that cannot be written.
+    :raises UsageError: an unknown kind, or a folder without a name. :raises ConfigError: a setting the PBX cannot do, or a folder that cannot be written.
     """
     render = KINDS.get(kind)
     if render is None:
         raise UsageError(f"config: expected {', '.join(KINDS)}, found {kind!r}")
+    if out == "":
+        raise UsageError("--out: expected a folder, found ''")
     files = render(settings)
     folder = Path(out) if out else Path(f"kallglot-{kind}")
     secret = {file.name for file in files if file.secret}

@@ -41,6 +41,14 @@ class Target:
     def sqlite(self) -> bool:
         return self.url is None
 
+    @property
+    def place(self) -> str:
+        """As an error may show it: a file, or a host and a database, without user and password."""
+        if self.url is None:
+            return str(self.path or ":memory:")
+        port = f":{self.url.port}" if self.url.port else ""
+        return f"PostgreSQL {self.url.host or 'on this machine'}{port}, database {self.url.database}"
+
 
 def parse(url: str) -> Target:
     """Read `store.url`.

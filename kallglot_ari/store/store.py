@@ -104,6 +104,9 @@ class Store:
                 _log.info("store_migrated", steps=steps, database=engine.dialect.name)
             if rescue is not None:
                 await self._carry_over(rescue)
+        except StoreError as error:
+            await self.close()
+            raise StoreError(f"store.url: {target.place}: {str(error).removeprefix('store: ')}") from error
         except KallglotAriError:
             await self.close()
             raise

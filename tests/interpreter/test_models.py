@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,6 +14,7 @@ from kallglot_ari.errors import InterpreterError, UsageError
 from kallglot_ari.interpreter import fetch as fetching
 from kallglot_ari.interpreter.lockfile import Model, ModelFile, locked, models_dir, parse
 from kallglot_ari.interpreter.models import run_models
+from kallglot_ari.interpreter.whisper import WhisperHost
 from kallglot_ari.settings import InterpreterSettings
 
 DATA = b"model" * 1000
@@ -110,3 +114,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_models(["fetch", "--from", str(tmp_path), "--dir", str(tmp_path)]) == 1
     with pytest.raises(UsageError, match="command: expected a value, found none"):
         run_models([])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("whisper-base", "kallglot-ari models fetch"),
+        ("whisper-nosuch", "set interpreter.recogniser to a name of `models list` or a folder"),
+    ],
+)
+def test_a_model_that_is_not_there_says_what_to_do(
+    name: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("ctranslate2", "faster_whisper", "faster_whisper.tokenizer"):
+        stand_in = ModuleType(module)
+        stand_in.__dict__.update(WhisperModel=None, Tokenizer=None)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    with pytest.raises(InterpreterError, match=re.escape(f"no model in {tmp_path / name}; {advice}")):
+        WhisperHost({"model": str(tmp_path / name)})

@@ -254,6 +254,10 @@ class TestUnusable:
         with pytest.raises(ConfigError, match="has schema version 999, this release knows versions up to"):
             await opened(f"sqlite:///{file}")
 
+    async def test_a_folder_that_may_not_be_written(self, opened: Open) -> None:
+        with pytest.raises(StoreError, match=r"^store\.url: /proc/calls\.db: migrate: unable to open database file"):
+            await opened("sqlite:////proc/calls.db")
+
     async def test_postgresql_is_away(self, opened: Open) -> None:
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
@@ -261,6 +265,7 @@ class TestUnusable:
             with pytest.raises(StoreError, match="the database cannot be reached") as caught:
                 await opened(f"postgresql://u:secret@127.0.0.1:{port}/d")
         assert "secret" not in str(caught.value)
+        assert str(caught.value).startswith(f"store.url: PostgreSQL 127.0.0.1:{port}, database d: ")
         assert caught.value.retryable
 
     async def test_postgresql_says_nothing(self, opened: Open) -> None:
