@@ -1,11 +1,11 @@
-# The service. For the offline interpreter: --build-arg EXTRAS=[offline] --build-arg PACKAGES="libopus0 espeak-ng".
+# The service. For the offline interpreter: --build-arg EXTRAS=[postgresql,offline] --build-arg PACKAGES="libopus0 espeak-ng".
 FROM python:3.12-slim AS build
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev
 COPY . /src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel /src
 
 FROM python:3.12-slim
-ARG EXTRAS=
+ARG EXTRAS=[postgresql]
 ARG PACKAGES=libopus0
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $PACKAGES \

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from kallglot_ari import settings
+from kallglot_ari.settings.kinds import is_secret
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """\
@@ -109,7 +110,8 @@ def section(name: str, model: type[BaseModel]) -> list[str]:
         "|---|---|---|---|",
     ]
     for key, field in model.model_fields.items():
-        cells = (f"`{key}`", default(field.default), accepts(schemas[key]), about[key])
+        takes = "a secret" if is_secret(field) else accepts(schemas[key])
+        cells = (f"`{key}`", default(field.default), takes, about[key])
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*lines, ""]
 

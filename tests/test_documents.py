@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import runpy
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kallglot_ari.ari.versions import FEATURES, written
 from kallglot_ari.calls.hub import LOST
 from kallglot_ari.calls.model import CallView, LegView, SipQuality
+from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes import stasis
+from tests.test_metrics import families
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -69,3 +74,26 @@ def test_the_http_page_names_every_field_of_a_call() -> None:
     assert names(text, "field") == set(call)
     assert names(text, "field of a leg") == set(call["legs"][0])
     assert names(text, "field of `sip`") == set(call["legs"][0]["sip"])
+
+
+def test_the_operations_page_names_every_metric_with_its_labels() -> None:
+    code = {
+        name + (f"{{{','.join(labels)}}}" if labels else "") for name, (_, _, labels) in families(Metrics()).items()
+    }
+    assert names(part("operations.md", "Metrics"), "metric") == code
+
+
+def test_the_operations_page_says_why_calls_are_left_to_the_dialplan() -> None:
+    source = inspect.getsource(stasis)
+    sent = set(re.findall(r'_send_back\(.*, "(\w+)"\)', source))
+    full = inspect.getsource(stasis.StasisMode.full.fget)  # type: ignore[attr-defined]
+    sent |= set(re.findall(r'"(\w+)"', full))
+    assert names(part("operations.md", "Calls left to the dialplan"), "`reason`") == sent
+
+
+def test_the_ari_page_names_every_feature_and_its_releases() -> None:
+    text = part("ari.md", "Versions")
+    assert names(text, "feature") == set(FEATURES)
+    for name, since in FEATURES.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(".".join(map(str, one[:2])) in row for one in since), f"{name}: {written(since)}"

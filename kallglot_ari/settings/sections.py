@@ -289,7 +289,7 @@ class StoreSettings(Section):
     """Where calls and the sessions still to end are kept."""
 
     url: str = Field("sqlite:///kallglot-ari.db", repr=False)
-    """`sqlite:///FILE` or `postgresql://…`; a password in it is a secret."""
+    """`sqlite:///FILE`, or `postgresql://…`, which needs `pip install 'kallglot-ari[postgresql]'`. A secret, for a password in it is one."""
     retention_days: float = Field(90, ge=0, le=36500)
     """Ended calls and their transcripts are deleted this many days after their start; 0 keeps them for ever."""
 
