@@ -156,3 +156,14 @@ async def test_kallglot_alone_beside_an_own_dialplan(bare: Bare) -> None:
         assert "KALLGLOT_AGENT=PJSIP/1001" in shown
         assert "KALLGLOT_AGI=agi://" in shown
         assert bare.complaints() == []
+
+
+async def test_who_forgets_the_agent_is_told_by_asterisks_log(bare: Bare) -> None:
+    """The caller would be in a session without anybody to talk to, in silence."""
+    bare.local(IN_README | (FOR_OLD if bare.old else {}) | {"extensions.conf": ("[globals](+)", "KALLGLOT_AGENT =")})
+    async with bare.running():
+        await bare.cli("module load res_clioriginate.so")
+        await bare.cli("channel originate Local/s@kallglot-inbound application Wait 1")
+        async with asyncio.timeout(5):
+            while not any("KALLGLOT_AGENT is not set" in line for line in bare.complaints()):
+                await asyncio.sleep(0.1)
