@@ -21,6 +21,8 @@ from kallglot_ari.settings import LANGUAGE_PATTERN, MODES
 
 MAX_TIMEOUT = 600.0
 MAX_METADATA = 32
+TWO_PARTIES = ("bidirectional_translation", "assistive_translation")
+"""Modes in which a caller alone would hear nothing."""
 
 _LANGUAGE = re.compile(LANGUAGE_PATTERN)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -72,6 +74,8 @@ def parse(arguments: tuple[str, ...]) -> StasisArguments:
     parsed = StasisArguments(**read, metadata=metadata)  # type: ignore[arg-type]
     if parsed.join and parsed.agents:
         raise UsageError("Stasis arguments join and agent: expected one of them, found both")
+    if parsed.mode in TWO_PARTIES and given.get("agent") == "" and not parsed.join:
+        raise UsageError(f"Stasis argument agent: expected a dial string with mode={parsed.mode}, found it empty")
     if parsed.answer == "agent" and not parsed.agents:
         raise UsageError("Stasis argument answer=agent: expected an agent argument with it")
     return parsed

@@ -88,6 +88,11 @@ def test_all_together_and_none() -> None:
         (['agent="x"<PJSIP/a>'], "agent: expected a dial string"),
         (["agent=&"], "agent: expected 1 to 16 dial strings joined with &, found 0"),
         (["agent=" + "&".join(f"PJSIP/{n}" for n in range(MAX_DIAL_STRINGS + 1))], "expected 1 to 16 dial strings"),
+        (
+            ["mode=bidirectional_translation", "agent="],
+            "agent: expected a dial string with mode=bidirectional_translation",
+        ),
+        (["agent= ", "mode=assistive_translation"], "agent: expected a dial string with mode=assistive_translation"),
         (["timeout=0.9"], "timeout: expected 1 to 600 seconds, found '0.9'"),
         (["timeout=600.1"], "timeout: expected 1 to 600 seconds"),
         (["timeout=-1"], "timeout: expected"),
@@ -118,6 +123,12 @@ def test_every_bad_argument_is_named(arguments: list[str], words: str) -> None:
         parse(tuple(arguments))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [("agent=",), ("mode=ai_agent", "agent="), ("mode=bidirectional_translation",)])
+def test_an_agent_that_is_empty_or_absent_may_be_meant(arguments: tuple[str, ...]) -> None:
+    """With a mode of one party, which the settings may name, or where another party joins the session."""
+    assert parse(arguments).agents == ()
 
 
 def test_what_was_found_is_shown_in_part_only() -> None:
