@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,10 +28,11 @@ def test_a_shells_limit_of_descriptors_is_raised_as_far_as_may_be(limits: tuple[
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, hard)
 
 
-def test_few_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    told: list[str] = []
+    monkeypatch.setattr(serve, "_log", SimpleNamespace(warning=lambda event, **_: told.append(event)))
     serve.more_descriptors()
-    assert asked == [(1024, 1024)]
-    assert "few_descriptors" in capsys.readouterr().out
+    assert (asked, told) == ([(1024, 1024)], ["few_descriptors"])
