@@ -65,7 +65,7 @@ class TrunkSettings(Section):
     """Write each trunk call's SIP messages to `debug.dir`, without secrets (needs `kallglot-hep.conf` of `config asterisk`), and
     ask Kallglot to keep its side too (provider contract)."""
     sip_trace_port: Port = 9060
-    """UDP port, on `agi.bind`, that Asterisk's res_hep sends copies of SIP messages to when `sip_trace` is on; 0 = any free one."""
+    """UDP port, on `agi.bind` and for `agi.allowed_ips`, that Asterisk's res_hep sends copies of SIP messages to when `sip_trace` is on; 0 = any free one."""
     external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()
