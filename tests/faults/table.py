@@ -55,6 +55,8 @@ class Fault:
     """The call cannot live on: Asterisk itself is gone."""
     dialplan: str = ""
     """At the moment `ringing` the call goes on in the dialplan, with this status."""
+    perhaps: str = ""
+    """Or it may, which depends on what happens to be open already; else it is translated."""
     postgres: bool = False
     behind: float = 0.0
     """Seconds after which it is forgotten; one more in this time, and new calls are left to the dialplan (`media.strain`)."""
@@ -192,7 +194,7 @@ async def _(p: Site) -> AsyncIterator[None]:
 # --- the machine -----------------------------------------------------------------------------------------------------
 
 
-@fault("no file descriptor left for 3 s", lasting=3.0, early=True)
+@fault("no file descriptor left for 3 s", lasting=3.0, early=True, perhaps="UNAVAILABLE")
 async def _(p: Site) -> AsyncIterator[None]:
     assert p.served.process is not None
     process = psutil.Process(p.served.process.pid)
@@ -329,6 +331,9 @@ async def _verdict(p: Plant, fault: Fault, moment: str) -> tuple[str, str]:
         return f"goes on in the dialplan ({found})", "" if lives and found == fault.dialplan else "it did not"
     if not p.alive:
         return "", f"the call was lost: {p.call}"
+    if fault.perhaps and moment == "ringing" and p.went_on == fault.perhaps:
+        await _hang_up(p)
+        return f"goes on in the dialplan ({fault.perhaps})", ""
     since = time.monotonic()
     if not await p.translated(RECOVER):
         await _hang_up(p)
