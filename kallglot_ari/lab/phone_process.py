@@ -124,7 +124,6 @@ class PhoneCall(pj.Call):  # type: ignore[misc]
         super().__init__(phone.account, call_id)
         self._phone = phone
         self.ended = False
-        self.connected_to: set[int] = set()
 
     def onCallState(self, _: object) -> None:  # noqa: N802 - pjsua2's name
         info = self.getInfo()

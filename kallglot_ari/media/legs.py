@@ -138,7 +138,6 @@ class Legs:
         stored_bytes: int = 0,
     ) -> None:  # fmt: skip
         """`quiet` is the byte that silence is made of on the stream; speech lies ready in frames of `stored_bytes`, if not as payloads."""
-        self._uplink_bytes = uplink_bytes
         self._frame_bytes = frame_bytes
         self._silence = np.frombuffer(silence, dtype=np.uint8)
         self._payload_type = payload_type

@@ -19,7 +19,6 @@ from kallglot_ari.rtp.playout import Prebuffer
 
 _BURST_MS = 200
 """With so much of it there a talkspurt begins at once: it did not come at the pace of speech."""
-_MAX_RATE = 192000
 
 
 class Way(Protocol):
@@ -254,8 +253,3 @@ class Speech:
         """Nobody listens here any more."""
         for voice in self.voices.values():
             voice.stop()
-
-
-def rate_is_usable(rate: int) -> bool:
-    """Whether speech of that sample rate can be played."""
-    return 4000 <= rate <= _MAX_RATE

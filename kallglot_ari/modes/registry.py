@@ -24,8 +24,8 @@ NOBODY = ""
 _log = get(__name__)
 
 
-class Held:
-    """A call's actions, but on channels that it let go of: those that came back to us from the dialplan are another call's."""
+class OwnChannels:
+    """A call's actions, refused on channels that it has let go of: those came back to us from the dialplan, and are another call's."""
 
     def __init__(self, actions: CallActions) -> None:
         self._actions = actions
@@ -73,7 +73,7 @@ class Registry:
         self._journal = journal
         self._runners: dict[str, CallRunner] = {}
         self._actions: dict[str, CallActions] = {}
-        self._held: dict[str, Held] = {}
+        self._own: dict[str, OwnChannels] = {}
         self._sessions: dict[str, set[str]] = {}
         """Call → every session that it has had."""
         self._callers: dict[str, str] = {}
@@ -130,15 +130,15 @@ class Registry:
     def adopt(self, channel_id: str, runner: CallRunner) -> None:
         """A caller's channel belongs to this call."""
         self._callers[channel_id] = runner.id
-        if held := self._held.get(runner.id):
-            held.take(channel_id)
+        if own := self._own.get(runner.id):
+            own.take(channel_id)
 
     def let_go(self, channel_id: str) -> None:
         """The dialplan had this channel meanwhile: its call, if it has one, neither hears of it nor touches it from now on."""
         runner = self.owner(channel_id)
         if runner is None:
             return
-        self._held[runner.id].let_go(channel_id)
+        self._own[runner.id].let_go(channel_id)
         runner.post(e.ChannelLeft(channel_id))  # it may not have been told, and knows what to do if it was
         self._forget(channel_id)
 
@@ -152,7 +152,7 @@ class Registry:
         """A new call."""
         clock = self._plant.clock
         runner, _ = self._enter(CallMachine(plan, clock.now(), clock.wall()))
-        runner.start(self._held[runner.id])
+        runner.start(self._own[runner.id])
         return runner
 
     def take_up(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
@@ -165,13 +165,13 @@ class Registry:
 
     def go_on(self, runner: CallRunner, commands: list[Command]) -> None:
         """With a call that was taken up."""
-        runner.start(self._held[runner.id], commands)
+        runner.start(self._own[runner.id], commands)
 
     def _enter(self, machine: CallMachine) -> tuple[CallRunner, CallActions]:
         runner = CallRunner(machine, self._plant.clock, self._finished, self._changed)
         actions = CallActions(self._plant, runner, machine.plan.request)
         self._runners[runner.id], self._actions[runner.id] = runner, actions
-        self._held[runner.id] = Held(actions)
+        self._own[runner.id] = OwnChannels(actions)
         told = {mark.rpartition("=")[2] for mark in machine.session_told}
         self._sessions[runner.id] = told | ({machine.last_session} - {""})
         if machine.plan.customer_channel:
@@ -187,7 +187,7 @@ class Registry:
 
     def _finished(self, runner: CallRunner) -> None:
         actions = self._actions.pop(runner.id)
-        del self._runners[runner.id], self._held[runner.id], self._sessions[runner.id]
+        del self._runners[runner.id], self._own[runner.id], self._sessions[runner.id]
         for channel, owner in list(self._callers.items()):
             if owner == runner.id or (owner == NOBODY and channel.startswith(f"{runner.id}.")):
                 self._forget(channel)
@@ -228,5 +228,5 @@ class Registry:
             await actions.close()
         self._runners.clear()
         self._actions.clear()
-        self._held.clear()
+        self._own.clear()
         self._sessions.clear()
