@@ -10,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from kallglot_ari.arguments import Parser, within
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter, wide
 from kallglot_ari.lab.bench_serve import SERVERS
+from kallglot_ari.lab.conf import make_certificate
 from kallglot_ari.media import formats
 from kallglot_ari.settings import MediaSettings
 
@@ -73,6 +75,8 @@ class Run:
     """`media.format`; peers and the stream's far end know mu-law alone."""
     encoding: str = "mulaw"
     """Of the stream."""
+    tls: bool = False
+    """Whether the stream is encrypted, as one to Kallglot itself is."""
 
     def task(self) -> dict[str, Any]:
         """For `bench_load`."""
@@ -88,25 +92,33 @@ def measure(run: Run) -> dict[str, Any]:
     with ExitStack() as stack:
         environment = dict(os.environ)
         if run.kind == "stream":
-            environment["BENCH_ECHO"] = f"http://127.0.0.1:{_echo(stack)}"
+            environment |= _echo(stack, tls=run.tls)
         return _measure(run, environment)
 
 
-def _echo(stack: ExitStack) -> int:
-    """The Kallglot of `bench stream`; its port."""
+def _echo(stack: ExitStack, *, tls: bool) -> dict[str, str]:
+    """Start the Kallglot of `bench stream`; where it is, for the server's environment."""
+    keys = []
+    if tls:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kallglot-bench-"))
+        if not make_certificate(Path(folder)):
+            raise LabError("bench: --tls needs the command openssl, to make a certificate")
+        keys = [folder]
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = int(sock.getsockname()[1])
     process = stack.enter_context(
         subprocess.Popen(
-            [sys.executable, "-m", "kallglot_ari.lab.bench_echo", str(port)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "kallglot_ari.lab.bench_echo", str(port), *keys], stdout=subprocess.PIPE, text=True
         )
     )
     stack.callback(process.terminate)
     assert process.stdout is not None
     if not process.stdout.readline():
         raise LabError("bench: the far end of the streams did not start")
-    return port
+    if not tls:
+        return {"BENCH_ECHO": f"http://127.0.0.1:{port}"}
+    return {"BENCH_ECHO": f"https://127.0.0.1:{port}", "BENCH_CA": str(Path(keys[0], "asterisk.crt"))}
 
 
 def _measure(run: Run, environment: dict[str, str]) -> dict[str, Any]:
@@ -224,6 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         default="mulaw",
         help="of the stream, PCM at 16 kHz; not with `stream`",
     )
+    parser.add_argument("--tls", action="store_true", help="encrypt the stream, as one to Kallglot itself is")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement, after 3 s of warming up")
     parser.add_argument(
         "--json", type=Path, help="write the figures there (bench-out/media.json, or as the benchmark is called)"
@@ -241,6 +254,8 @@ def _servers(args: argparse.Namespace) -> list[str]:
         servers = args.servers or [kind for kind in SERVERS if kind != "stream"]
     else:
         servers = args.servers or ["ours"]
+    if args.tls and (args.what != "stream" or servers != ["stream"]):
+        raise UsageError(f"--tls: expected `bench stream`, found `bench {args.what} --servers {','.join(servers)}`")
     if not usual and servers != ["ours"]:
         raise UsageError(
             f"--format, --encoding: only `ours` knows more than mu-law, found --servers {','.join(servers)}"
@@ -269,7 +284,9 @@ def run_bench(argv: list[str]) -> int:
                 console.print("aiortp is not installed (pip install aiortp): left out")
                 continue
             try:
-                results.append(measure(Run(kind, legs, args.seconds, args.pauses, args.format, args.encoding)))
+                results.append(
+                    measure(Run(kind, legs, args.seconds, args.pauses, args.format, args.encoding, args.tls))
+                )
             except LabError as error:
                 console.print(f"[red]{error}[/red]")
                 continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -32,15 +34,22 @@ async def _stream(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
-def main(port: int) -> None:
+def main(port: int, keys: str = "") -> None:
+    """Serve; over TLS with the certificate in the folder `keys`, if there is one."""
     stay_on(1)
     app = web.Application()
     app.router.add_get("/{call}", _stream)
-    web.run_app(app, host="127.0.0.1", port=port, print=lambda *_: print("ready", flush=True), access_log=None)
+    tls = None
+    if keys:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(Path(keys, "asterisk.crt"), Path(keys, "asterisk.key"))
+    web.run_app(
+        app, host="127.0.0.1", port=port, ssl_context=tls, print=lambda *_: print("ready", flush=True), access_log=None
+    )
 
 
 if __name__ == "__main__":
     import uvloop
 
     uvloop.install()
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

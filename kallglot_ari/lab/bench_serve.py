@@ -22,6 +22,7 @@ import numpy as np
 from kallglot_ari.calls.interfaces import StreamEvent, StreamSpeech
 from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import SystemClock
+from kallglot_ari.kallglot.http import tls_context
 from kallglot_ari.kallglot.socket import Socket, connect
 from kallglot_ari.kallglot.stream import Stream
 from kallglot_ari.lab.bench_load import leg_host, partner, stay_on
@@ -116,12 +117,15 @@ class StreamServer(OurServer):
     def __init__(self, form: str = "ulaw") -> None:
         super().__init__(form)
         self.sent = self.metrics.uplink_latency = Samples()  # type: ignore[assignment]
-        self.settings = KallglotSettings.model_validate({"url": os.environ["BENCH_ECHO"], "api_key": "sk_test_bench"})
+        self.settings = KallglotSettings.model_validate(
+            {"url": os.environ["BENCH_ECHO"], "ca_file": os.environ.get("BENCH_CA", ""), "api_key": "sk_test_bench"}
+        )
         self.http: aiohttp.ClientSession | None = None
         self.streams: list[Stream] = []
 
     async def start(self, legs: int, port: int) -> list[int]:
-        self.http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), ws_response_class=Socket)
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls_context(self.settings.ca_file))
+        self.http = aiohttp.ClientSession(connector=connector, ws_response_class=Socket)
         for call in range(legs // 2):
             session = Session(f"bench-{call}", "", f"{self.settings.urls[0].replace('http', 'ws', 1)}/{call}", "", None)
             socket = await connect(self.http, session, self.settings, timeout=10)

@@ -1,4 +1,4 @@
-"""`kallglot-ari bench media` in short."""
+"""`kallglot-ari bench media` and `bench stream` in short."""
 
 from __future__ import annotations
 
@@ -20,14 +20,23 @@ def test_every_format_is_carried_and_sounds_right(form: str, encoding: str) -> N
     assert result["tone_share"] > 0.99
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_stream_is_carried_in_clear_and_encrypted(tls: bool) -> None:
+    result = measure(Run("stream", 4, 1.0, tls=tls))
+    assert result["lost"] == result["silent_legs"] == result["dropped_chunks"] == 0
+    assert result["tone_share"] > 0.99
+
+
 @pytest.mark.parametrize(
     "argv",
     [
         ["media", "--format", "g722", "--servers", "uvloop"],
         ["stream", "--format", "g722"],
         ["media", "--encoding", "pcm_16", "--pauses"],
+        ["media", "--tls"],
+        ["stream", "--servers", "stream,ours", "--tls"],
     ],
 )
 def test_what_cannot_be_measured_is_refused(argv: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"--format|--pauses"):
+    with pytest.raises(UsageError, match=r"--format|--pauses|--tls"):
         run_bench(argv)
