@@ -37,6 +37,7 @@ from kallglot_ari.tasks import Tasks
 _log = get(__name__)
 
 Q850_DEFAULT = 16
+Q850_BUSY = 17
 FETCHED = ("join=fetched",)
 """What the dialplan of asterisk-conf says of a channel that it brings to us on our behalf."""
 
@@ -89,6 +90,8 @@ class StasisMode:
         self._load = load
         self.resume = Resume(plant, journal, self.calls, prefix, embedded=kallglot.embedded)
         self._contexts: dict[str, str] = {}
+        self._busy: set[str] = set()
+        """Channels that were dialled and are busy: one whose dialplan said so, with Busy(), is destroyed without a cause."""
         self._tasks = Tasks("stasis")
         self._holds = Holds(plant, self.calls, self._tasks)
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
@@ -131,14 +134,18 @@ class StasisMode:
             case m.StasisEnd():
                 self._post(event.channel.id, e.ChannelLeft(event.channel.id))
             case m.ChannelDestroyed():
-                self._post(event.channel.id, e.ChannelGone(event.channel.id, event.cause))
+                busy = Q850_BUSY if event.channel.id in self._busy else 0
+                self._post(event.channel.id, e.ChannelGone(event.channel.id, event.cause or busy))
                 self._contexts.pop(event.channel.id, None)
+                self._busy.discard(event.channel.id)
             case m.ChannelHangupRequest():
                 self._post(event.channel.id, e.HangupRequested(event.channel.id, event.cause or Q850_DEFAULT))
             case m.ChannelStateChange() if event.channel.state == "Ringing":
                 self._post(event.channel.id, e.ChannelRinging(event.channel.id))
             case m.Dial() if event.dialstatus in ("RINGING", "PROGRESS"):
                 self._post(event.peer.id, e.ChannelRinging(event.peer.id))
+            case m.Dial() if event.dialstatus == "BUSY" and self.calls.owner(event.peer.id) is not None:
+                self._busy.add(event.peer.id)
             case m.ChannelDtmfReceived():
                 at = event.timestamp.timestamp() if event.timestamp else 0.0
                 self._post(event.channel.id, e.DtmfReceived(event.channel.id, event.digit, event.duration_ms, at))
@@ -282,8 +289,10 @@ class StasisMode:
 
     def _resume(self, seen: Snapshot) -> None:
         self.resume.connected(seen, self._give_back)
-        for gone in self._contexts.keys() - {channel.id for channel in seen.channels}:
+        there = {channel.id for channel in seen.channels}
+        for gone in self._contexts.keys() - there:
             del self._contexts[gone]  # nobody heard of its end
+        self._busy &= there
         for channel in seen.channels:
             if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
                 self._contexts.setdefault(channel.id, channel.dialplan.context)

@@ -108,6 +108,13 @@ async def test_agent_is_busy(scene: Scene, how: str) -> None:
     await scene.ended("agent_hangup", "AGENTBUSY")
 
 
+async def test_an_extension_that_says_busy_is_a_busy_agent(scene: Scene) -> None:
+    """Asterisk destroys the channel of such an extension without a cause."""
+    await scene.asterisk.extension("700", "Busy(5)")
+    await scene.dial("agent=Local/700@kallglot-phones")
+    await scene.ended("agent_hangup", "AGENTBUSY")
+
+
 async def test_agent_is_not_registered(scene: Scene) -> None:
     await scene.dial("agent=PJSIP/agent3")
     await scene.ended("error", "UNAVAILABLE")

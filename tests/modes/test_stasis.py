@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from kallglot_ari.ari.decode import read_one
-from kallglot_ari.ari.models import AsteriskInfo, Channel, StasisStart
+from kallglot_ari.ari.models import AsteriskInfo, Channel, ChannelDestroyed, Dial, StasisStart
 from kallglot_ari.ari.snapshot import Connected, Snapshot
 from kallglot_ari.calls import events as e
 from kallglot_ari.modes.load import Load
@@ -75,4 +75,25 @@ async def test_a_channel_in_a_party_s_place_has_its_transfers_handed_to_us_as_we
     mode.on_event(read_one(StasisStart, orjson.dumps(started)))
     await asyncio.sleep(0)
     assert set_ == [("1.2", "PJSIP_TRANSFER_HANDLING()", "ari-only")]
+    await mode.close()
+
+
+@pytest.mark.parametrize(("status", "cause", "told"), [("BUSY", 0, 17), ("BUSY", 21, 21), ("CONGESTION", 0, 0)])
+async def test_a_dialled_channel_that_is_busy_is_told_so_when_its_end_has_no_cause(
+    status: str, cause: int, told: int
+) -> None:
+    bench, s = Bench(), Settings()
+    load = Load(bench.plant.metrics)
+    mode = StasisMode(
+        bench.plant, s.service, s.kallglot, s.media, s.conference, s.features, "kg-t", bench.journal, load
+    )
+    heard: list[e.Event] = []
+    mode.calls.owner = {"kg-t-1.d1": SimpleNamespace(id="kg-t-1", post=heard.append)}.get  # type: ignore[assignment]
+    for peer in ("kg-t-1.d1", "somebody.else"):
+        dialled = event("Dial", dialstatus=status, dialstring="700", forward="", peer=channel(peer))
+        mode.on_event(read_one(Dial, orjson.dumps(dialled)))
+    gone = event("ChannelDestroyed", cause=cause, cause_txt="Unknown", channel=channel("kg-t-1.d1"))
+    mode.on_event(read_one(ChannelDestroyed, orjson.dumps(gone)))
+    assert heard == [e.ChannelGone("kg-t-1.d1", told)]
+    assert mode._busy == set(), "of others nothing is kept"
     await mode.close()
