@@ -198,7 +198,7 @@ async def measure(
         trunk = TrunkSettings.model_validate(
             {
                 "username": sip_edge.USER, "password": SecretStr(sip_edge.PASSWORD), "codecs": ("PCMU",),
-                "endpoints": [{"uri": f"127.0.0.1:{edge.sip_tls_port}"}], "ca_file": ca,
+                "endpoints": [{"uri": f"127.0.0.1:{edge.sip_tls_port}"}], "ca_file": ca, "bind_port": edge.rtp_range[0] + 1,
             }
         )  # fmt: skip
         agi, web = edge.slot.spare, edge.rtp_range[0]  # TCP, where the edge has nothing

@@ -30,8 +30,8 @@ async def check_endpoint(client: AmiClient, name: str, trunk: TrunkSettings) -> 
     if not transports:
         raise SipProbeError(
             f"Asterisk has no transport {transport_name(trunk)}: it would dial Kallglot over any other, with that one's rules",
-            "its log says why, mostly that it cannot read ca_list_file: mend that, then: asterisk -rx 'core restart when convenient'"
-            " (a reload does not bring transports back)",
+            f"its log says why, mostly that it cannot read ca_list_file, or that another transport has port {trunk.bind_port}"
+            " (trunk.bind_port): mend that, then: asterisk -rx 'core restart when convenient' (a reload does not bring transports back)",
         )
     if (
         trunk.transport == "tls"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.pbx import asterisk_media
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
 from kallglot_ari.pbx.files import RenderedFile, plain
-from kallglot_ari.settings import Settings, TrunkSettings, reached_at
+from kallglot_ari.settings import Settings, TrunkSettings, host_port, reached_at
 
 CODECS = {"opus": "opus", "G722": "g722", "PCMU": "ulaw", "PCMA": "alaw"}
 SUITES = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32")
 """What Asterisk can offer for SDES (RFC 4568); the 80-bit tag, or the 32-bit one."""
+_USER_MARKS = "-._~%!$&'()*+,=:"
+_USER = re.compile(rf"[A-Za-z0-9{re.escape(_USER_MARKS)}]*")
 TLS_METHODS = {"TLSv1.2": "tlsv1_2", "TLSv1.3": "tlsv1_3"}
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 _DEFAULT_AGI = "agi://127.0.0.1:4573"
@@ -43,10 +46,22 @@ def check(trunk: TrunkSettings) -> None:
         raise ConfigError(f"trunk.srtp_suites: Asterisk offers {' or '.join(SUITES)}, found {unknown[0]!r}")
     if trunk.srtp and len(trunk.srtp_suites) != 1:
         raise ConfigError(f"trunk.srtp_suites: Asterisk offers one suite, found {len(trunk.srtp_suites)}")
+    if len({endpoint.uri.startswith("[") for endpoint in trunk.endpoints}) > 1:
+        raise ConfigError(
+            "trunk.endpoints: an Asterisk transport has one IP version, found IPv6 addresses beside others: expected only one kind"
+        )
+
+
+def _ipv6(trunk: TrunkSettings) -> bool:
+    return trunk.endpoints[0].uri.startswith("[")
 
 
 def _safe(trunk: TrunkSettings) -> tuple[str, str]:
     user = plain("trunk.username", trunk.username, forbidden=' ;@"<>')
+    if not _USER.fullmatch(user):
+        raise ConfigError(
+            f"trunk.username: expected letters, digits and {_USER_MARKS}, which is what Asterisk takes in from_user, found {user!r}"
+        )
     password = trunk.password.get_secret_value()
     # in Asterisk's files ; begins a comment unless escaped, and a value's edges are trimmed
     if password != password.strip():
@@ -84,7 +99,8 @@ def transport_name(trunk: TrunkSettings) -> str:
 def _transport(trunk: TrunkSettings, name: str) -> str:
     lines = [
         f"[{name}]", "type = transport", f"protocol = {trunk.transport}",
-        "; Any free port: this transport only connects to Kallglot.", "bind = 0.0.0.0:0",
+        "; Nobody calls in here, but Asterisk listens on every transport's port (and takes 5060 or 5061 for 0), so it must be free.",
+        f"bind = {host_port('::' if _ipv6(trunk) else '0.0.0.0', trunk.bind_port)}",  # noqa: S104 - Kallglot may be on any network
     ]  # fmt: skip
     if trunk.transport == "tls":
         ca = plain("trunk.ca_file", trunk.ca_file or SYSTEM_CA, forbidden=";")
@@ -167,7 +183,11 @@ def extensions(settings: Settings) -> str:
 def manager(settings: Settings) -> str:
     """For manager.conf: the user that trunk mode follows its calls with."""
     user = plain("ami.username", settings.ami.username or "kallglot", forbidden=" ;[]")
-    secret = settings.ami.password.get_secret_value() or "change-me"
+    if user == "general":
+        raise ConfigError("ami.username: expected a name other than general, which is a section of manager.conf")
+    secret = settings.ami.password.get_secret_value() or asterisk_media.UNCHANGED
+    if secret != secret.strip():
+        raise ConfigError("ami.password: expected no blank at either end: Asterisk would cut it off")
     return (
         "; Written by kallglot-ari config asterisk. It holds a password: keep it readable for Asterisk only.\n"
         f"[{user}]\nsecret = {secret.replace(';', chr(92) + ';')}\n"

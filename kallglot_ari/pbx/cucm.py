@@ -71,7 +71,8 @@ def _trunk(trunk: TrunkSettings) -> dict[str, str]:
     found = {"Device Name": NAME, "Device Protocol": "SIP"}
     for number, endpoint in enumerate(ordered(trunk), 1):
         host, port = split_port(endpoint.uri, trunk.transport)
-        found[f"Destination Address {number}"] = host
+        version = " IPv6" if host.startswith("[") else ""
+        found[f"Destination Address{version} {number}"] = host.strip("[]")
         found[f"Destination Port {number}"] = str(port)
     found |= {
         "SIP Trunk Security Profile": f"{NAME} {_TRANSPORT[trunk.transport]}",

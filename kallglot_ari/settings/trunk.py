@@ -66,6 +66,8 @@ class TrunkSettings(Section):
     ask Kallglot to keep its side too (provider contract)."""
     sip_trace_port: Port = 9060
     """UDP port, on `agi.bind` and for `agi.allowed_ips`, that Asterisk's res_hep sends copies of SIP messages to when `sip_trace` is on; 0 = any free one."""
+    bind_port: int = Field(5095, ge=1, le=65535)
+    """Port that Asterisk's own transport for these calls listens on, for `config asterisk`: one that nothing else on the PBX has."""
     external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()

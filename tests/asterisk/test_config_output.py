@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from pydantic import SecretStr
@@ -10,10 +12,12 @@ from pydantic import SecretStr
 from kallglot_ari.errors import LabError
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.roots import Version
+from kallglot_ari.pbx.asterisk import pjsip
 from kallglot_ari.pbx.run import run_config
-from kallglot_ari.settings import AmiSettings, AriSettings, KallglotSettings, Settings, TrunkSettings
+from kallglot_ari.settings import AmiSettings, AriSettings, Endpoint, KallglotSettings, Settings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory, missing
 from tests.asterisk.running import nothing_left, running, settings_for, until
+from tests.asterisk.trunk_lab import free_port
 
 PASSWORD = 's3;cret" & <x>'
 INCLUDED = {
@@ -30,7 +34,9 @@ async def test_asterisk_takes_what_is_written(version: Version, phones: PhoneFac
         ari=AriSettings(username="other", password=SecretStr(PASSWORD), app="other-app"),
         ami=AmiSettings(username="other", password=SecretStr(PASSWORD)),
         kallglot=KallglotSettings(source_language="es"),
-        trunk=TrunkSettings(username="other", password=SecretStr(PASSWORD), transport="tcp", srtp=False),
+        trunk=TrunkSettings(
+            username="other", password=SecretStr(PASSWORD), transport="tcp", srtp=False, bind_port=free_port()
+        ),
     )
     assert run_config("asterisk", written, tmp_path / "out") == 0
     local = {name: (tmp_path / "out" / file).read_text() for name, file in INCLUDED.items()}
@@ -46,6 +52,8 @@ async def test_asterisk_takes_what_is_written(version: Version, phones: PhoneFac
         missing(str(error))
     try:
         assert asterisk.complaints() == []
+        # Not 5060, which Asterisk would take for "any port", and which the PBX's own phones have.
+        assert f"0.0.0.0:{written.trunk.bind_port}\n" in await asterisk.cli("pjsip show transports")
         ours = settings_for(
             asterisk, tmp_path, None, ari={"username": "other", "password": written.ari.password, "app": "other-app"},
             ami={"port": asterisk.manager_port, "username": "other", "password": written.ami.password},
@@ -64,4 +72,34 @@ async def test_asterisk_takes_what_is_written(version: Version, phones: PhoneFac
             await nothing_left(service, asterisk)
         assert asterisk.complaints() == []
     finally:
+        await asterisk.stop()
+
+
+@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
+async def test_an_endpoint_with_an_ipv6_address_is_dialled(version: Version) -> None:
+    """Asterisk takes a transport of IPv4 for it too, and then sends nothing."""
+    lines: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.put_nowait(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(listen, "::1", 0)
+    endpoint = f"[::1]:{server.sockets[0].getsockname()[1]}"
+    trunk = TrunkSettings(endpoints=(Endpoint(uri=endpoint),), transport="tcp", srtp=False, bind_port=free_port())
+    asterisk = LabAsterisk(
+        version, phones=0, local={"pjsip.conf": pjsip(trunk).replace("qualify_frequency = 60\n", "")}
+    )
+    try:
+        await asterisk.start()
+    except LabError as error:
+        missing(str(error))
+    try:
+        uri = f"sip:sess_1@{endpoint};transport=tcp"
+        where = "/channels?timeout=3&context=nowhere&extension=s&endpoint=" + quote(f"PJSIP/kallglot/{uri}", safe="")
+        await asyncio.to_thread(asterisk.ari, "POST", where)
+        assert await asyncio.wait_for(lines.get(), 3) == f"INVITE {uri} SIP/2.0\r\n".encode()
+        assert asterisk.complaints() == []
+    finally:
+        server.close()
         await asterisk.stop()

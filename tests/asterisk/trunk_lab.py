@@ -180,6 +180,7 @@ class TrunkLab:
         base = {
             "username": sip_edge.USER, "password": SecretStr(sip_edge.PASSWORD), "endpoints": endpoints,
             "ca_file": inside(edges[0], cas), "transport": transport, "failover_timeout_ms": 1500,
+            "bind_port": free_udp_port() if transport == "udp" else free_port(),
         }  # fmt: skip
         if options.get("ca_file") == "other":
             assert make_certificate(edges[0].folder / "etc/other")

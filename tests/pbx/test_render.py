@@ -16,7 +16,16 @@ from pydantic import SecretStr
 from kallglot_ari.errors import ConfigError, UsageError
 from kallglot_ari.pbx import addresses, asterisk, asterisk_media, cucm, curri, freeswitch
 from kallglot_ari.pbx.run import KINDS, run_config
-from kallglot_ari.settings import AgiSettings, AriSettings, Endpoint, KallglotSettings, Settings, TrunkSettings
+from kallglot_ari.settings import (
+    AgiSettings,
+    AmiSettings,
+    AriSettings,
+    Endpoint,
+    KallglotSettings,
+    Settings,
+    TrunkSettings,
+    WebSettings,
+)
 
 ENDPOINTS = (
     Endpoint(uri="ap.example", priority=3), Endpoint(uri="sip.example", priority=1), Endpoint(uri="eu.example:5071", priority=2),
@@ -43,7 +52,7 @@ def test_pjsip() -> None:
     made = sections(asterisk.pjsip(trunk(external_address="203.0.113.5", local_networks=("10.0.0.0/8",))))
     transport, login, first = made[0][1], made[1][1], made[2]
     assert transport | {} == {
-        "type": "transport", "protocol": "tls", "bind": "0.0.0.0:0", "method": "tlsv1_2", "verify_server": "yes",
+        "type": "transport", "protocol": "tls", "bind": "0.0.0.0:5095", "method": "tlsv1_2", "verify_server": "yes",
         "ca_list_file": asterisk.SYSTEM_CA, "external_signaling_address": "203.0.113.5",
         "external_media_address": "203.0.113.5", "local_net": "10.0.0.0/8",
     }  # fmt: skip
@@ -60,6 +69,13 @@ def test_pjsip() -> None:
         "kallglot": "sip:sip.example:5061\\;transport=tls", "kallglot-2": "sip:eu.example:5071\\;transport=tls",
         "kallglot-3": "sip:ap.example:5061\\;transport=tls",
     }  # fmt: skip
+
+
+def test_a_port_that_nothing_else_has() -> None:
+    """For port 0 Asterisk takes 5061 or 5060, away from the PBX's own phones when it is loaded first."""
+    made = dict(sections(asterisk.pjsip(trunk(bind_port=5999, endpoints=(Endpoint(uri="[2001:db8::1]:5071"),)))))
+    assert made["kallglot-tls"]["bind"] == "[::]:5999"
+    assert made["kallglot"]["contact"] == "sip:[2001:db8::1]:5071\\;transport=tls"
 
 
 def test_codecs_keep_their_order_and_tls_its_version() -> None:
@@ -82,7 +98,13 @@ def test_codecs_keep_their_order_and_tls_its_version() -> None:
             "Asterisk offers one suite, found 2",
         ),
         ({"username": "a;b"}, "trunk.username: expected text that a configuration file can hold, found ';'"),
+        ({"username": "a#b"}, "trunk.username: expected letters, digits and .* takes in from_user, found 'a#b'"),
+        ({"username": "jürgen"}, "trunk.username: expected letters, digits and "),
         ({"password": SecretStr(" a")}, "trunk.password: expected no blank at either end"),
+        (
+            {"endpoints": (Endpoint(uri="sip.example"), Endpoint(uri="[2001:db8::1]"))},
+            "trunk.endpoints: an Asterisk transport has one IP version",
+        ),
     ],
 )
 def test_what_asterisk_cannot_do_is_refused(options: dict[str, object], message: str) -> None:
@@ -182,6 +204,10 @@ def test_cucm_holds_no_secret() -> None:
     assert "s3;cret" not in text
     for expected in ("sip.example", "5071", "Encrypted", "TLS", "SRTP Allowed", "Route Pattern"):
         assert expected in text
+    six = cucm.values(Settings(trunk=trunk(endpoints=(Endpoint(uri="[2001:db8::1]:5071"),))))[
+        "Device > Trunk (SIP Trunk)"
+    ]
+    assert (six["Destination Address IPv6 1"], six["Destination Port 1"]) == ("2001:db8::1", "5071")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -195,6 +221,34 @@ def test_secrets_are_for_the_owner_only(tmp_path: Path, kind: str, capsys: pytes
         if "s3" in text and "cret" in text:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert "cret" not in capsys.readouterr().out.replace("secret", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "named"),
+    [
+        ("asterisk", Settings(), ["trunk.username", "ari.password"]),
+        ("asterisk", Settings(trunk=trunk(password=SecretStr(""))), ["trunk.password", "ari.password"]),
+        (
+            "asterisk",
+            Settings(trunk=trunk(), ami=AmiSettings(username="me"), agi=AgiSettings(port=0)),
+            ["ari.password", "ami.password", "agi.port"],
+        ),
+        ("freeswitch", Settings(web=WebSettings(port=0)), ["trunk.username", "web.port"]),
+        ("cucm", Settings(), []),
+    ],
+)
+def test_what_is_still_missing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, settings: Settings, named: list[str]
+) -> None:
+    assert run_config(kind, settings, tmp_path) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("note: ").partition(" is ")[0] for line in said] == named
+
+
+@pytest.mark.parametrize(("username", "password"), [("general", "x"), ("me", "x ")])
+def test_what_manager_conf_cannot_hold_is_refused(username: str, password: str) -> None:
+    with pytest.raises(ConfigError, match=r"ami\.(username|password): expected"):
+        asterisk.render(Settings(ami=AmiSettings(username=username, password=SecretStr(password))))
 
 
 def test_config_problems(tmp_path: Path) -> None:
