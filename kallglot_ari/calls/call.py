@@ -8,7 +8,16 @@ from datetime import datetime
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.legs import Candidate, Leg, Role
 from kallglot_ari.calls.link import Link, LinkState
-from kallglot_ari.calls.model import CUSTOMER, CallState, CallView, DialplanStatus, EndReason, LegView, SessionRequest
+from kallglot_ari.calls.model import (
+    CUSTOMER,
+    CallState,
+    CallView,
+    DialplanStatus,
+    EndReason,
+    LegState,
+    LegView,
+    SessionRequest,
+)
 
 RUNGS = ("down", "new_session", "reconnecting", "starting", "up")
 """Of a link to Kallglot, the worst first."""
@@ -216,10 +225,15 @@ class Call:
             degraded=self.problem if self.direct and self.active else "",
             translation=self.translation,
             legs=[
-                LegView(g.speaker, g.channel_id, g.channel_name, g.state.value, g.language, g.held, role=_role(g))
+                LegView(g.speaker, g.channel_id, g.channel_name, self._state(g), g.language, g.held, role=_role(g))
                 for g in self.legs.values()
             ],
         )
+
+    def _state(self, leg: Leg) -> LegState:
+        """A leg that is being dialled rings as soon as one of its phones does."""
+        rings = any(candidate.ringing for candidate in self.candidates.values() if candidate.leg == leg.id)
+        return LegState.RINGING if rings and leg.state is LegState.DIALLING else leg.state
 
 
 def _role(leg: Leg) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.ending import RING_TIMER, finish, remove, without
-from kallglot_ari.calls.legs import Candidate, Role
+from kallglot_ari.calls.legs import Candidate, Leg, Role
 from kallglot_ari.calls.model import AGENT, CallState, DialplanStatus, EndReason
 
 BUSY_CAUSES = frozenset({17, 21})
@@ -103,6 +103,8 @@ def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Com
         state: Final = "channel_declined" if cause in BUSY_CAUSES else "channel_unavailable"
         told.append(c.TransferProgress(candidate.referrer, state))
     leg = call.legs.get(candidate.leg)
+    if leg is not None:
+        told += _transfer_failed(call, leg, candidate)
     if leg is None or leg.up or any(cand.leg == leg.id for cand in call.candidates.values()):
         if leg is not None and not leg.up:
             call.failures.append((cause, candidate.ringing))
@@ -118,6 +120,17 @@ def candidate_failed(call: Call, candidate: Candidate, cause: int) -> list[c.Com
             return told + finish(call, EndReason.CUSTOMER_HANGUP, DialplanStatus.BUSY)
         return told + finish(call, _REASONS[status], status)
     return told + remove(call, leg)
+
+
+def _transfer_failed(call: Call, leg: Leg, candidate: Candidate) -> list[c.Command]:
+    """Told when nobody takes a transfer; with a consultation it is about the one who asked somebody in."""
+    if any(other.leg == leg.id for other in call.candidates.values()):
+        return []
+    consulting = call.consulting is not None and leg.id == call.consulting[1] and not leg.up
+    asked = call.legs.get(call.consulting[0]) if consulting and call.consulting is not None else leg
+    if asked is None or not (candidate.replaces or consulting):
+        return []
+    return [c.Publish("transfer.failed", {"speaker": asked.speaker, "target": candidate.endpoint})]
 
 
 def not_placed(call: Call, candidate: Candidate) -> list[c.Command]:

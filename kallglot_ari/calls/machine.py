@@ -308,7 +308,10 @@ class CallMachine(Call):
             ]
         leg = self.add_party(event.speaker, event.language)
         leg.channel_id, leg.channel_name, leg.up = event.channel_id, event.name, True
-        return [c.Publish("leg.joined", {"speaker": leg.speaker, "channel": event.name})]
+        told: list[c.Command] = [c.Publish("leg.joined", {"speaker": leg.speaker, "channel": event.name})]
+        if self.state is CallState.ACTIVE:
+            told.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", DialplanStatus.COMPLETED.value))
+        return told
 
     def _party_asked(self, event: e.PartyAsked) -> list[c.Command]:
         if not self.active or self.full:

@@ -64,6 +64,23 @@ def test_status_is_set_as_soon_as_the_call_is_up_for_an_h_extension() -> None:
     assert s.variable("KALLGLOT_STATUS") == "COMPLETED"
 
 
+def test_who_joins_finds_the_status_in_an_h_extension_too() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyJoined("1700000009.1"))
+    assert c.SetVariable("1700000009.1", "KALLGLOT_STATUS", "COMPLETED") in s.all
+
+
+def test_a_leg_rings_as_soon_as_one_of_its_phones_does() -> None:
+    s = Script(plan(agents=("PJSIP/1", "PJSIP/2")))
+    s.done()
+    assert [leg.state for leg in s.machine.view().legs] == ["up", "dialling"]
+    s.feed(e.ChannelRinging(s.asked(c.Dial)[1].channel_id))
+    assert [leg.state for leg in s.machine.view().legs] == ["up", "ringing"]
+    s.agent_answers()
+    assert [leg.state for leg in s.machine.view().legs] == ["up", "up"]
+
+
 @pytest.mark.parametrize(
     ("cause", "ringing", "reason", "status"),
     [

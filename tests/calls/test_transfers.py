@@ -109,3 +109,32 @@ def test_what_cannot_be_had_at_first_translates_later() -> None:
     s.done()
     assert not s.machine.direct
     assert [leg.language for leg in s.machine.parties] == ["de", "xx"]
+
+
+@pytest.mark.parametrize("consult", [False, True])
+def test_a_transfer_that_nobody_takes_is_told(consult: bool) -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=consult))
+    dialled = s.asked(c.Dial)[-1].channel_id
+    s.feed(e.ChannelRinging(dialled))
+    commands = s.feed(e.ChannelGone(dialled, 17))
+    assert c.Publish("transfer.failed", {"speaker": "agent", "target": "PJSIP/9"}) in commands
+    assert [leg.speaker for leg in s.machine.parties] == ["customer", "agent"]
+
+
+def test_a_transfer_whose_party_left_meanwhile_and_that_nobody_takes_is_told() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9"))
+    s.leaves(agent)
+    commands = s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 19))
+    assert c.Publish("transfer.failed", {"speaker": "agent", "target": "PJSIP/9"}) in commands
+
+
+def test_an_invited_party_that_does_not_come_is_no_failed_transfer() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 19))
+    assert not s.asked(c.Publish, lambda x: x.event == "transfer.failed")
