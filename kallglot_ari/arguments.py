@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import NoReturn
 
 from kallglot_ari.errors import UsageError
@@ -41,6 +42,27 @@ def port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a port of 0 to 65535, found {text!r}")
     return int(text)
+
+
+def address(text: str) -> str:
+    """An address to listen on: nothing is not one, for it would be every address."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected an address or a host name, found {text!r}")
+    return text
+
+
+def folder(text: str) -> Path:
+    """A folder to write to."""
+    if not text:
+        raise argparse.ArgumentTypeError(f"expected a folder, found {text!r}")
+    return Path(text)
+
+
+def file_to_write(text: str) -> Path:
+    """A file that is written in the end: what cannot be one is told before the work."""
+    if not text or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file to write, found {text!r}")
+    return Path(text)
 
 
 def ring_seconds(text: str) -> float:

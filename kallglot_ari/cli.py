@@ -8,11 +8,10 @@ import gc
 import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 from kallglot_ari import __version__, log, memory, settings, standard
-from kallglot_ari.arguments import Parser, port, ring_seconds
+from kallglot_ari.arguments import Parser, address, folder, port, ring_seconds
 from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
 
 USAGE_ERROR = 2
@@ -42,7 +41,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from kallglot_ari.lab.demo import run_demo
 
-    return _run(run_demo(source=args.source, target=args.target, engine=args.engine, out=Path(args.out)))
+    return _run(run_demo(source=args.source, target=args.target, engine=args.engine, out=args.out))
 
 
 def _sandbox(args: argparse.Namespace) -> int:
@@ -138,9 +137,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--source", default="de", help="the customer's language (de)")
     demo.add_argument("--target", default="en", help="the agent's language (en)")
     demo.add_argument("--engine", choices=("offline", "echo"), default="offline", help="the embedded Kallglot's engine")
-    demo.add_argument("--out", default="demo-out", metavar="DIR", help="folder for recordings and report (demo-out)")
+    demo.add_argument(
+        "--out", type=folder, default="demo-out", metavar="DIR", help="folder for recordings and report (demo-out)"
+    )
     sandbox = add("sandbox", _sandbox, "the embedded Kallglot-compatible server on its own", config=True)
-    sandbox.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    sandbox.add_argument("--host", type=address, default="127.0.0.1", help="address to listen on (127.0.0.1)")
     sandbox.add_argument("--port", type=port, default=8095, help="0: any free one (8095)")
     sandbox.add_argument("--engine", choices=("offline", "echo"), help="what translates (interpreter.engine: offline)")
     sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
@@ -198,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Their own parsers read the rest, options included.
             args = argparse.Namespace(run=_bench if argv[0] == "bench" else _models, rest=argv[1:])
         else:
+            if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+                raise UsageError(f"expected a COMMAND first, found {argv[0]!r} (kallglot-ari --help has all of them)")
             args = build_parser().parse_args(argv)
         return int(args.run(args))
     except (UsageError, ConfigError) as error:

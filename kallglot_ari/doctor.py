@@ -405,9 +405,11 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
         ]
         findings += await Doctor(settings, call=call).examine()
     except ConfigError as error:
+        problem = log.redact(str(error))
         findings = [
-            Finding("configuration", False, str(error), "mend that setting; docs/configuration.md has all of them")
+            Finding("configuration", False, problem, "mend that setting; docs/configuration.md has all of them")
         ]
+        sys.stderr.write(f"kallglot-ari: {problem}\n")  # as every command says it
     if as_json:
         sys.stdout.write(orjson.dumps([asdict(f) for f in findings], option=orjson.OPT_INDENT_2).decode() + "\n")
     else:

@@ -75,6 +75,11 @@ def cannot_listen(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
+def listening_setting(section: str, error: OSError) -> str:
+    """What to change where `section` has a `bind` and a `port`: the port when it is taken or not for us, else the address."""
+    return f"{section}.port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else f"{section}.bind"
+
+
 class AriError(KallglotAriError):
     """Asterisk's REST interface refused or failed. `status` is the HTTP status, 0 when there was no answer."""
 

@@ -55,6 +55,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     [
         ("", "COMMAND: expected a value, found none (kallglot-ari --help has all arguments)"),
         ("dance", "COMMAND: expected one of serve, demo, sandbox, doctor, config, calls, hangup, transfer, call, bench, models, found 'dance'"),
+        ("--config c.toml serve", "expected a COMMAND first, found '--config'"),
         ("serve --loud", "expected no argument '--loud'"),
         ("serve --config", "--config: expected a value, found none"),
         ("serve --config=", "--config: expected the name of a file, found ''"),
@@ -63,6 +64,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("sandbox --port x", "--port: expected a port of 0 to 65535, found 'x'"),
         ("sandbox --port -1", "--port: expected a port of 0 to 65535, found '-1'"),
         ("sandbox --port 65536", "--port: expected a port of 0 to 65535, found '65536'"),
+        ("sandbox --host=", "--host: expected an address or a host name, found ''"),
         ("sandbox --engine loud", "--engine: expected one of offline, echo, found 'loud'"),
         ("config", "PBX: expected a value, found none"),
         ("config avaya", "PBX: expected one of asterisk, freeswitch, cucm, found 'avaya'"),
@@ -70,9 +72,13 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("hangup", "CALL: expected a value, found none"),
         ("transfer c-1", "TARGET: expected a value, found none"),
         ("demo --source xx --engine echo", "--source: expected one of de, en, es, fr, found 'xx'"),
+        ("demo --out= --engine echo", "--out: expected a folder, found ''"),
         ("demo --out c.toml --engine echo", "--out c.toml: expected a folder that can be written, found: File exists"),
         ("bench", "what: expected a value, found none"),
         ("bench media --legs 3", "--legs: expected even numbers of 2 to 16000, found '3'"),
+        ("bench media --json .", "--json: expected a file to write, found '.'"),
+        ("bench media --markdown=", "--markdown: expected a file to write, found ''"),
+        ("bench agi --json .", "--json: expected a file to write, found '.'"),
         ("bench media --seconds x", "--seconds: expected a number, found 'x'"),
         ("bench media --seconds 0", "--seconds: expected 1 to 3600, found 0"),
         ("bench agi --seconds 0", "--seconds: expected 1 to 86400, found 0"),
@@ -168,6 +174,24 @@ def test_a_port_that_is_taken_is_a_failure_and_names_the_setting(
     name = setting.removeprefix("KALLGLOT__").replace("__", ".").lower() or "sandbox"
     (error,) = capfd.readouterr().err.splitlines()
     assert error == f"kallglot-ari: {name}: cannot listen on 127.0.0.1:{port}: the port is taken"
+
+
+@pytest.mark.parametrize("section", ["web", "agi", "media"])
+def test_an_address_that_is_not_ours_is_a_failure_and_names_the_setting(
+    section: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WEB", "AGI"):
+        monkeypatch.setenv(f"KALLGLOT__{name}__PORT", "0")
+    monkeypatch.setenv("KALLGLOT__INTERPRETER__ENGINE", "echo")
+    monkeypatch.setenv("KALLGLOT__LOG__LEVEL", "error")
+    monkeypatch.setenv("KALLGLOT__ARI__URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("KALLGLOT__WEB__TOKEN", "hush")
+    monkeypatch.setenv("KALLGLOT__AGI__ALLOWED_IPS", "127.0.0.1")
+    monkeypatch.setenv(f"KALLGLOT__{section.upper()}__BIND", "192.0.2.1")
+    assert main(["serve"]) == 1
+    (error,) = capfd.readouterr().err.splitlines()
+    assert error.startswith(f"kallglot-ari: {section}.bind: cannot ")
+    assert error.endswith(": Cannot assign requested address")
 
 
 def test_the_sandbox_tells_url_and_key_at_once_in_a_file(tmp_path: Path) -> None:

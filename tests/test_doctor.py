@@ -72,7 +72,9 @@ async def test_what_fails_says_what_to_do() -> None:
 async def test_broken_configuration_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.toml").write_text("[service]\nloud = 1\n")
     assert await run_doctor("c.toml", as_json=True) == 1
-    (finding,) = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert said.err == f"kallglot-ari: {json.loads(said.out)[0]['found']}\n", "as every command says it"
+    (finding,) = json.loads(said.out)
     assert (finding["check"], finding["ok"]) == ("configuration", False)
     assert finding["found"].startswith("unknown key service.loud (from c.toml)")
     assert finding["advice"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kallglot_ari import log
 from kallglot_ari.agi import protocol
 from kallglot_ari.agi.protocol import AgiReply, AgiRequest
-from kallglot_ari.errors import AgiError, AgiGone, KallglotAriError, ListenError, cannot_listen
+from kallglot_ari.errors import AgiError, AgiGone, KallglotAriError, ListenError, cannot_listen, listening_setting
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.peers import Networks
 from kallglot_ari.tasks import Tasks
@@ -154,7 +154,7 @@ class AgiServer:
             )
         except OSError as error:
             raise ListenError(
-                f"agi.port: cannot listen on {self._bind}:{self._port}: {cannot_listen(error)}"
+                f"{listening_setting('agi', error)}: cannot listen on {self._bind}:{self._port}: {cannot_listen(error)}"
             ) from error
         self._port = self._server.sockets[0].getsockname()[1]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
-from kallglot_ari.arguments import Parser, within
+from kallglot_ari.arguments import Parser, file_to_write, within
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import bench_agi, bench_calls, bench_interpreter, wide
 from kallglot_ari.lab.bench_serve import SERVERS
@@ -239,9 +239,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls", action="store_true", help="encrypt the stream, as one to Kallglot itself is")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measurement, after 3 s of warming up")
     parser.add_argument(
-        "--json", type=Path, help="write the figures there (bench-out/media.json, or as the benchmark is called)"
+        "--json",
+        type=file_to_write,
+        help="write the figures there (bench-out/media.json, or as the benchmark is called)",
     )
-    parser.add_argument("--markdown", type=Path, help="write the table there")
+    parser.add_argument("--markdown", type=file_to_write, help="write the table there")
     return parser
 
 

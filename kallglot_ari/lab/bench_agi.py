@@ -22,7 +22,7 @@ from rich.console import Console
 
 from kallglot_ari import log
 from kallglot_ari.ami.client import AmiClient
-from kallglot_ari.arguments import Parser, within
+from kallglot_ari.arguments import Parser, file_to_write, within
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import AmiError, LabError
 from kallglot_ari.lab import edge as sip_edge
@@ -282,7 +282,9 @@ def run(argv: list[str]) -> int:
     parser = Parser(prog="kallglot-ari bench agi", description=__doc__)
     parser.add_argument("--calls-per-minute", type=float, default=200.0, help="1 to 6000 (200)")
     parser.add_argument("--seconds", type=float, default=300.0, help="1 to 86400 (300)")
-    parser.add_argument("--json", type=Path, default=Path("bench-out/agi.json"), help="write the figures there")
+    parser.add_argument(
+        "--json", type=file_to_write, default=Path("bench-out/agi.json"), help="write the figures there"
+    )
     args = parser.parse_args(argv)
     within("--calls-per-minute", args.calls_per_minute, 1, 6000)
     within("--seconds", args.seconds, 1, 86400)

@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 
 from kallglot_ari import log
-from kallglot_ari.arguments import Parser, within
+from kallglot_ari.arguments import Parser, file_to_write, within
 from kallglot_ari.errors import LabError
 from kallglot_ari.lab import wide
 from kallglot_ari.lab.asterisk import LabAsterisk, dying_with_us
@@ -217,8 +217,10 @@ def run(argv: list[str]) -> int:
         metavar="A,B",
         help="kallglot, or Asterisk alone: " + ", ".join(BARE),
     )
-    parser.add_argument("--json", type=Path, default=Path("bench-out/calls.json"), help="write the figures there")
-    parser.add_argument("--markdown", type=Path, help="write the table there")
+    parser.add_argument(
+        "--json", type=file_to_write, default=Path("bench-out/calls.json"), help="write the figures there"
+    )
+    parser.add_argument("--markdown", type=file_to_write, help="write the table there")
     args = parser.parse_args(argv)
     within("--calls", args.calls, 1, 400)
     within("--seconds", args.seconds, 1, 3600)

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from kallglot_ari import log
-from kallglot_ari.arguments import Parser, within
+from kallglot_ari.arguments import Parser, file_to_write, within
 from kallglot_ari.lab import speech, verify, wide
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.bench_agi import Samples, quantile
@@ -228,7 +228,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--turns", type=int, default=24, help="in each call (24)")
     parser.add_argument("--source", default="de", help="the customer's language (de)")
     parser.add_argument("--target", default="en", help="the agent's language (en)")
-    parser.add_argument("--json", type=Path, default=Path("bench-out/interpreter.json"), help="write the figures there")
+    parser.add_argument(
+        "--json", type=file_to_write, default=Path("bench-out/interpreter.json"), help="write the figures there"
+    )
     args = parser.parse_args(argv)
     within("--calls", args.calls, 1, 20)
     within("--turns", args.turns, 1, 1000)

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.errors import ConfigError, ListenError, cannot_listen
+from kallglot_ari.errors import ConfigError, ListenError, cannot_listen, listening_setting
 from kallglot_ari.media.native import Native
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise ListenError(f"media.port: cannot use UDP {host} port {port}: {cannot_listen(error)}") from None
+        setting = listening_setting("media", error)
+        raise ListenError(f"{setting}: cannot use UDP {host} port {port}: {cannot_listen(error)}") from None
     return sock
 
 

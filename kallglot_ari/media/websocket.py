@@ -28,7 +28,7 @@ from aiohttp import web
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.errors import ConfigError, ListenError, MediaError, cannot_listen, listening_setting
 from kallglot_ari.media.legs import RTP_HEADER
 from kallglot_ari.media.udp import NAME_BYTES, STRIDE, Block, Outbox
 from kallglot_ari.rtp.jitter import CREEP
@@ -247,7 +247,7 @@ class WebSocketMedia:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """:raises ConfigError: when the address or the certificate cannot be had."""
+        """:raises ListenError: the address cannot be had. :raises ConfigError: the certificate."""
         self._loop = asyncio.get_running_loop()
         if not self.listens:
             if self._url.startswith("https:"):
@@ -262,7 +262,8 @@ class WebSocketMedia:
             await web.TCPSite(runner, self._settings.bind, self._settings.port, ssl_context=self._server_tls()).start()
         except OSError as error:
             await runner.cleanup()
-            raise ConfigError(f"[media] port: cannot listen on {self._settings.bind}: {error}") from None
+            setting, at = listening_setting("media", error), f"{self._settings.bind}:{self._settings.port}"
+            raise ListenError(f"{setting}: cannot listen on {at}: {cannot_listen(error)}") from None
         self._runner = runner
         self.port = runner.addresses[0][1]
 

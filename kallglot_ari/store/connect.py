@@ -68,7 +68,9 @@ def parse(url: str) -> Target:
         raise ConfigError("store.url: expected a port number after the host") from None
     database = unquote(parts.path.lstrip("/"))
     if parts.scheme != "postgresql" or not database:
-        raise ConfigError("store.url: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        raise ConfigError(
+            "store.url: expected sqlite:///FILE, or postgresql://HOST:PORT/DATABASE with USER:PASSWORD@ before the host"
+        )
     host = parts.hostname
     options: list[tuple[str, Any]] = []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):

@@ -15,7 +15,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen
+from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen, listening_setting
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web import tls
@@ -145,7 +145,8 @@ class WebServer:
             )  # fmt: skip
         except OSError as error:
             await runner.cleanup()
-            raise ListenError(f"web.port: cannot listen on {bind}:{port}: {cannot_listen(error)}") from error
+            setting = listening_setting("web", error)
+            raise ListenError(f"{setting}: cannot listen on {bind}:{port}: {cannot_listen(error)}") from error
         self._runner, self._listening = runner, listening
         self._port = listening.sockets[0].getsockname()[1]
         _log.info("web_listening", url=self.url)

@@ -21,7 +21,7 @@ from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import ConfigError, MediaError
+from kallglot_ari.errors import ConfigError, ListenError, MediaError
 from kallglot_ari.lab.conf import make_certificate
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.websocket import ATTACH_SECONDS, Connection, leg_name, parse_event
@@ -447,6 +447,6 @@ async def test_settings_that_cannot_work() -> None:
         async with engine_with(url="https://127.0.0.1:9", ca="/nonexistent.pem"):
             pass
     async with engine_with(websocket_client="kallglot") as engine:
-        with pytest.raises(ConfigError, match=r"\[media\] port"):
+        with pytest.raises(ListenError, match=r"media\.port: cannot listen on 127\.0\.0\.1:\d+: the port is taken"):
             async with engine_with(websocket_client="kallglot", port=engine.address[1]):
                 pass

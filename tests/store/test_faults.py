@@ -237,7 +237,10 @@ class TestUnusable:
             ("postgresql://u:secret@h:99999/d", "expected a port number"),
             ("postgresql://u:1/secret@h/d", "expected /, [?] and # of a user or password as %2F, %3F and %23"),
             ("postgresql://u:p?secret@h/d", "expected /, [?] and # of a user or password as %2F, %3F and %23"),
-            ("postgresql://u:secret@h", "expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
+            (
+                "postgresql://u:secret@h",
+                "expected sqlite:///FILE, or postgresql://HOST:PORT/DATABASE with USER:PASSWORD@ before the host",
+            ),
             ("postgresql://u:secret@h/d?colour=red", "unknown option 'colour'; expected sslmode or host"),
         ],
     )
