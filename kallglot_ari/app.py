@@ -93,7 +93,15 @@ def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -
     return OfflineEngine(settings, metrics, clock)
 
 
-async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None) -> int:
+async def sandbox(
+    host: str,
+    port: int,
+    interpreter: InterpreterSettings,
+    api_key: str | None,
+    *,
+    webhook_url: str = "",
+    webhook_secret: str = "",
+) -> int:
     """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
     engine = make_engine(interpreter, Metrics(), SystemClock())
     stop = asyncio.Event()
@@ -101,7 +109,9 @@ async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_ke
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await engine.warm()
-        await run_sandbox(host, port, engine, api_key, until=stop)
+        await run_sandbox(
+            host, port, engine, api_key, until=stop, webhook_url=webhook_url, webhook_secret=webhook_secret
+        )
     finally:
         await engine.close()
     return 0

@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from kallglot_ari.errors import UsageError
 
@@ -48,6 +49,18 @@ def address(text: str) -> str:
     """An address to listen on: nothing is not one, for it would be every address."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"expected an address or a host name, found {text!r}")
+    return text
+
+
+def url(text: str) -> str:
+    """Where something is posted to, with whatever query it has."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(f"expected a URL that begins with http:// or https://, found {text!r}")
     return text
 
 

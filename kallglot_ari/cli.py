@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from kallglot_ari import __version__, log, memory, settings, standard
-from kallglot_ari.arguments import Parser, address, folder, port, ring_seconds
+from kallglot_ari.arguments import Parser, address, folder, port, ring_seconds, url
 from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
 
 USAGE_ERROR = 2
@@ -50,7 +50,8 @@ def _sandbox(args: argparse.Namespace) -> int:
     config = settings.load(args.config, only=("interpreter", "log"))
     log.configure(config.log.level, config.log.format)
     interpreter = config.interpreter.model_copy(update={"engine": args.engine or config.interpreter.engine})
-    return _run(sandbox(args.host, args.port, interpreter, args.api_key or None))
+    webhooks = {"webhook_url": args.webhook_url, "webhook_secret": args.webhook_secret}
+    return _run(sandbox(args.host, args.port, interpreter, args.api_key or None, **webhooks))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -145,6 +146,8 @@ def build_parser() -> argparse.ArgumentParser:
     sandbox.add_argument("--port", type=port, default=8095, help="0: any free one (8095)")
     sandbox.add_argument("--engine", choices=("offline", "echo"), help="what translates (interpreter.engine: offline)")
     sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
+    sandbox.add_argument("--webhook-url", type=url, default="", metavar="URL", help="where it posts webhooks (nowhere)")
+    sandbox.add_argument("--webhook-secret", default="", help="what signs them; otherwise one is made and printed")
     doctor = add("doctor", _doctor, "check everything a call needs", config=True)
     doctor.add_argument("--json", action="store_true", help="the result as JSON")
     doctor.add_argument(

@@ -65,6 +65,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("sandbox --port -1", "--port: expected a port of 0 to 65535, found '-1'"),
         ("sandbox --port 65536", "--port: expected a port of 0 to 65535, found '65536'"),
         ("sandbox --host=", "--host: expected an address or a host name, found ''"),
+        ("sandbox --webhook-url ftp://a", "--webhook-url: expected a URL that begins with http:// or https://, found 'ftp://a'"),
         ("sandbox --engine loud", "--engine: expected one of offline, echo, found 'loud'"),
         ("config", "PBX: expected a value, found none"),
         ("config avaya", "PBX: expected one of asterisk, freeswitch, cucm, found 'avaya'"),
@@ -132,7 +133,9 @@ def test_the_sandbox_takes_the_engine_of_the_configuration(
 ) -> None:
     taken: list[str] = []
 
-    async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None) -> int:
+    async def sandbox(
+        host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, **webhooks: str
+    ) -> int:
         taken.append(interpreter.engine)
         return 0
 

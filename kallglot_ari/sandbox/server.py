@@ -250,10 +250,13 @@ async def run_sandbox(
     webhook_url: str = "",
     webhook_secret: str = "",
 ) -> None:
-    """Serve until cancelled, or `until` is set; `announce` is told the URL and the key, a line each.
+    """Serve until cancelled, or `until` is set; `announce` is told the URL and the key, a line each, and what webhooks are signed with.
 
+    :param webhook_url: where events are posted; empty: nowhere. :param webhook_secret: empty: one is made.
     :raises ListenError: when the address cannot be bound.
     """
+    if webhook_url and not webhook_secret:
+        webhook_secret = f"whsec_{secrets.token_urlsafe(24)}"
     sandbox = Sandbox(
         engine, host=host, port=port, api_key=api_key, webhook_url=webhook_url, webhook_secret=webhook_secret
     )
@@ -261,6 +264,8 @@ async def run_sandbox(
     try:
         announce(f"Kallglot sandbox: {sandbox.url}")
         announce(f"API key:          {sandbox.api_key}")
+        if webhook_url:
+            announce(f"Webhook secret:   {webhook_secret}")
         await (until or asyncio.Event()).wait()
     finally:
         await sandbox.stop()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -129,3 +131,28 @@ async def test_the_events_of_a_session() -> None:
         "recording.failed",
     }
     assert {event.session_id for event in inbox.events} == {made.id}
+
+
+@pytest.mark.parametrize("given", [("--webhook-secret", SECRET), ()])
+async def test_the_command_posts_webhooks_and_says_what_signs_them(
+    given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox(204)
+    async with serving(inbox) as server, aiohttp.ClientSession() as http:
+        command = (sys.executable, "-m", "kallglot_ari", "sandbox", "--engine", "echo", "--port", "0")
+        process = await asyncio.create_subprocess_exec(
+            *command, "--webhook-url", server.url, *given, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        lines = [(await process.stdout.readline()).decode().partition(":") for _ in range(3)]
+        assert [name for name, _, _ in lines] == ["Kallglot sandbox", "API key", "Webhook secret"]
+        url, key, secret = (value.strip() for _, _, value in lines)
+        assert (secret == SECRET) is bool(given)
+        monkeypatch.setitem(globals(), "SECRET", secret)
+        asked = {"mode": "ai_agent"}
+        async with http.post(f"{url}/sessions", json=asked, headers={"Authorization": f"Bearer {key}"}) as response:
+            made = await response.json()
+        await inbox.until(1)
+        process.terminate()
+        assert await process.wait() == 0
+    assert [(event.type, event.session_id) for event in inbox.events] == [("session.created", made["id"])]
