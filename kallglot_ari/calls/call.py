@@ -128,6 +128,11 @@ class Call:
         return bool(self.plan.agents) and agent is not None and not agent.up and not agent.vacant
 
     @property
+    def first_are_there(self) -> bool:
+        """Whom the call was set up for is there; who else is being dialled does not count."""
+        return all(leg.up or leg.vacant for leg in self.legs.values() if leg.id in ("customer", "agent"))
+
+    @property
     def waits_for_transfer(self) -> bool:
         """Somebody left for whom another one is being dialled."""
         return any(leg.vacant for leg in self.legs.values())

@@ -102,6 +102,11 @@ class Leg:
         return self.media is Thing.LIVE and self.media_entered and self.media_addressed
 
     @property
+    def media_there(self) -> bool:
+        """Asterisk has the external-media channel, as far as we know."""
+        return self.media is Thing.LIVE or (self.media is Thing.ASKED and self.media_entered)
+
+    @property
     def connected(self) -> bool:
         """Audio can flow: party and media are in the same bridge, confirmed."""
         return self.up and self.media_bridged and self.in_bridge_done == self.bridge_id != ""

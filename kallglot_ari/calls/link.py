@@ -25,6 +25,10 @@ HEAL_TIMER = "link.heal"
 STABLE_TIMER = "link.stable"
 STREAM_RETRIES = (0.0, 0.3, 1.0, 2.0, 4.0)
 """Seconds before each attempt to open a stream again that was up before."""
+OPENING_RETRIES = STREAM_RETRIES[1:]
+"""The same of one that was never up."""
+OPENING_SECONDS = 8.0
+"""After its first failure; whatever the attempts take, one that was never up is tried twice, and no more after this."""
 SESSION_RETRIES = 1
 """New sessions in place of one whose stream cannot be had any more, before the parties are connected directly."""
 STABLE = 10.0
@@ -68,6 +72,7 @@ class Link:
     """Sessions that were created and not ended: id → key."""
     _ending: set[str] = field(default_factory=set)
     _stream_tries: int = 0
+    _failing_since: float = 0.0
     _session_tries: int = 0
     _heal_delay: float = HEAL_FIRST
     _end_reason: EndReason = EndReason.COMPLETED
@@ -82,6 +87,12 @@ class Link:
         if not self.ever_open:
             return "starting"
         return "new_session" if self._session_tries else "reconnecting"
+
+    @property
+    def failing(self) -> bool:
+        """Its stream was never up and has failed twice; it is tried on for a while."""
+        tried = self.state in (LinkState.WAITING, LinkState.OPENING)
+        return tried and not self.ever_open and self._stream_tries > 1
 
     @property
     def settled(self) -> bool:
@@ -185,8 +196,8 @@ class Link:
             SetTimer(self.stable_timer, STABLE),
         ]
 
-    def stream_down(self, session_id: str, reason: str, *, final: bool) -> list[Command]:
-        """The stream did not open, or was lost."""
+    def stream_down(self, session_id: str, reason: str, now: float, *, final: bool) -> list[Command]:
+        """The stream did not open, or was lost. :param now: monotonic seconds."""
         if self.session is None or self.session.id != session_id:
             return []
         if self.state not in (LinkState.OPENING, LinkState.OPEN):
@@ -194,7 +205,8 @@ class Link:
         told: list[Command] = [Publish("stream.down", {"session_id": session_id, "reason": reason})]
         if self.state is LinkState.OPEN:
             told.append(CancelTimer(self.stable_timer))
-        retries = STREAM_RETRIES if self.ever_open else STREAM_RETRIES[1:2]
+        self.problem = f"no stream: {reason}"
+        retries = self._retries(now)
         if not final and self._stream_tries < len(retries):
             delay = retries[self._stream_tries]
             self._stream_tries += 1
@@ -209,7 +221,15 @@ class Link:
             self._session_tries += 1
             told.append(Publish("ladder", {"step": "new_session", "session_id": session_id, "reason": reason}))
             return told + self._create()
-        return told + self._down(f"no stream: {reason}")
+        return told + self._down(self.problem)
+
+    def _retries(self, now: float) -> tuple[float, ...]:
+        """Waits before each attempt to open the stream again, as far as there is time for them."""
+        if self.ever_open:
+            return STREAM_RETRIES
+        if self._stream_tries == 0:
+            self._failing_since = now
+        return OPENING_RETRIES if now - self._failing_since < OPENING_SECONDS else OPENING_RETRIES[:1]
 
     def timer(self, name: str) -> list[Command]:
         """A timer ran out; those of other links mean nothing."""

@@ -103,12 +103,7 @@ class CallMachine(Call):
         """Notice that the call is answered, and that it is up."""
         commands: list[c.Command] = []
         up = self.parties
-        if (
-            self.answered_at is None
-            and up
-            and not self.waits_for_agent
-            and len(up) + len(self.supervisors) == len(self.legs)
-        ):
+        if self.answered_at is None and up and self.first_are_there:
             self.answered_at, self.answered_wall = self.now, self.wall
             commands += [c.CancelTimer(RING_TIMER), c.Publish("call.answered", {})]
             commands += translating.wait_for_kallglot(self)
@@ -258,7 +253,9 @@ class CallMachine(Call):
 
     def _stream_down(self, event: e.StreamDown) -> list[c.Command]:
         link = self.link_of(event.session_id)
-        return link.stream_down(event.session_id, event.reason, final=event.final) if link and self.active else []
+        if link is None or not self.active:
+            return []
+        return link.stream_down(event.session_id, event.reason, self.now, final=event.final)
 
     def _timer(self, event: e.TimerFired) -> list[c.Command]:
         if not self.active:

@@ -30,8 +30,6 @@ def _build(call: Call, leg: Leg) -> list[c.Command]:
         leg.media = Thing.ASKED
         leg.media_id = f"{call.plan.call_id}.{leg.id}.m{leg.media_tries}"
         leg.media_entered = leg.media_addressed = leg.media_bridged = False
-        leg.uplink_on = True
-        leg.originals = {}
         commands.append(c.CreateMedia(leg.media_id, leg.id))
     if leg.media_usable and leg.bridge is Thing.LIVE and not leg.media_bridged:
         leg.media_bridged = True

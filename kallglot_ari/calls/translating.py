@@ -106,7 +106,7 @@ def serving(call: Call) -> list[Link | None]:
 def judge(call: Call) -> list[c.Command]:
     """Decide between translation and a direct connection."""
     links = serving(call)
-    down = next((link for link in links if link is not None and link.state is LinkState.DOWN), None)
+    down = next((link for link in links if link is not None and _given_up(call, link)), None)
     lost_media = any(leg.media is Thing.GONE and leg.media_failures >= MEDIA_TRIES for leg in call.parties)
     if is_open(links) and not lost_media:
         if call.direct:
@@ -125,14 +125,23 @@ def judge(call: Call) -> list[c.Command]:
     return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE)
 
 
+def _given_up(call: Call, link: Link) -> bool:
+    """Whether a link is not waited for any more. While somebody rings, and where a call is hung up, its stream is tried to the last."""
+    if link.state is LinkState.DOWN:
+        return True
+    return link.failing and call.first_are_there and call.plan.on_unavailable != "hangup"
+
+
 def is_open(links: list[Link | None]) -> bool:
     """Everybody who is there is translated to everybody."""
     return all(link is not None and link.state is LinkState.OPEN for link in links)
 
 
 def not_ready(call: Call) -> list[c.Command]:
-    """Kallglot takes too long: connect the parties now; translation comes in when it is there."""
+    """Kallglot takes too long: connect the parties now, if they may talk untranslated; translation comes in when it is there."""
     if call.state is CallState.ACTIVE or is_open(serving(call)) or call.direct or len(call.parties) < 2:
+        return []
+    if call.plan.on_unavailable == "hangup":
         return []
     return connect_directly(call, "translation is not ready yet")
 

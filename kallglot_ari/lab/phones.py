@@ -343,7 +343,7 @@ class Phone:
     def _write(self, message: Mapping[str, object]) -> None:
         stdin = self._process.stdin
         if stdin is None or stdin.is_closing() or self._gone:
-            raise LabError(f"phone {self.name} is gone: {self._gone}")
+            raise LabError(f"phone {self.name} is gone: {self._gone}\n{self.log()}")
         stdin.write(json.dumps(message).encode() + b"\n")
 
     async def _do(self, command: str, **arguments: object) -> Any:
@@ -389,7 +389,9 @@ class Phone:
                     message["ok"] = self._call(found["call"])
                 waiting.set_result(message)
             self._changed.set()
-        self._gone = self._gone or "its process ended"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), 1)  # for how it ended
+        self._gone = self._gone or f"its process ended ({self._process.returncode})"
         for call in self._live.values():
             call.states.setdefault("DISCONNECTED", time.monotonic())
         for waiting in self._waiting.values():

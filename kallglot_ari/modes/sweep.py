@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from kallglot_ari.ari.snapshot import Snapshot
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.model import DialplanStatus
 from kallglot_ari.errors import AriError, AriNotFound
 from kallglot_ari.log import get
@@ -22,6 +23,13 @@ Inherited = Callable[[], frozenset[str]]
 """Calls of ours whose ids have another prefix."""
 
 _log = get(__name__)
+
+
+def _channels(leg: Leg) -> tuple[tuple[str, bool, bool], ...]:
+    """A leg's channels, whether Asterisk should have each, and whether it has entered our application. One that enters while
+    nobody listens is gone at once.
+    """
+    return (leg.channel_id, leg.up, leg.up), (leg.media_id, leg.media_there, leg.media_entered)
 
 
 class Sweep:
@@ -62,10 +70,10 @@ class Sweep:
         for runner in self._calls.runners():
             machine = runner.machine
             for leg in list(machine.legs.values()):
-                for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
+                for channel_id, expected, entered in _channels(leg):
                     if expected and channel_id not in there:
                         runner.post(e.ChannelGone(channel_id))
-                    elif expected and channel_id not in in_app:
+                    elif expected and entered and channel_id not in in_app:
                         runner.post(e.ChannelLeft(channel_id))
                 if leg.media_id in in_app and leg.media_id in there and not leg.media_entered:
                     runner.post(e.ChannelEntered(leg.media_id, there[leg.media_id].name))
@@ -119,7 +127,7 @@ class Sweep:
     def _missed(self, bridges: set[str], in_app: set[str]) -> Iterator[tuple[str, str]]:
         for runner in self._calls.runners():
             for leg in runner.machine.legs.values():
-                for channel_id, expected in ((leg.channel_id, leg.up), (leg.media_id, leg.media_entered)):
+                for channel_id, expected, _ in _channels(leg):
                     if expected and channel_id not in in_app:
                         yield "lost channel", channel_id
                 if leg.media_entered and leg.bridge_id not in bridges:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kallglot_ari.ari.rest import Rest
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.modes import sweep
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left, running, settings_for, until
+from tests.asterisk.stage import staged
 from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
@@ -55,3 +58,38 @@ async def test_what_nobody_owns_goes_and_a_call_stays(
     said = capsys.readouterr().out
     assert said.count("nobody_s_things_removed") == 1
     assert "event_missed" not in said
+
+
+async def test_media_made_while_nobody_listens_is_made_again(
+    asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line of events alone is cut as a call begins: Asterisk makes its media channels, and lets go of them at once."""
+    sockets: list[Any] = []
+    opened = Rest.event_socket
+
+    async def keep(rest: Rest, *args: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.5 if sockets else 0)
+        sockets.append(await opened(rest, *args, **options))
+        return sockets[-1]
+
+    monkeypatch.setattr(Rest, "event_socket", keep)
+    async with staged(asterisk, phones, tmp_path) as stage:
+        channels = stage.service.ari.channels
+        make = channels.create_external_media
+
+        async def cut_off(*args: Any, **options: Any) -> Any:
+            if len(sockets) == 1:
+                await sockets[0].close()
+                await asyncio.sleep(0.1)
+            return await make(*args, **options)
+
+        monkeypatch.setattr(channels, "create_external_media", cut_off)
+        customer = await stage.phone("customer")
+        agent = await stage.phone("agent")
+        await customer.call("101")
+        await until(lambda: len(sockets) == 2 and stage.service.ari.connected, what="connected again")
+        await agent.wait_incoming()
+        await agent.answer()
+        await stage.active(2)
+        await stage.talk(customer, agent)
+        await stage.over(customer)

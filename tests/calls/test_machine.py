@@ -6,9 +6,9 @@ import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
-from kallglot_ari.calls.link import HEAL_TIMER, RETRY_TIMER, STABLE, STABLE_TIMER, STREAM_RETRIES
+from kallglot_ari.calls.link import HEAL_TIMER, OPENING_RETRIES, RETRY_TIMER, STABLE, STABLE_TIMER, STREAM_RETRIES
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
-from tests.calls.script import CALLER, Script, plan
+from tests.calls.script import CALLER, Script, plan, session
 
 
 def test_session_media_and_dialling_begin_at_once() -> None:
@@ -164,8 +164,6 @@ def test_a_session_that_is_created_after_the_end_is_ended() -> None:
     assert not s.machine.finished
     create = s.one(c.CreateSession)
     s.open.remove(create)
-    from tests.calls.script import session
-
     s.feed(e.SessionCreated(create, session()))
     assert s.asked(c.OpenStream) == []
     s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
@@ -221,8 +219,6 @@ def test_a_stream_that_is_refused_ends_its_session_with_error() -> None:
     s.done()
     create = s.one(c.CreateSession)
     s.open.remove(create)
-    from tests.calls.script import session
-
     s.feed(e.SessionCreated(create, session()))
     s.open.remove(s.one(c.OpenStream))
     s.feed(e.StreamDown("sess_1", "403", final=True))
@@ -244,6 +240,103 @@ def test_kallglot_is_slow_after_the_answer() -> None:
     s.kallglot_up()
     s.done()
     assert not s.machine.direct
+
+
+def test_where_calls_are_hung_up_nobody_talks_untranslated_while_kallglot_is_slow() -> None:
+    s = Script(plan(on_unavailable="hangup"))
+    s.done()
+    s.agent_answers()
+    s.done()
+    s.feed(e.TimerFired("ready"), after=5)
+    s.done()
+    assert not s.machine.direct
+    s.kallglot_up()
+    s.done()
+    assert s.machine.state == "active"
+
+
+def fails(s: Script, times: int = 1, after: float = 0.5) -> None:
+    """The stream does not open, so often; each attempt takes `after` seconds."""
+    for _ in range(times):
+        if c.OpenStream not in map(type, s.open):
+            s.feed(e.TimerFired(RETRY_TIMER), after=0.3)
+        s.open.remove(next(x for x in s.open if isinstance(x, c.OpenStream)))
+        s.feed(e.StreamDown("sess_1", "refused"), after=after)
+
+
+def rings(policy: str = "continue", **changes: object) -> Script:
+    """The agent rings, and the session is created."""
+    s = Script(plan(on_unavailable=policy, **changes))
+    s.done()
+    create = s.one(c.CreateSession)
+    s.open.remove(create)
+    s.feed(e.SessionCreated(create, session()))
+    return s
+
+
+def test_a_stream_that_does_not_open_is_tried_on_while_it_rings() -> None:
+    s = rings()
+    fails(s, 4)
+    waits = [x.delay for x in s.asked(c.SetTimer, lambda x: x.name == RETRY_TIMER)]
+    assert waits == list(OPENING_RETRIES)
+    s.feed(e.TimerFired(RETRY_TIMER))
+    s.stream_up()
+    s.agent_answers()
+    s.done()
+    assert s.machine.state == "active"
+    assert not s.machine.direct
+    assert len(s.asked(c.CreateSession)) == 1
+
+
+@pytest.mark.parametrize("policy", ["continue", "passthrough", "hangup"])
+def test_a_stream_that_does_not_open_is_given_up_in_the_end(policy: str) -> None:
+    s = rings(policy)
+    fails(s, len(OPENING_RETRIES) + 1)
+    assert s.machine.active == (policy == "passthrough")
+    assert s.one(c.EndSession).reason is EndReason.ERROR
+    if policy != "passthrough":
+        s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+
+
+def test_a_stream_that_takes_long_not_to_open_is_tried_twice() -> None:
+    s = rings()
+    fails(s, 2, after=9)
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+
+
+def test_who_answers_meanwhile_is_connected_directly_and_translated_soon() -> None:
+    s = rings()
+    fails(s, 2)
+    s.agent_answers()
+    s.done()
+    assert s.machine.direct
+    assert s.machine.state == "active"
+    assert s.machine.view().degraded == "no stream: refused"
+    fails(s)
+    s.feed(e.TimerFired(RETRY_TIMER))
+    s.stream_up()
+    s.done()
+    assert not s.machine.direct
+    assert len(s.asked(c.CreateSession)) == 1
+
+
+def test_where_calls_are_hung_up_a_stream_is_tried_to_the_last() -> None:
+    s = rings("hangup")
+    s.agent_answers()
+    s.done()
+    fails(s, 3)
+    assert s.machine.active
+    assert not s.machine.direct
+    fails(s, 2)
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+    assert s.caller_hung_up
+
+
+def test_a_caller_alone_does_not_wait_in_silence_for_a_stream() -> None:
+    s = rings(agents=(), answer_now=True)
+    fails(s, 2)
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+    assert s.back_in_dialplan
 
 
 def test_the_ladder_when_the_stream_is_lost() -> None:

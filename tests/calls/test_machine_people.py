@@ -166,6 +166,19 @@ def test_a_party_is_dialled_in_and_one_that_does_not_come_leaves_nothing() -> No
     assert len(s.machine.legs) == 3
 
 
+def test_a_call_is_up_though_a_third_is_still_being_dialled() -> None:
+    s = Script()
+    s.done()
+    s.feed(e.PartyAsked("PJSIP/3", "expert"))
+    s.agent_answers()
+    s.done()
+    assert s.one(c.Publish, lambda x: x.event == "call.answered")
+    s.feed(e.TimerFired("ready"), after=5)
+    s.done()
+    assert s.machine.direct, "Kallglot is slow: nobody waits in silence for a third"
+    assert s.machine.state == "active"
+
+
 def test_a_dial_without_an_answer_does_not_ring_on() -> None:
     s = Script()
     s.talking()

@@ -138,3 +138,17 @@ def test_an_invited_party_that_does_not_come_is_no_failed_transfer() -> None:
     s.feed(e.PartyAsked("PJSIP/3", "third"))
     s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 19))
     assert not s.asked(c.Publish, lambda x: x.event == "transfer.failed")
+
+
+def test_who_comes_after_a_hold_is_streamed_though_the_media_were_lost_meanwhile() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.HoldChanged(agent, True))
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    s.leaves(agent)
+    muted = {x.leg: x.on for x in s.asked(c.Uplink)}
+    assert muted == {"customer": False, "agent": False}
+    s.feed(e.ChannelGone(s.machine.legs["agent"].media_id))
+    s.done()
+    s.comes()
+    assert {x.leg: x.on for x in s.asked(c.Uplink)} == {"customer": True, "agent": True}

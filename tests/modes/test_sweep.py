@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Leg, Thing
 from kallglot_ari.calls.model import DialplanStatus
 from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable
 from kallglot_ari.modes import sweep as module
@@ -66,9 +67,8 @@ class Call:
     def __init__(self, call_id: str) -> None:
         self.id = call_id
         self.got: list[e.Event] = []
-        self.leg = SimpleNamespace(
-            channel_id="customer", up=True, media_id=f"{call_id}.m", media_entered=True, bridge_id=f"{call_id}.b"
-        )
+        self.leg = Leg("customer", "customer", channel_id="customer", up=True, bridge_id=f"{call_id}.b")
+        self.leg.media, self.leg.media_id, self.leg.media_entered = Thing.LIVE, f"{call_id}.m", True
         self.machine = SimpleNamespace(legs={"customer": self.leg}, candidates={})
 
     def post(self, event: e.Event) -> None:
@@ -140,15 +140,16 @@ async def test_what_got_its_owner_meanwhile_stays(bench: Bench) -> None:
     bench.asterisk.bridges_there.add("kg-a-2.b")
     await bench.sweep.look()
     call = Call("kg-a-2")
-    call.leg.up = call.leg.media_entered = False
+    call.leg.up, call.leg.media = False, Thing.NONE
+    call.leg.media_entered = False
     bench.calls.up[call.id] = call
     await bench.sweep.look()
     assert bench.asterisk.removed == []
 
 
-def connected(bench: Bench, *channels: str) -> None:
+def connected(bench: Bench, *channels: str, there: tuple[str, ...] = ("customer", "kg-a-1.m")) -> None:
     """The connection is there again, with these channels in Asterisk."""
-    bench.asterisk.channels_there |= {"customer", "kg-a-1.m", *channels}
+    bench.asterisk.channels_there |= {*there, *channels}
     seen: Any = SimpleNamespace(
         channels=[bench.asterisk.channel(i) for i in sorted(bench.asterisk.channels_there)],
         application=SimpleNamespace(channel_ids=sorted(bench.asterisk.in_app)),
@@ -215,6 +216,28 @@ async def test_a_channel_that_left_unheard(bench: Bench) -> None:
     await bench.sweep.look()
     await bench.sweep.look()
     assert bench.call.got == [e.ChannelLeft("customer")]
+
+
+async def test_media_that_was_made_and_is_gone_before_it_was_heard_of(bench: Bench) -> None:
+    """Asterisk lets go at once of what enters our application while nobody listens."""
+    bench.call.leg.media_entered = False
+    bench.asterisk.in_app.discard("kg-a-1.m")
+    bench.asterisk.channels_there = {"customer"}
+    connected(bench, there=())
+    assert bench.call.got == [e.ChannelGone("kg-a-1.m")]
+    bench.call.got.clear()
+    await bench.sweep.look()
+    await bench.sweep.look()
+    assert bench.call.got == [e.ChannelGone("kg-a-1.m")]
+    await bench.sweep.close()
+
+
+async def test_media_that_was_made_and_has_not_entered_yet_is_let_alone(bench: Bench) -> None:
+    bench.call.leg.media_entered = False
+    bench.asterisk.in_app.discard("kg-a-1.m")
+    connected(bench)
+    assert bench.call.got == []
+    await bench.sweep.close()
 
 
 async def test_a_bridge_that_is_gone_unheard(bench: Bench) -> None:
