@@ -50,7 +50,7 @@ def _sandbox(args: argparse.Namespace) -> int:
     config = settings.load(args.config, only=("interpreter", "log"))
     log.configure(config.log.level, config.log.format)
     interpreter = config.interpreter.model_copy(update={"engine": args.engine or config.interpreter.engine})
-    webhooks = {"webhook_url": args.webhook_url, "webhook_secret": args.webhook_secret}
+    webhooks = {"webhook_url": args.webhook_url or "", "webhook_secret": args.webhook_secret}
     return _run(sandbox(args.host, args.port, interpreter, args.api_key or None, **webhooks))
 
 
@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     sandbox.add_argument("--port", type=port, default=8095, help="0: any free one (8095)")
     sandbox.add_argument("--engine", choices=("offline", "echo"), help="what translates (interpreter.engine: offline)")
     sandbox.add_argument("--api-key", default="", help="its API key; otherwise one is made and printed")
-    sandbox.add_argument("--webhook-url", type=url, default="", metavar="URL", help="where it posts webhooks (nowhere)")
+    sandbox.add_argument("--webhook-url", type=url, metavar="URL", help="where it posts webhooks (nowhere)")
     sandbox.add_argument("--webhook-secret", default="", help="what signs them; otherwise one is made and printed")
     doctor = add("doctor", _doctor, "check everything a call needs", config=True)
     doctor.add_argument("--json", action="store_true", help="the result as JSON")
