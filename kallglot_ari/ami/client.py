@@ -21,7 +21,7 @@ from kallglot_ari.ami import protocol
 from kallglot_ari.errors import AmiError, AmiUnauthorized, AmiUnavailable
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import AmiSettings
-from kallglot_ari.tasks import Tasks
+from kallglot_ari.tasks import Tasks, happens
 
 _log = log.get(__name__)
 
@@ -145,11 +145,7 @@ class AmiClient:
 
     async def wait_connected(self, timeout: float) -> bool:
         """True as soon as it is logged in, False after `timeout` seconds."""
-        try:
-            await asyncio.wait_for(self._up.wait(), timeout)
-        except TimeoutError:
-            return False
-        return True
+        return await happens(self._up, timeout)
 
     async def _run(self) -> None:
         pause, connects = BACK_OFF[0], 0
@@ -177,8 +173,10 @@ class AmiClient:
         manager = _Connection(lost, self._received)
         loop = asyncio.get_running_loop()
         s = self._settings
-        connecting = loop.create_connection(_Protocol, s.host, s.port)
-        pair = await asyncio.wait_for(connecting, ACTION_SECONDS)
+        # Not wait_for, here and below: up to Python 3.11 it forgets a cancellation that comes together with what it waits for
+        # (CPython issue 86296), and `stop` would wait for ever.
+        async with asyncio.timeout(ACTION_SECONDS):
+            pair = await loop.create_connection(_Protocol, s.host, s.port)
         ready: asyncio.Future[Any] = loop.create_future()
         ready.set_result(pair)
         manager.connection_made(ready)
@@ -207,9 +205,7 @@ class AmiClient:
             self._up.set()
             await self._on_connected(channels)
             while not lost.is_set():
-                try:
-                    await asyncio.wait_for(lost.wait(), PING_SECONDS)
-                except TimeoutError:
+                if not await happens(lost, PING_SECONDS):
                     await self.action("Ping")
         finally:
             self._manager = None
@@ -237,7 +233,8 @@ class AmiClient:
         try:
             # without as_list panoramisk holds back an Originate's answer until the call is over
             as_list = False if action["Action"] == "Originate" else None
-            answer = await asyncio.wait_for(manager.send_action(ready, as_list=as_list), ACTION_SECONDS)
+            async with asyncio.timeout(ACTION_SECONDS):
+                answer = await manager.send_action(ready, as_list=as_list)
         except TimeoutError:
             manager.protocol.transport.abort()
             raise AmiUnavailable(

@@ -14,14 +14,16 @@ from kallglot_ari import log
 from kallglot_ari.agi.server import AgiServer
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.socket import SocketEvent
-from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
+from kallglot_ari.calls.interfaces import CallStore, Hub
 from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
+from kallglot_ari.modes.pbx_lost import Api
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_follow import Follower
+from kallglot_ari.modes.trunk_lost import LostTrunkCalls
 from kallglot_ari.modes.trunk_scripts import TrunkScripts
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.modes.trunk_trace import SipTrace
@@ -43,7 +45,7 @@ class TrunkMode:
 
     def __init__(
         self,
-        translator: Translator,
+        translator: Api,
         store: CallStore,
         hub: Hub,
         *,
@@ -66,6 +68,7 @@ class TrunkMode:
         name = instance or service.instance
         self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=name, earlier=earlier)
         load.add(self._book.__len__)
+        self._lost = LostTrunkCalls(self._book, translator)
         self._follower = Follower(self._book, ami, hub, metrics, trunk) if ami.username else None
         self._watch = ChannelWatch(self._book, ari, app) if ari is not None and self._follower is None else None
         agents = self._follower.agents if self._follower else Agents(None)
@@ -97,6 +100,7 @@ class TrunkMode:
             await self._follower.start()
         if self._watch is not None:
             self._watch.start()
+        self._lost.start()
         _log.info("trunk_mode_up", agi_port=self._agi.port, ami=self._follower is not None, restored=restored)
 
     def on_ari(self, event: SocketEvent) -> None:
@@ -123,6 +127,7 @@ class TrunkMode:
         :param keep_calls: leave them up, for the next process to take up; their sound does not go through this one.
         """
         self.drain()
+        await self._lost.stop()
         if not keep_calls:
             for call in self._book:
                 self._book.finish(call, EndReason.COMPLETED)

@@ -79,11 +79,15 @@ class Agents:
         except AmiError as error:
             _log.warning("trunk_agent_not_cancelled", channel=channel_id, error=str(error))
 
-    def joined(self, call: TrunkCall, uniqueid: str) -> None:
-        """An agent answered and asks to join."""
+    def joined(self, call: TrunkCall, uniqueid: str) -> bool:
+        """A channel asks to join; False for an agent who answered when another had, or when nobody waits any more."""
+        if uniqueid in call.parties or not uniqueid.startswith(f"{call.id}-a"):
+            return True
         ringing = self._ringing.get(call.id)
-        if ringing is not None and uniqueid in ringing.channels and not ringing.result.done():
-            ringing.result.set_result(None)
+        if ringing is None or ringing.result.done():
+            return False
+        ringing.result.set_result(None)
+        return True
 
     def done(self, event: OriginateDone) -> None:
         """An originate is over; when all have failed, so has the ringing."""

@@ -193,6 +193,8 @@ class TrunkBook:
         self._tasks.spawn(self._save(call), name=f"save-{call.id}")
 
     async def _save(self, call: TrunkCall) -> None:
+        if call.ended_at is None and not call.told:
+            return  # with this process its FastAGI ends, and the dialplan goes on without the session: the outbox ends that
         try:
             if call.ended_at is None and call.opened:
                 record = _record(call)
@@ -293,7 +295,7 @@ def _restored(call_id: str, record: dict[str, Any], view: CallView | None) -> Tr
     call = TrunkCall(
         call_id, view.mode, view.source_language, view.target_language, view.started_at, record["channel"],
         record["uniqueid"], record["linkedid"], view.caller, view.metadata, int(record["participants"]), opened,
-        parties=dict(record.get("parties", {})), agent_expected=bool(record.get("agent_expected")),
+        parties=dict(record.get("parties", {})), agent_expected=bool(record.get("agent_expected")), told=True,
     )  # fmt: skip
     call.answered_at = view.answered_at
     call.dtmf = list(view.dtmf)

@@ -70,7 +70,9 @@ class TrunkCall:
     seen_at: dict[str, float] = field(default_factory=dict)
     """When each of its channels was heard of first, monotonic seconds."""
     elsewhere: bool = False
-    """Its channels are on another Asterisk than ARI's, which knows nothing of them."""
+    """Its channels are on another Asterisk than the one we are connected to, which knows nothing of them."""
+    told: bool = False
+    """A dialplan has its session, so that the call may live without this process."""
 
     def __post_init__(self) -> None:
         self.parties.setdefault(self.caller_uniqueid, CUSTOMER)

@@ -10,7 +10,7 @@ from kallglot_ari import log
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.ami.client import AmiClient, ChannelInfo
 from kallglot_ari.calls.interfaces import Hub
-from kallglot_ari.errors import AmiError, SipProbeError
+from kallglot_ari.errors import AmiError, AmiUnavailable, SipProbeError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import YOUNG_SECONDS, TrunkBook
@@ -48,7 +48,10 @@ class Follower:
         """What qualify says of each endpoint named ``kallglot…``."""
         self._asked: set[str] = set()
         """Uniqueids of the legs whose codec is being asked for."""
+        self._placed: set[str] = set()
+        """Calls of which it was asked whether they are on this Asterisk."""
         book.cleaners.append(self.clean)
+        book.watchers.append(self._place)
 
     async def start(self) -> None:
         await self.client.start()
@@ -168,12 +171,37 @@ class Follower:
                 _log.error("trunk_transport", problem=found, advice=error.advice)
         self.misloaded = found
 
+    def _place(self, call: TrunkCall) -> None:
+        """Several Asterisks may ask our FastAGI; the list of this one's channels says nothing of the others' calls."""
+        if call.id in self._placed or not self.client.connected:
+            return
+        for uniqueid in (call.caller_uniqueid, *call.legs):
+            if uniqueid in self._book.in_script:
+                self._placed.add(call.id)
+                self._tasks.spawn(self._look_for(call, uniqueid), name=f"look-for-{call.id}")
+                return
+
+    async def _look_for(self, call: TrunkCall, uniqueid: str) -> None:
+        try:
+            await self.client.variable(uniqueid, "UNIQUEID")
+        except AmiUnavailable:
+            self._placed.discard(call.id)
+        except AmiError as error:
+            if "no such channel" not in str(error).lower():
+                _log.debug("trunk_channel_not_asked", channel=uniqueid, error=str(error))
+            elif uniqueid in self._book.in_script:  # FastAGI still talks with it, so it lives, on another Asterisk
+                call.elsewhere = True
+                self._book.save(call)
+                _log.warning("trunk_call_on_another_asterisk", call=call.id, effect="only AGI tells its end")
+            else:
+                self._placed.discard(call.id)
+
     def reconcile(self, channels: list[ChannelInfo]) -> int:
         """Compare with the channels there are: what is not there is gone. How many calls that ended."""
         live = {channel.uniqueid: channel for channel in channels}
         ended = 0
         for call in self._book:
-            if call.reason is not None:
+            if call.reason is not None or call.elsewhere:
                 continue
             for channel in channels:
                 if channel.linkedid == call.linkedid and _TRUNK_CHANNEL.fullmatch(channel.channel):
@@ -206,6 +234,7 @@ class Follower:
 
     async def clean(self, call: TrunkCall) -> None:
         """The call ends: hang up the legs that are still up, so that nobody stays alone on a dead session."""
+        self._placed.discard(call.id)
         for leg in call.live_legs:
             try:
                 await self.client.hangup(leg.uniqueid)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from kallglot_ari import log
 from kallglot_ari.agi.server import AgiSession, Script
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
-from kallglot_ari.errors import AgiGone, ApiError, ApiInvalid, StoreError, UsageError
+from kallglot_ari.calls.names import DIAL_STRING, MAX_DIAL_STRINGS
+from kallglot_ari.errors import AgiError, AgiGone, ApiError, ApiInvalid, StoreError, UsageError
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
@@ -66,9 +67,11 @@ def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) ->
     tech = (parameters.get("tech") or "PJSIP").upper()
     if tech not in ("PJSIP", "SIP"):
         raise UsageError(f"tech: expected PJSIP or SIP, found {tech!r}")
-    agents = tuple(filter(None, parameters.get("agent", "").split("&")))
+    agents = tuple(dict.fromkeys(filter(None, parameters.get("agent", "").split("&"))))
+    if len(agents) > MAX_DIAL_STRINGS:
+        raise UsageError(f"agent: expected at most {MAX_DIAL_STRINGS} dial strings joined with &, found {len(agents)}")
     for agent in agents:
-        if not re.fullmatch(r"[A-Za-z0-9]+/[\x21-\x7e]{1,200}", agent):
+        if not DIAL_STRING.fullmatch(agent):
             raise UsageError(f"agent: expected a dial string such as PJSIP/1001, found {agent!r}")
     metadata = {k.removeprefix("metadata."): v for k, v in parameters.items() if k.startswith("metadata.")}
     if len(metadata) > MAX_METADATA:
@@ -161,12 +164,27 @@ class TrunkScripts:
             if call is not None:
                 call.channel_gone(agi.request.uniqueid)
                 self._book.check(call)
+        except (AgiError, asyncio.CancelledError):
+            if call is not None:
+                self._not_told(call, agi.request.uniqueid)
+            raise
+
+    def _not_told(self, call: TrunkCall, uniqueid: str) -> None:
+        """The dialplan was not given the session, and goes on without it."""
+        if uniqueid != call.caller_uniqueid:
+            call.channel_gone(uniqueid)
+            self._book.check(call)
+        elif not call.live_legs:
+            self._book.finish(call, EndReason.ERROR)
 
     async def _answer(self, agi: AgiSession, status: DialplanStatus, call: TrunkCall | None, tech: str) -> None:
         if call is None or call.reason is not None:
             await agi.set_variable("SESSION_ID", "")
             await agi.set_variable("KALLGLOT_STATUS", status if call is None else call.status or status)
             return
+        if not call.told:
+            call.told = True
+            self._book.save(call)
         variables = {
             "KALLGLOT_URIS": "&".join(dial_strings(call.session_id, self._trunk, tech)),
             "KALLGLOT_TIMEOUT": timeout_seconds(self._trunk),
@@ -280,11 +298,10 @@ class TrunkScripts:
             if parameters.get("call")
             else self._book.of_session(parameters.get("join", ""))
         )
-        if call is None or call.reason is not None:
+        if call is None or call.reason is not None or not self._agents.joined(call, agi.request.uniqueid):
             return DialplanStatus.UNAVAILABLE, None
         role = call.join(agi.request.uniqueid)
         self._book.index(call)
-        self._agents.joined(call, agi.request.uniqueid)
         await self._traced(agi, call)
         await self._book.wait_opened(call, SESSION_SECONDS)
         self._book.save(call)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from kallglot_ari.app import Service
-from kallglot_ari.calls.interfaces import Translator
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.lab import edge as sip_edge
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.pbx_lost import Api
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import running, settings_for
@@ -224,7 +224,7 @@ async def test_a_translated_call(
     services: list[Service] = []
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make_api(edge: LabAsterisk) -> Translator:
+        async def make_api(edge: LabAsterisk) -> Api:
             service = await stack.enter_async_context(running(settings_for(edge, tmp_path, None)))
             services.append(service)
             assert service.embedded is not None

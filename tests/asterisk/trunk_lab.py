@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import SecretStr
 
-from kallglot_ari.calls.interfaces import Translator
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import LabError
 from kallglot_ari.lab import edge as sip_edge
@@ -28,6 +27,7 @@ from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
+from kallglot_ari.modes.pbx_lost import Api
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.pbx import asterisk as render
 from kallglot_ari.settings import (
@@ -163,7 +163,7 @@ class TrunkLab:
         edge_dialplans: tuple[str, ...] = (sip_edge.ECHO,),
         edge_allows: str = "",
         dead_first: str = "",
-        make_api: Callable[[LabAsterisk], Awaitable[Translator]] | None = None,
+        make_api: Callable[[LabAsterisk], Awaitable[Api]] | None = None,
         folder: Path | None = None,
         **options: Any,
     ) -> Trunk:

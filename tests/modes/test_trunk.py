@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from kallglot_ari.agi import server
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.errors import (
     ApiCreditsExhausted,
@@ -116,6 +117,28 @@ async def test_a_caller_who_leaves_while_the_session_is_being_created(lab: Lab, 
     await lab.quiet()
     assert len(lab.api.ended) == 1
     await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("how", ["no reply", "stop"])
+async def test_a_dialplan_that_cannot_be_told_its_session_does_not_pay_for_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Asterisk stands still; when it goes on, the caller does so without the session, perhaps for an hour."""
+    monkeypatch.setattr(server, "COMMAND_SECONDS", 0.05 if how == "no reply" else 5.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", lab.mode.agi_port)
+    writer.write(b"agi_network_script: session\nagi_channel: PJSIP/a-1\nagi_uniqueid: 1.1\n\n")
+    assert b"linkedid" in await reader.readline()
+    writer.write(b"200 result=1 (1.1)\n")
+    assert b"KALLGLOT_URIS" in await reader.readline()
+    if how == "stop":
+        await lab.mode._agi.stop(0.05)
+    await lab.quiet()
+    # At a stop the connection's end may be seen first, and counts as the caller's.
+    assert lab.api.ended == [("sess_1", "error")] or (
+        how == "stop" and lab.api.ended == [("sess_1", "customer_hangup")]
+    )
+    await lab.until(lambda: not [key for kind, key in lab.store.maps if kind == "trunk"])
+    writer.close()
 
 
 @pytest.mark.parametrize(("how", "status"), [("api", "COMPLETED"), ("ami", "FAILED"), ("stop", "FAILED")])
@@ -265,6 +288,9 @@ async def test_agent_needs_the_manager_interface(lab: Lab) -> None:
         ("tech=IAX2", "tech: expected PJSIP or SIP, found 'IAX2'"),
         ("agent=1001", "agent: expected a dial string such as PJSIP/1001, found '1001'"),
         ("agent=PJSIP/1 001", "agent: expected a dial string"),
+        ("agent=PJSIP/1,30,m", "agent: expected a dial string"),
+        ("agent=PJSIP/${EVIL}", "agent: expected a dial string"),
+        ("agent=" + "&".join(f"PJSIP/{n}" for n in range(17)), "agent: expected at most 16 dial strings joined with &"),
         ("timeout=0", "timeout: expected a number from 1 to 300, found '0'"),
         ("timeout=soon", "timeout: expected a number from 1 to 300, found 'soon'"),
         ("participants=nan", "participants: expected a number from 1 to 100, found 'nan'"),

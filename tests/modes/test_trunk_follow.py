@@ -9,7 +9,8 @@ import pytest
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.ami.client import AmiClient, ChannelInfo
 from kallglot_ari.calls.model import LegQuality
-from kallglot_ari.errors import AmiUnavailable
+from kallglot_ari.errors import AmiError, AmiUnavailable
+from kallglot_ari.modes.pbx_lost import ASK_SECONDS
 from kallglot_ari.modes.trunk_book import YOUNG_SECONDS
 from tests.modes.trunk_lab import Lab, who
 
@@ -267,6 +268,103 @@ async def test_a_call_whose_agent_still_rings_does_not_outlive_a_restart(
     assert len(cancelled) == 1
     assert not followed.store.pending
     assert await followed.store.mappings("trunk") == {}
+
+
+async def test_a_killed_process_leaves_no_session_whose_dialplan_still_waits_for_it(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept as a live call it cost money for as long as the caller went on without it."""
+
+    async def originate(dial: str, **_: object) -> None: ...
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        return True
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(followed.follower.client, "originate", originate)
+    monkeypatch.setattr(followed.follower.client, "hangup", hangup)
+    running = asyncio.get_running_loop().create_task(followed.channel("1.1").agi("session", "agent=PJSIP/1"))
+    await followed.until(lambda: any(row.session_id for row in followed.store.pending.values()))
+    await asyncio.sleep(0.02)
+    second = Lab(ami_user="kallglot", store=followed.store)
+    await second.mode.start()
+    assert second.mode.calls() == []
+    assert second.mode.live_keys() == set(), "the sweeper ends it"
+    assert second.store.calls == {}, "none that seems to be up for ever"
+    (call_id,) = [view.id for view in followed.mode.calls()]
+    late = await second.channel(f"{call_id}-a1").agi("session", f"call={call_id}")
+    assert late == {"SESSION_ID": "", "KALLGLOT_STATUS": "UNAVAILABLE"}
+    await second.mode.stop()
+    await followed.mode.hangup(call_id)
+    await running
+
+
+async def test_of_two_agents_who_answer_at_once_one_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second, hanging up in wonder, would have ended the call of the other two."""
+    lab, dialled, cancelled = followed, [], []
+
+    async def originate(dial: str, *, channel_id: str, **_: object) -> None:
+        dialled.append(channel_id)
+
+    async def hangup(channel: str, cause: int = 16) -> bool:
+        cancelled.append(channel)
+        return True
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "originate", originate)
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    caller = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2"))
+    await lab.until(lambda: len(dialled) == 2 and bool(lab.mode.calls()[0].session_id))
+    call_id = lab.mode.calls()[0].id
+    both = [lab.channel(channel) for channel in dialled]
+    found = await asyncio.gather(*(channel.agi("session", f"call={call_id}") for channel in both))
+    assert [one["SESSION_ID"] for one in found] == ["sess_1", ""]
+    assert (await caller)["SESSION_ID"] == "sess_1"
+    assert cancelled == [dialled[1]]
+    assert (await both[1].agi("session", f"call={call_id}"))["SESSION_ID"] == "", "nor later"
+    assert (await both[0].agi("session", f"call={call_id}"))["SESSION_ID"] == "sess_1", "asked again"
+
+
+@pytest.mark.parametrize("answer", ["No such channel", "Permission denied"])
+async def test_a_call_on_another_asterisk_is_not_ended_by_this_ones_list(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """Of two Asterisks that ask the same FastAGI the manager interface knows one."""
+    lab, asked = followed, []
+
+    async def variable(channel: str, name: str) -> str:
+        asked.append((channel, name))
+        raise AmiError(answer)
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "variable", variable)
+    lab.api.gate.clear()
+    running = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session"))
+    await lab.until(lambda: asked == [("1.1", "UNIQUEID")])
+    await asyncio.sleep(0.01)
+    lab.api.gate.set()
+    await running
+    lab.clock.advance(60)
+    ended = 1 if answer == "Permission denied" else 0
+    assert lab.follower.reconcile([ChannelInfo("7.1", "PJSIP/a-1", "7.1", True)]) == ended
+    if not ended:
+        await lab.channel("1.1").agi("end", "hangup=1")
+    await lab.quiet()
+
+
+async def test_a_call_on_another_asterisk_whose_end_nobody_told_is_ended_when_its_session_is(followed: Lab) -> None:
+    lab = followed
+    await lab.channel("1.1").agi("session")
+    (call,) = lab.mode._book
+    call.elsewhere = True
+    lab.clock.advance(ASK_SECONDS)
+    assert await lab.mode._lost.sweep() == 0
+    lab.api.idle.add("sess_1")
+    assert await lab.mode._lost.sweep() == 0, "not yet again"
+    lab.clock.advance(ASK_SECONDS)
+    assert await lab.mode._lost.sweep() == 1
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "timeout")]
 
 
 async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

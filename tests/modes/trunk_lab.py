@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from kallglot_ari.calls.interfaces import CallStore, Hub, Translator
+from kallglot_ari.calls.interfaces import CallStore, Hub
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
+from kallglot_ari.modes.pbx_lost import Api
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_follow import Follower
 from kallglot_ari.settings import AgiSettings, AmiSettings, Endpoint, KallglotSettings, ServiceSettings, TrunkSettings
@@ -30,7 +31,7 @@ class Lab:
     ) -> None:
         self.api, self.store, self.hub = FakeTranslator(), store or FakeStore(), FakeHub()
         self.clock, self.metrics = ManualClock(), Metrics()
-        api: Translator = self.api
+        api: Api = self.api
         durable: CallStore = self.store
         hub: Hub = self.hub
         ends = (Endpoint(uri="eu.example:5071", priority=2), Endpoint(uri="sip.example", priority=1))
