@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
 from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CallStore, Hub
-from kallglot_ari.calls.model import CallView, EndReason, Session, SessionRequest
+from kallglot_ari.calls.model import CallView, EndReason
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, KallglotAriError, ServiceBusy, StoreError
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import LOOK_AT_ONCE, LOOK_SECONDS, Api, LostCalls, Turns
+from kallglot_ari.modes.pbx_records import Record, append, opened_of, request_for, stored, wanted
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
 from kallglot_ari.modes.trunk_sessions import Sessions
@@ -40,7 +41,9 @@ PREPARED_SECONDS = 300.0
 SWEEP_SECONDS = 5.0
 REFERS_KEPT = 1000
 
-Record = dict[str, Any]
+
+def _always() -> bool:
+    return True
 
 
 class PbxService:
@@ -78,6 +81,10 @@ class PbxService:
         self._refers: OrderedDict[str, str] = OrderedDict()
         """What became of the last REFERs, also where the store did not take it."""
         self._by_session: dict[str, str] = {}
+        self._asking: Counter[str] = Counter()
+        """How many requests for a call id are being answered."""
+        self._unheard: set[str] = set()
+        """Calls whose answer nobody is known to have got."""
         self._arriving: set[str] = set()
         """Call ids that are being routed: they count before their sessions are there."""
         self._draining = False
@@ -120,31 +127,49 @@ class PbxService:
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
-    async def incoming(self, call_id: str, from_: str, to: str, **extra: Any) -> dict[str, Any]:
+    async def incoming(
+        self, call_id: str, from_: str, to: str, *, waits: Callable[[], bool] = _always, **extra: Any
+    ) -> dict[str, Any]:
         """Where to route a call; the same answer for the same call id.
 
-        :param extra: `source`, `target`, `mode`, `metadata`.
+        :param waits: whether who asks still waits. A PBX that has given up routes the call without us, and tells no end: the
+            session is ended, unless it asks again. :param extra: `source`, `target`, `mode`, `metadata`.
         :raises ApiError: no session could be had. :raises StoreError: nothing could be written, so none was asked for.
         :raises ServiceBusy: no new calls are taken.
         """
-        async with self._lock(call_id):
-            record = await self._store.get_mapping(CALLS, call_id)
-            if record is not None and record["state"] == "ended":
-                if record["until"] > self._now():
-                    return {"action": "reject", "reason": "this call id has ended", "session_id": record["session"]}
-                await self._store.delete_mapping(CALLS, call_id)
-            if record is not None and record["state"] == "open":
-                return self._answer(record)
-            self._must_be_open()
-            self._arriving.add(call_id)
-            try:
-                return await self._route(call_id, self._record(from_, to, extra))
-            finally:
-                self._arriving.discard(call_id)
+        self._asking[call_id] += 1
+        try:
+            async with self._lock(call_id):
+                answer = await self._routed(call_id, from_, to, extra)
+                if waits():
+                    self._unheard.discard(call_id)
+                elif call_id in self._unheard and self._asking[call_id] == 1:
+                    _log.warning("pbx_gave_up", call=call_id, effect="its session is ended")
+                    await self._over(call_id, EndReason.ERROR, forget=True)
+                return answer
+        finally:
+            self._asking[call_id] -= 1
+            if not self._asking[call_id]:
+                del self._asking[call_id]
+
+    async def _routed(self, call_id: str, from_: str, to: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+        record = await self._store.get_mapping(CALLS, call_id)
+        if record is not None and record["state"] == "ended":
+            if record["until"] > self._now():
+                return {"action": "reject", "reason": "this call id has ended", "session_id": record["session"]}
+            await self._store.delete_mapping(CALLS, call_id)
+        if record is not None and record["state"] == "open":
+            return self._answer(record)
+        self._must_be_open()
+        self._arriving.add(call_id)
+        try:
+            return await self._route(call_id, self._record(from_, to, extra))
+        finally:
+            self._arriving.discard(call_id)
 
     async def _route(self, call_id: str, fresh: Record) -> dict[str, Any]:
-        opened = await self._claim(fresh) or await self._sessions.open(fresh["call"], _request(fresh, call_id))
-        _append(fresh, opened)
+        opened = await self._claim(fresh) or await self._sessions.open(fresh["call"], request_for(fresh, call_id))
+        append(fresh, opened)
         try:
             if not await self._store.put_mapping(CALLS, call_id, fresh):
                 return await self._other_was_first(call_id, opened)
@@ -154,6 +179,7 @@ class PbxService:
         self._prepared.pop(opened.session.id, None)
         view = self._view(fresh)
         self._known(call_id, fresh, view)
+        self._unheard.add(call_id)
         await self._save(view, "call.created")
         return self._answer(fresh)
 
@@ -181,24 +207,29 @@ class PbxService:
         :raises StoreError: its sessions are ended, but it counts as up until this is asked again.
         """
         async with self._lock(call_id):
-            record = await self._store.get_mapping(CALLS, call_id)
-            if record is None or record["state"] != "open":
-                return False
-            until = self._now() + REMEMBER_SECONDS
-            ended = {"state": "ended", "until": until, "session": record["sessions"][-1]["id"]}
-            try:
-                await self._store.write_mappings(CALLS, {call_id: ended}, expires_at=until)
-            finally:
-                for opened in _opened(record):
-                    await self._sessions.close(opened, reason)
-                self._keys.pop(call_id, None)
-            for opened in _opened(record):
-                self._by_session.pop(opened.session.id, None)
-            view = self._views.pop(call_id, None) or self._view(record)
-            view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
-            self._metrics.calls.labels(str(reason)).inc()
-            await self._save(view, "call.ended")
-            return True
+            return await self._over(call_id, reason)
+
+    async def _over(self, call_id: str, reason: str, *, forget: bool = False) -> bool:
+        """:param forget: asked for again, the id is a new call's."""
+        self._unheard.discard(call_id)
+        record = await self._store.get_mapping(CALLS, call_id)
+        if record is None or record["state"] != "open":
+            return False
+        until = self._now() + REMEMBER_SECONDS
+        ended = {"state": "ended", "until": until, "session": record["sessions"][-1]["id"]}
+        try:
+            await self._store.write_mappings(CALLS, {call_id: None if forget else ended}, expires_at=until)
+        finally:
+            for opened in opened_of(record):
+                await self._sessions.close(opened, reason)
+            self._keys.pop(call_id, None)
+        for opened in opened_of(record):
+            self._by_session.pop(opened.session.id, None)
+        view = self._views.pop(call_id, None) or self._view(record)
+        view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
+        self._metrics.calls.labels(str(reason)).inc()
+        await self._save(view, "call.ended")
+        return True
 
     async def session_ended(self, session_id: str, data: Mapping[str, Any] | None = None) -> bool:
         """Kallglot says that a session has ended; False for a session of somebody else."""
@@ -221,9 +252,9 @@ class PbxService:
         self._must_be_open()
         expires_in = float(parameters.pop("expires_in", PREPARED_SECONDS))
         record = self._record(parameters.pop("from_", ""), "", parameters)
-        opened = await self._sessions.open(record["call"], _request(record, ""))
+        opened = await self._sessions.open(record["call"], request_for(record, ""))
         session, at = opened.session, self._now() + expires_in
-        value = {"key": opened.key, "base_url": session.base_url, "wanted": _wanted(record), "expires_at": at}
+        value = {"key": opened.key, "base_url": session.base_url, "wanted": wanted(record), "expires_at": at}
         try:
             await self._store.put_mapping(PREPARED, session.id, value, expires_at=at)
         except StoreError:
@@ -241,9 +272,9 @@ class PbxService:
         if record["metadata"]:
             return None
         for session_id, value in (await self._store.mappings(PREPARED)).items():
-            fits = value["wanted"] == _wanted(record) and value["expires_at"] > self._now()
+            fits = value["wanted"] == wanted(record) and value["expires_at"] > self._now()
             if fits and await self._store.delete_mapping(PREPARED, session_id):
-                return _stored(session_id, value)
+                return stored(session_id, value)
         return None
 
     async def sweep(self) -> int:
@@ -252,7 +283,7 @@ class PbxService:
         ended = 0
         for session_id, value in (await self._store.expired_mappings(PREPARED, self._now())).items():
             if await self._store.delete_mapping(PREPARED, session_id):
-                await self._sessions.close(_stored(session_id, value), EndReason.TIMEOUT)
+                await self._sessions.close(stored(session_id, value), EndReason.TIMEOUT)
                 self._prepared.pop(session_id, None)
                 ended += 1
         if known := set(self._prepared):  # what another instance has claimed is that one's business
@@ -329,9 +360,9 @@ class PbxService:
             record = await self._store.get_mapping(CALLS, call_id)
             if record is None or record["state"] != "open":
                 return None
-            request = _request(record, call_id, referred_from=session_id, refer_to=refer_to)
+            request = request_for(record, call_id, referred_from=session_id, refer_to=refer_to)
             opened = await self._sessions.open(record["call"], request)
-            _append(record, opened)
+            append(record, opened)
             try:
                 await self._store.update_mapping(CALLS, call_id, record)
             except StoreError:
@@ -342,7 +373,7 @@ class PbxService:
 
     # --- two PBXs that ask in their own words ------------------------------------------------------------------------
 
-    async def freeswitch_dialplan(self, form: Mapping[str, str]) -> str:
+    async def freeswitch_dialplan(self, form: Mapping[str, str], *, waits: Callable[[], bool] = _always) -> str:
         """The document for a mod_xml_curl request; *not found* (use your own files) when there is nothing for it."""
         call_id = form.get("Unique-ID") or form.get("variable_uuid") or form.get("Channel-Call-UUID", "")
         if form.get("section") != "dialplan" or not call_id:
@@ -363,7 +394,7 @@ class PbxService:
             if form.get(f"variable_kallglot_{name}")
         }
         try:
-            answer = await self.incoming(call_id, form.get("Caller-Caller-ID-Number", ""), to, **extra)
+            answer = await self.incoming(call_id, form.get("Caller-Caller-ID-Number", ""), to, waits=waits, **extra)
         except (ApiError, ServiceBusy, StoreError) as error:
             _log.error("freeswitch_not_routed", call=call_id, error=str(error))
             return freeswitch.NOT_FOUND
@@ -372,7 +403,7 @@ class PbxService:
         hook = freeswitch.hangup_hook(self._web, call_id)
         return freeswitch.dialplan_answer(answer["session_id"], self._trunk, context=context, hangup_hook=hook)
 
-    async def cucm_curri(self, body: bytes | str) -> str:
+    async def cucm_curri(self, body: bytes | str, *, waits: Callable[[], bool] = _always) -> str:
         """Divert the call to its session. When none is to be had it goes on undiverted.
 
         :raises UsageError: this is not a CURRI request.
@@ -381,8 +412,11 @@ class PbxService:
         if self._trunk.domain in asked.called:
             return curri.carry_on()  # it is on its way to Kallglot already
         call_id = asked.call_id or f"curri-{uuid.uuid4().hex}"
+        until = self._clock.now() + curri.LONGEST_WAIT
         try:
-            answer = await self.incoming(call_id, asked.calling, asked.called)
+            answer = await self.incoming(
+                call_id, asked.calling, asked.called, waits=lambda: waits() and self._clock.now() < until
+            )
         except (ApiError, ServiceBusy, StoreError) as error:
             _log.error("cucm_not_diverted", call=call_id, error=str(error))
             return curri.carry_on()
@@ -449,26 +483,3 @@ class PbxService:
             "session_id": session_id,
             "call_id": record["call"],
         }
-
-
-def _wanted(record: Record) -> list[str]:
-    return [record["source"], record["target"], record["mode"]]
-
-
-def _request(record: Record, call_id: str, **more: str) -> SessionRequest:
-    known = {"call_id": record["call"], "internal_call_id": call_id, "caller_id": record["from"], **more}
-    metadata = {**record["metadata"], **{k: v for k, v in known.items() if v}}
-    return SessionRequest(record["mode"], record["source"], record["target"], metadata, trunk=True)
-
-
-def _append(record: Record, opened: Opened) -> None:
-    session = opened.session
-    record["sessions"] = [*record["sessions"], {"key": opened.key, "id": session.id, "base_url": session.base_url}]
-
-
-def _stored(session_id: str, value: Mapping[str, Any]) -> Opened:
-    return Opened(value["key"], Session(session_id, "", "", "", None, base_url=value["base_url"]))
-
-
-def _opened(record: Record) -> list[Opened]:
-    return [_stored(session["id"], session) for session in record["sessions"]]

@@ -13,6 +13,8 @@ from xml.sax.saxutils import escape
 from kallglot_ari.errors import UsageError
 
 MAX_BODY = 65536
+LONGEST_WAIT = 5.0
+"""Seconds after which CUCM has let the call go on, whatever its Routing Request Timer (at most 5,000 ms; 2,000 unless set)."""
 _PREFIX = "urn:cisco:uc:1.0:"
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from kallglot_ari.web import fields
-from kallglot_ari.web.ports import PbxService
+from kallglot_ari.web.ports import PbxService, Waits
 from kallglot_ari.web.problem import Problem, json_response
 from kallglot_ari.web.requests import body_json, body_text
 
@@ -18,6 +18,11 @@ _EXTRA = {
     "mode": fields.mode,
     "metadata": fields.metadata,
 }
+
+
+def _waits(request: web.Request) -> Waits:
+    """Whether the client's connection still stands: without it nobody gets the answer."""
+    return lambda: request.transport is not None and not request.transport.is_closing()
 
 
 class PbxApi:
@@ -40,7 +45,7 @@ class PbxApi:
             strict=False,
         )
         call_id, from_, to = body.pop("callId"), body.pop("from"), body.pop("to")
-        return json_response(await self._service.incoming(call_id, from_, to, **body))
+        return json_response(await self._service.incoming(call_id, from_, to, waits=_waits(request), **body))
 
     async def hangup(self, request: web.Request) -> web.Response:
         """Late, double and unknown hangups are harmless: ``{"ended": false}``."""
@@ -64,7 +69,7 @@ class PbxApi:
             pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=2000, errors="strict")
         except ValueError:
             raise Problem(400, "invalid_request", "expected a form of at most 2000 fields in UTF-8") from None
-        xml = await self._service.freeswitch_dialplan(dict(pairs))
+        xml = await self._service.freeswitch_dialplan(dict(pairs), waits=_waits(request))
         return web.Response(text=xml, content_type="text/xml", charset="utf-8")
 
     async def curri(self, request: web.Request) -> web.Response:
@@ -72,7 +77,8 @@ class PbxApi:
         body = await body_text(request, ("text/xml", "application/xml", "application/xacml+xml"))
         if "<!DOCTYPE" in body or "<!ENTITY" in body:
             raise Problem(400, "invalid_request", "expected XML without a document type")
-        return web.Response(text=await self._service.cucm_curri(body), content_type="text/xml", charset="utf-8")
+        xml = await self._service.cucm_curri(body, waits=_waits(request))
+        return web.Response(text=xml, content_type="text/xml", charset="utf-8")
 
     async def curri_alive(self, _: web.Request) -> web.Response:
         """CUCM asks with HEAD whether the route server is there."""

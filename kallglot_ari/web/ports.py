@@ -18,10 +18,14 @@ class Health(Protocol):
         ...
 
 
+Waits = Callable[[], bool]
+"""Whether who asked still waits for the answer."""
+
+
 class PbxService(Protocol):
     """Any PBX asks where to route a call. :raises KallglotAriError: when no session could be had."""
 
-    async def incoming(self, call_id: str, from_: str, to: str, **extra: Any) -> dict[str, Any]:
+    async def incoming(self, call_id: str, from_: str, to: str, *, waits: Waits, **extra: Any) -> dict[str, Any]:
         """``{action: "route", destination: "sip:…@…", session_id, …}``; again with the same call id: the same answer."""
         ...
 
@@ -37,11 +41,11 @@ class PbxService(Protocol):
         """Answer a REFER notification: ``{accept, new_session_id?}``."""
         ...
 
-    async def freeswitch_dialplan(self, form: Mapping[str, str]) -> str:
+    async def freeswitch_dialplan(self, form: Mapping[str, str], *, waits: Waits) -> str:
         """The XML document that mod_xml_curl asks for."""
         ...
 
-    async def cucm_curri(self, body: str) -> str:
+    async def cucm_curri(self, body: str, *, waits: Waits) -> str:
         """The XACML response to a CURRI (external call control) request."""
         ...
 

@@ -20,6 +20,7 @@ from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.pbx_lost import ASK_SECONDS, LOOK_SECONDS
 from kallglot_ari.modes.trunk_sessions import Sessions
+from kallglot_ari.pbx import curri
 from kallglot_ari.sandbox.echo import Echo
 from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import Endpoint, KallglotSettings, TrunkSettings, WebSettings
@@ -171,6 +172,65 @@ async def test_a_client_that_goes_away_while_the_session_is_created(lab: Lab) ->
     await lab.pbx.stop()
     assert not lab.api.open
     assert not lab.store.pending
+
+
+class Asking:
+    """A PBX that asks for `c1`, and may give up."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.waits = True
+        self.answer = asyncio.get_running_loop().create_task(lab.pbx.incoming("c1", "1", "2", waits=lambda: self.waits))
+
+
+async def test_a_pbx_that_gave_up_pays_for_no_session(lab: Lab) -> None:
+    """Kallglot is slower than the PBX waits: the call goes on without us, and nobody tells its end."""
+    lab.api.gate.clear()
+    first = Asking(lab)
+    await lab.api.asked.wait()
+    first.waits = False
+    lab.api.gate.set()
+    await first.answer
+    assert lab.api.ended == [("sess_1", "error")]
+    assert (lab.pbx.calls(), lab.store.pending, await lab.store.mappings("pbx")) == ([], {}, {})
+    assert lab.hub.types() == ["call.created", "call.ended"]
+    assert (await lab.pbx.incoming("c1", "1", "2"))["session_id"] == "sess_2", "asked again it is a new call"
+    assert await lab.pbx.hangup("c1")
+
+
+@pytest.mark.parametrize("second_waits", [True, False])
+async def test_a_pbx_that_asks_again_gets_what_was_made_for_its_first_request(lab: Lab, second_waits: bool) -> None:
+    lab.api.gate.clear()
+    first = Asking(lab)
+    await lab.api.asked.wait()
+    first.waits = False
+    second = Asking(lab)
+    await asyncio.sleep(0)
+    second.waits = second_waits
+    lab.api.gate.set()
+    assert (await first.answer)["session_id"] == (await second.answer)["session_id"] == "sess_1"
+    assert bool(lab.api.ended) is not second_waits
+    assert await lab.pbx.hangup("c1") is second_waits
+
+
+async def test_who_has_the_answer_keeps_it_whatever_comes_of_repetitions(lab: Lab) -> None:
+    await lab.pbx.incoming("c1", "1", "2")
+    await lab.pbx.incoming("c1", "1", "2", waits=lambda: False)
+    assert lab.api.open == {"sess_1"}
+    await lab.pbx.start()  # as another process would: what it finds was answered
+    await lab.pbx.incoming("c1", "1", "2", waits=lambda: False)
+    assert lab.api.open == {"sess_1"}
+    await lab.pbx.stop()
+
+
+async def test_cucm_waits_five_seconds_at_most(lab: Lab) -> None:
+    """It keeps its connections, so they do not tell that it has given up."""
+    lab.api.gate.clear()
+    asked = asyncio.get_running_loop().create_task(lab.pbx.cucm_curri(CURRI.format("800")))
+    await lab.api.asked.wait()
+    lab.clock.advance(curri.LONGEST_WAIT)
+    lab.api.gate.set()
+    await asked
+    assert lab.api.ended == [("sess_1", "error")]
 
 
 async def test_no_session_and_no_store(lab: Lab) -> None:
@@ -469,7 +529,7 @@ async def test_random_events_in_any_order_leave_nothing_open(lab: Lab) -> None:
         await asyncio.sleep(rng.random() / 500)
         match rng.randrange(6):
             case 0 | 1:
-                await lab.pbx.incoming(call_id, "1", "2")
+                await lab.pbx.incoming(call_id, "1", "2", waits=lambda: rng.random() < 0.7)
             case 2:
                 await lab.pbx.hangup(call_id)
             case 3:
@@ -491,5 +551,7 @@ async def test_random_events_in_any_order_leave_nothing_open(lab: Lab) -> None:
     assert not lab.store.pending
     assert not lab.pbx.live_keys()
     assert not lab.pbx.calls()
+    assert not lab.pbx._asking
+    assert not lab.pbx._unheard
     assert len(lab.api.ended) == len({session for session, _ in lab.api.ended})
     await sweepers.stop()

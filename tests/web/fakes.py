@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 from kallglot_ari.calls.model import CallView, LegQuality, LegView
 from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.errors import KallglotAriError
+from kallglot_ari.web.ports import Waits
 
 STARTED = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -119,14 +121,21 @@ class FakePbx:
 
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     fails: KallglotAriError | None = None
+    gate: asyncio.Event | None = None
+    """`incoming` answers when it is set."""
+    waited: list[bool] = field(default_factory=list)
+    """Whether who asked `incoming` still waited in the end."""
 
     def _note(self, what: str, **arguments: Any) -> None:
         self.asked.append((what, arguments))
         if self.fails is not None:
             raise self.fails
 
-    async def incoming(self, call_id: str, from_: str, to: str, **extra: Any) -> dict[str, Any]:
+    async def incoming(self, call_id: str, from_: str, to: str, *, waits: Waits, **extra: Any) -> dict[str, Any]:
         self._note("incoming", call_id=call_id, from_=from_, to=to, **extra)
+        if self.gate is not None:
+            await self.gate.wait()
+        self.waited.append(waits())
         return {"action": "route", "destination": "sip:sess_1@sip.kallglot.com", "session_id": "sess_1"}
 
     async def hangup(self, call_id: str) -> bool:
@@ -141,10 +150,10 @@ class FakePbx:
         self._note("refer", session_id=session_id, refer_to=refer_to, referred_by=referred_by)
         return {"accept": True, "new_session_id": "sess_3"}
 
-    async def freeswitch_dialplan(self, form: Mapping[str, str]) -> str:
+    async def freeswitch_dialplan(self, form: Mapping[str, str], *, waits: Waits) -> str:
         self._note("freeswitch", form=dict(form))
         return '<document type="freeswitch/xml"/>'
 
-    async def cucm_curri(self, body: str) -> str:
+    async def cucm_curri(self, body: str, *, waits: Waits) -> str:
         self._note("curri", body=body)
         return "<Response/>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -30,6 +31,27 @@ class TestPbx:
     async def test_a_withheld_number_and_ids_that_are_numbers(self, site: Site) -> None:
         assert (await site.ask("POST", "/pbx/incoming", json={"callId": 17, "from": "", "to": 1001}))[0] == 200
         assert site.pbx.asked == [("incoming", {"call_id": "17", "from_": "", "to": "1001"})]
+
+    @pytest.mark.parametrize("stays", [True, False])
+    async def test_a_pbx_that_gives_up_is_known_to_have_done_so(self, site: Site, stays: bool) -> None:
+        site.pbx.gate = asyncio.Event()
+        port = site.server.url.rpartition(":")[2]
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        body = b'{"callId": "c1", "from": "1", "to": "2"}'
+        head = f"Host: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(b"POST /pbx/incoming HTTP/1.1\r\n" + head.encode() + body)
+        while not site.pbx.asked:
+            await asyncio.sleep(0.005)
+        if not stays:
+            writer.close()
+            await asyncio.sleep(0.05)
+        site.pbx.gate.set()
+        if stays:
+            assert b"200 OK" in await reader.readline()
+        while not site.pbx.waited:
+            await asyncio.sleep(0.005)
+        assert site.pbx.waited == [stays]
+        writer.close()
 
     async def test_hangup_known_late_and_unknown(self, site: Site) -> None:
         assert (await site.ask("POST", "/pbx/hangup", json={"callId": "known"}))[:2] == (200, {"ended": True})
