@@ -14,8 +14,8 @@ from kallglot_ari import __version__
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ApiUnavailable, ConfigError
 from kallglot_ari.kallglot import rest
-from kallglot_ari.kallglot.socket import Socket
 from kallglot_ari.log import get, redact
+from kallglot_ari.websocket.socket import Socket
 
 BODY_LIMIT = 8 * 1024 * 1024
 """The longest answer that is read: a transcript of a very long call."""

@@ -14,11 +14,13 @@ from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import StreamClosed, StreamRefused
 from kallglot_ari.kallglot.protocol import Decoded, Pong, Unused, decoder, encoder
-from kallglot_ari.kallglot.socket import CLOSE_WITHIN, PING_EVERY, Socket, text_frame
+from kallglot_ari.kallglot.socket import CLOSE_WITHIN, PING_EVERY
 from kallglot_ari.log import get, redact
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings
 from kallglot_ari.tasks import Tasks
+from kallglot_ari.websocket.frames import TEXT, client_frame
+from kallglot_ari.websocket.socket import Socket
 
 _QUEUE_MS = 2000
 _BACKLOG_MS = 500
@@ -295,7 +297,7 @@ class Stream:
         messages = self._encoded(speaker, chunk)
         try:
             for text in messages:
-                transport.write(text_frame(text))
+                transport.write(client_frame(TEXT, text))
         except RuntimeError:  # it closed at the frame before this; `_receive` is told
             return
         if messages:

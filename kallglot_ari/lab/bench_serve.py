@@ -23,13 +23,14 @@ from kallglot_ari.calls.interfaces import StreamEvent, StreamSpeech
 from kallglot_ari.calls.model import Session, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.kallglot.http import tls_context
-from kallglot_ari.kallglot.socket import Socket, connect
+from kallglot_ari.kallglot.socket import connect
 from kallglot_ari.kallglot.stream import Stream
 from kallglot_ari.lab.bench_load import leg_host, partner, stay_on
 from kallglot_ari.lab.bench_peers import QUIET, AiortpServer, EchoServer, SocketServer
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import KallglotSettings, MediaSettings
+from kallglot_ari.websocket.socket import Socket
 
 SPEAKERS = ("customer", "agent")
 

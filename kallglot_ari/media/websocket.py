@@ -20,6 +20,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -32,9 +33,10 @@ from kallglot_ari.errors import ConfigError, ListenError, MediaError, cannot_lis
 from kallglot_ari.media.legs import RTP_HEADER
 from kallglot_ari.media.udp import NAME_BYTES, STRIDE, Block, Outbox
 from kallglot_ari.rtp.jitter import CREEP
-from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.settings import MediaSettings
 from kallglot_ari.tasks import Tasks
+from kallglot_ari.websocket.frames import BINARY, TEXT
+from kallglot_ari.websocket.socket import Direct, ServerSocket, Socket
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ _INCOMING = 20_000
 """Frames that may wait for the tick: 20 ms of 20,000 legs."""
 _OUTGOING = 50
 """Frames that may wait for one connection; beyond it the oldest goes."""
+_BACKLOG = 16_384
+"""Bytes that may lie in the transport, where they can no longer be dropped."""
 _AHEAD = 2.0
 """Frames that Asterisk may have ahead of it before silence is left out: its queue does not get shorter by itself."""
 _ASK = 1.0
@@ -58,8 +62,15 @@ _MISSING = 0.75
 _MESSAGE_MAX = 65_500
 """Asterisk takes no longer message."""
 
+_HEADER = struct.Struct("!BBHII").pack
+"""Of an RTP packet (RFC 3550 §5.1): version, payload type, sequence number, timestamp, SSRC."""
+
 Frame = tuple[bytes, float, bytes]
 """Name of the leg, time of arrival (monotonic), packet; of one that is too long, nothing."""
+
+
+_NAME = 16
+"""Bytes of a leg's name."""
 
 
 def leg_name(number: int) -> bytes:
@@ -88,6 +99,7 @@ class Connection:
         self.socket = socket
         self.name = b""
         self.dropped = 0
+        self._plain = socket.plain if isinstance(socket, Direct) else None
         self._codec = codec
         self._passthrough = codec.duration is not None
         """Whether to Asterisk, too, a message is a frame that cannot be cut up: it then refuses `FLUSH_MEDIA`."""
@@ -120,12 +132,10 @@ class Connection:
     def packet(self, payload: bytes, now: float) -> bytes:
         """A frame of Asterisk's as the packet it would have been."""
         self._move_on(now)
-        packet = RtpPacket(
-            self._codec.receive_type, self._sequence & 0xFFFF, self._position & 0xFFFFFFFF, 1, payload
-        ).pack()
+        header = _HEADER(0x80, self._codec.receive_type, self._sequence & 0xFFFF, self._position & 0xFFFFFFFF, 1)
         self._sequence += 1
         self._position += self._codec.ticks(payload)
-        return packet
+        return header + payload
 
     def _move_on(self, now: float) -> None:
         """Pass over what is missing before a frame that came at `now`: nothing tells, but that frames come later than their number says."""
@@ -135,7 +145,7 @@ class Connection:
         self._began = min(self._began + CREEP * elapsed, transit)
         self._transits.append(transit)
         silence = elapsed > _LEFT_OUT
-        if not silence and len(self._transits) < _LATE:
+        if (not silence and len(self._transits) < _LATE) or (transit - self._began) * rate < _MISSING * step:
             return
         late = transit if silence else min(self._transits)
         missing = int((late - self._began) * rate / step + 1 - _MISSING)
@@ -153,7 +163,7 @@ class Connection:
                 self._held = True
             case "MEDIA_XON":
                 self._held = False
-                self._ready.set()
+                self._push()
             case "STATUS":
                 self._answered(event.get("queue_length"))
             case "ERROR":
@@ -184,7 +194,7 @@ class Connection:
         if len(self._waiting) == _OUTGOING:
             self.dropped += 1
         self._waiting.append(payload)
-        self._ready.set()
+        self._push()
 
     def flush(self) -> None:
         """What Asterisk has not played yet, it shall not; where it refuses that, it plays what it has."""
@@ -198,14 +208,31 @@ class Connection:
 
     def _command(self, name: str) -> None:
         self._commands.append(f'{{"command":"{name}"}}' if self._json else name)
-        self._ready.set()
+        self._push()
+
+    @property
+    def _may_send(self) -> bool:
+        return bool(self._commands or (self._waiting and not self._held))
+
+    def _push(self) -> None:
+        """Send what waits as far as the transport takes it at once, and leave the rest to `write`."""
+        transport = self._plain
+        if transport is not None:
+            frame = self.socket.frame
+            while self._may_send and transport.get_write_buffer_size() <= _BACKLOG and not transport.is_closing():
+                if self._commands:
+                    transport.write(frame(TEXT, self._commands.popleft().encode()))
+                else:
+                    transport.write(frame(BINARY, self._waiting.popleft()))
+        if self._may_send:
+            self._ready.set()
 
     async def write(self) -> None:
-        """Send what waits, for ever."""
+        """Send what could not be sent at once, for ever."""
         while True:
             await self._ready.wait()
             self._ready.clear()
-            while self._commands or (self._waiting and not self._held):
+            while self._may_send:
                 if self._commands:
                     await self.socket.send_str(self._commands.popleft())
                 else:
@@ -252,7 +279,7 @@ class WebSocketMedia:
         if not self.listens:
             if self._url.startswith("https:"):
                 self._tls = await asyncio.to_thread(self._client_tls)  # it may read every certificate there is
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), ws_response_class=Socket)
             return
         app = web.Application()
         app.router.add_get("/{path:.*}", self._accept)
@@ -341,7 +368,7 @@ class WebSocketMedia:
         """Asterisk connects to us."""
         if not self._known(request.headers.get("Authorization", "")):
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="media"'})
-        socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=_MESSAGE_MAX)
+        socket = ServerSocket(protocols=(PROTOCOL,), max_msg_size=_MESSAGE_MAX)
         await socket.prepare(request)
         try:
             async with asyncio.timeout(ATTACH_SECONDS):
@@ -379,6 +406,7 @@ class WebSocketMedia:
     async def _serve(self, connection: Connection) -> None:
         """Until the connection ends."""
         writing = self._tasks.spawn(self._write(connection), name="write")
+        connection.socket.listen_binary(partial(self._take, connection))
         try:
             async for message in connection.socket:
                 if message.type is aiohttp.WSMsgType.BINARY:
@@ -429,13 +457,20 @@ class WebSocketMedia:
 
     def receive(self, block: Block, now: float) -> int:
         count = min(len(self._incoming), len(block.length))
-        for row in range(count):
-            name, arrival, packet = self._incoming.popleft()
-            block.name[row] = 0
-            block.name[row, : len(name)] = np.frombuffer(name, dtype=np.uint8)
+        if not count:
+            return 0
+        names, arrivals, packets = zip(*(self._incoming.popleft() for _ in range(count)), strict=True)
+        block.name[:count] = 0
+        block.name[:count, :_NAME] = np.frombuffer(b"".join(names), dtype=np.uint8).reshape(count, _NAME)
+        block.arrival[:count] = np.minimum(arrivals, now)
+        lengths = block.length[:count]
+        lengths[:] = [len(packet) for packet in packets]
+        size = int(lengths[0])
+        if (lengths == size).all():
+            block.data[:count, :size] = np.frombuffer(b"".join(packets), dtype=np.uint8).reshape(count, size)
+            return count
+        for row, packet in enumerate(packets):
             block.data[row, : len(packet)] = np.frombuffer(packet, dtype=np.uint8)
-            block.length[row] = len(packet)
-            block.arrival[row] = min(arrival, now)
         return count
 
     def send(self, outbox: Outbox, rows: NDArray[np.int64]) -> int:
@@ -443,7 +478,7 @@ class WebSocketMedia:
         size = outbox.data.shape[1]
         data = outbox.data[rows].tobytes()
         frames = [
-            (names[i * NAME_BYTES : i * NAME_BYTES + 16], data[i * size + RTP_HEADER : (i + 1) * size])
+            (names[i * NAME_BYTES : i * NAME_BYTES + _NAME], data[i * size + RTP_HEADER : (i + 1) * size])
             for i in range(len(rows))
         ]
         assert self._loop is not None

@@ -1,8 +1,8 @@
-"""Text messages of a WebSocket as they come in, without aiohttp's queue and the task that has to wake for each of them.
+"""Messages of one kind of a WebSocket as they come in, without aiohttp's queue and the task that has to wake for each of them.
 
-Sits between the transport and aiohttp's own protocol. Whole text frames go straight to whoever listens; all else is aiohttp's,
-untouched and in order: control frames, binary, fragments, what is malformed, what comes while aiohttp still has messages that
-nobody has received, and what comes too thick to be heard in one go.
+Sits between the transport and aiohttp's own protocol. Whole frames of that kind go straight to whoever listens; all else is
+aiohttp's, untouched and in order: control frames, the other kind, fragments, what is malformed, what comes while aiohttp still
+has messages that nobody has received, and what comes too thick to be heard in one go.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
-_TEXT = 0x81
-"""First byte of a text message in one frame, not compressed."""
-_PING, _PONG = 0x89, 0x8A
+from kallglot_ari.websocket.frames import BINARY, MASKED, PING, PONG, TEXT, header, mask
+
 _CONTROL_MAX = 125
 _HOLD_MAX = 1 << 16
 """Bytes of a frame whose rest is waited for here; a longer one is aiohttp's from its beginning."""
@@ -27,12 +27,18 @@ class Shortcut(asyncio.Protocol):
     """In the place of `inner`, which is shown everything that is not heard here.
 
     :param seen: what `inner` has of the WebSocket already. :param heartbeat: whether aiohttp looks for signs of life.
+    :param masked: whether what comes is masked: it is a client that sends it.
     """
 
-    __slots__ = ("_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_noted_at", "_over", "owed")
+    __slots__ = (
+        "_first", "_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_masked", "_noted_at", "_over", "owed",
+    )  # fmt: skip
 
-    def __init__(self, inner: asyncio.Protocol, seen: bytes, *, heartbeat: bool = False) -> None:
-        self._hear: Callable[[str], None] | None = None
+    def __init__(self, inner: asyncio.Protocol, seen: bytes, *, heartbeat: bool = False, masked: bool = False) -> None:
+        self._hear: Callable[[Any], None] | None = None
+        self._first = TEXT
+        """First byte of what is heard."""
+        self._masked = MASKED if masked else 0
         self.owed = 0
         """Messages that aiohttp has and that are yet to be received of it."""
         self._held = b""
@@ -51,8 +57,15 @@ class Shortcut(asyncio.Protocol):
 
     def listen(self, hear: Callable[[str], None]) -> None:
         """Tell `hear` each text message that can be told at once; the others are to be received of aiohttp."""
+        self._begin(TEXT, hear)
+
+    def listen_binary(self, hear: Callable[[bytes], None]) -> None:
+        """As `listen` does, of binary messages."""
+        self._begin(BINARY, hear)
+
+    def _begin(self, first: int, hear: Callable[[Any], None]) -> None:
         if not self._over:
-            self._hear = hear
+            self._first, self._hear = first, hear
 
     # --- as the transport's protocol --------------------------------------------------------------------------------
 
@@ -63,15 +76,18 @@ class Shortcut(asyncio.Protocol):
             return
         size = len(data)
         # nearly always it is this: one message of 126 to 65,535 bytes
-        if size > 4 and data[0] == _TEXT and data[1] == 126 and size == 4 + (data[2] << 8 | data[3]):
-            try:
-                text = data[4:].decode()
-            except UnicodeDecodeError:
-                self._walk(data)
+        begin = 8 if self._masked else 4
+        if (
+            size >= begin
+            and data[0] == self._first
+            and data[1] == self._masked | 126
+            and size == begin + (data[2] << 8 | data[3])
+        ):
+            message = self._message(data, begin, size)
+            if message is not None:
+                hear(message)
                 return
-            hear(text)
-        else:
-            self._walk(data)
+        self._walk(data)
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received()
@@ -101,28 +117,33 @@ class Shortcut(asyncio.Protocol):
         self._left -= at
         heard = 0
         while at < size:
-            begin, length = _header(data, at)
+            begin, length = header(data, at)
             if begin > size:
                 self._held = data[at:]
                 break
             end = begin + length
-            if data[at] == _TEXT and heard < _IN_A_ROW and not data[at + 1] & 0x80 and self._may_hear():
+            if (
+                data[at] == self._first
+                and heard < _IN_A_ROW
+                and data[at + 1] & MASKED == self._masked
+                and self._may_hear()
+            ):
                 if end > size and end - at <= _HOLD_MAX:
                     self._held = data[at:]
                     break
-                text = _text(data[begin:end]) if end <= size else None
-                if text is not None:
+                message = self._message(data, begin, end) if end <= size else None
+                if message is not None:
                     if shown < at:
                         self._inner.data_received(data[shown:at])
                     at = shown = end
                     heard += 1
                     if self._hear is not None:
-                        self._hear(text)
+                        self._hear(message)
                     continue
             if not data[at] & 0x08:
                 self._in_fragments = not data[at] & 0x80
                 self.owed += not self._in_fragments
-            elif data[at] not in (_PING, _PONG) or length > _CONTROL_MAX:
+            elif data[at] not in (PING, PONG) or length > _CONTROL_MAX:
                 self._give_up()  # the end, or a fault: aiohttp hears nothing after either
                 at = size
                 break
@@ -136,7 +157,7 @@ class Shortcut(asyncio.Protocol):
         self._hear = None
 
     def _may_hear(self) -> bool:
-        """Whether a whole text message that comes now is for `hear`."""
+        """Whether a whole message that comes now is for `hear`."""
         if self._hear is None or self.owed or self._in_fragments:
             return False
         if self._heartbeat:
@@ -146,21 +167,15 @@ class Shortcut(asyncio.Protocol):
                 return False
         return True
 
-
-def _header(data: bytes, at: int) -> tuple[int, int]:
-    """Where the payload of the frame at `at` begins, and its length; past the end of `data` when the header is not all there."""
-    if len(data) < at + 2:
-        return len(data) + 1, 0
-    second = data[at + 1]
-    begin, length = at + 2, second & 0x7F
-    if length >= 126:
-        begin += 2 if length == 126 else 8
-        length = int.from_bytes(data[at + 2 : begin], "big")
-    return begin + (4 if second & 0x80 else 0), length
-
-
-def _text(payload: bytes) -> str | None:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return None
+    def _message(self, data: bytes, begin: int, end: int) -> str | bytes | None:
+        """The message of a whole frame, whose payload is from `begin` to `end`; None when it is text that is no UTF-8."""
+        payload: bytes | bytearray = data[begin:end]
+        if self._masked:
+            payload = bytearray(payload)
+            mask(data[begin - 4 : begin], payload)
+        if self._first == BINARY:
+            return bytes(payload)
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            return None

@@ -6,30 +6,21 @@ import asyncio
 import itertools
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from aiohttp import WSMsgType
-from aiohttp._websocket.helpers import websocket_mask
 from aiohttp._websocket.reader_py import WebSocketReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kallglot_ari.kallglot import shortcut, socket
-from kallglot_ari.kallglot.shortcut import Shortcut
+from kallglot_ari.websocket import shortcut
+from kallglot_ari.websocket.frames import BINARY, PING, PONG, TEXT, client_frame
+from kallglot_ari.websocket.frames import server_frame as frame
+from kallglot_ari.websocket.shortcut import Shortcut
 
-TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
-
-
-def frame(first: int, payload: bytes, *, masked: bool = False) -> bytes:
-    size, bit = len(payload), 0x80 if masked else 0
-    if size < 126:
-        header = struct.pack("!BB", first, bit | size)
-    elif size < 1 << 16:
-        header = struct.pack("!BBH", first, bit | 126, size)
-    else:
-        header = struct.pack("!BBQ", first, bit | 127, size)
-    return header + (bytes(4) if masked else b"") + payload  # a mask of zeros leaves all as it is
+CLOSE = 0x88
 
 
 def text(said: str) -> bytes:
@@ -74,18 +65,29 @@ class Inner(asyncio.Protocol):
 class Both:
     """The shortcut and aiohttp behind it; `told` is what came of both, in order."""
 
-    def __init__(self, seen: bytes = b"", *, heartbeat: bool = False, listening: bool = True) -> None:
+    def __init__(
+        self,
+        seen: bytes = b"",
+        *,
+        heartbeat: bool = False,
+        listening: bool = True,
+        first: int = TEXT,
+        masked: bool = False,
+    ) -> None:
         self.inner = Inner()
         self.inner.data_received(seen)
-        self.shortcut = Shortcut(self.inner, seen, heartbeat=heartbeat)
+        self.shortcut = Shortcut(self.inner, seen, heartbeat=heartbeat, masked=masked)
+        self.first = first
         self.told: list[tuple[str, Any]] = []
         self.heard = 0
-        if listening:
+        if listening and first == TEXT:
             self.shortcut.listen(self.hear)
+        elif listening:
+            self.shortcut.listen_binary(self.hear)
 
-    def hear(self, said: str) -> None:
+    def hear(self, said: str | bytes) -> None:
         self.receive()
-        self.told.append(("TEXT", said))
+        self.told.append(("TEXT" if self.first == TEXT else "BINARY", said))
         self.heard += 1
 
     def receive(self) -> None:
@@ -106,30 +108,43 @@ def alone(data: bytes) -> tuple[list[tuple[str, Any]], bool]:
     return inner.take(), inner.queue.failed is not None
 
 
-PAYLOADS = st.one_of(st.text(max_size=300), st.integers(0, 70_000).map(lambda size: "x" * size))
-FRAMES = st.one_of(
-    PAYLOADS.map(text),
-    PAYLOADS.map(text),
-    PAYLOADS.map(lambda said: frame(TEXT, said.encode(), masked=True)),
-    st.binary(max_size=300).map(lambda data: frame(BINARY, data)),
-    st.binary(max_size=125).map(lambda data: frame(PING, data)),
-    st.binary(max_size=125).map(lambda data: frame(PONG, data)),
-    st.binary(min_size=1, max_size=30).map(
-        lambda data: frame(0x02, data) + frame(PING, b"between") + frame(0x00, data) + frame(0x80, data)
-    ),
-)
+SIZES = st.integers(0, 70_000)
+TEXTS = st.one_of(st.text(max_size=300), SIZES.map(lambda size: "x" * size)).map(str.encode)
+DATA = st.one_of(st.binary(max_size=300), SIZES.map(bytes))
+KINDS = st.tuples(st.sampled_from([TEXT, BINARY]), st.booleans())
+
+
+def frames(first: int, *, masked: bool) -> st.SearchStrategy[list[Callable[[], bytes]]]:
+    """Frames of all kinds, mostly what is heard; made when they are called, since masks are random."""
+    own, other = (client_frame, frame) if masked else (frame, client_frame)
+    payloads, others = (TEXTS, DATA) if first == TEXT else (DATA, TEXTS)
+    return st.lists(
+        st.one_of(
+            payloads.map(lambda said: partial(own, first, said)),
+            payloads.map(lambda said: partial(own, first, said)),
+            payloads.map(lambda said: partial(other, first, said)),
+            others.map(lambda said: partial(own, TEXT + BINARY - first, said)),
+            st.binary(max_size=125).map(lambda data: partial(own, PING, data)),
+            st.binary(max_size=125).map(lambda data: partial(own, PONG, data)),
+            st.binary(min_size=1, max_size=30).map(
+                lambda data: lambda: own(0x02, data) + own(PING, b"between") + own(0x00, data) + own(0x80, data)
+            ),
+        ),
+        max_size=30,
+    )
 
 
 @given(
-    st.lists(FRAMES, max_size=30), st.lists(st.integers(0, 1 << 20), max_size=12), st.lists(st.booleans()), st.integers(0, 40)
+    st.data(), KINDS, st.lists(st.integers(0, 1 << 20), max_size=12), st.lists(st.booleans()), st.integers(0, 40)
 )  # fmt: skip
 def test_however_it_comes_it_is_told_in_order(
-    frames: list[bytes], cuts: list[int], received: list[bool], seen: int
+    drawn: st.DataObject, kind: tuple[int, bool], cuts: list[int], received: list[bool], seen: int
 ) -> None:
-    data = b"".join(frames)
+    first, masked = kind
+    data = b"".join(make() for make in drawn.draw(frames(first, masked=masked)))
     seen = min(seen, len(data))
     edges = sorted({seen, len(data), *(seen + cut % (len(data) - seen + 1) for cut in cuts)})
-    both = Both(data[:seen])
+    both = Both(data[:seen], first=first, masked=masked)
     both.receive()
     for number, (a, b) in enumerate(itertools.pairwise(edges)):
         both.feed(data[a:b], receive=number >= len(received) or received[number])
@@ -153,11 +168,22 @@ def test_nothing_is_heard_after_the_end_or_a_fault(fault: bytes) -> None:
     assert (both.inner.queue.failed is not None) == alone(fault)[1]
 
 
-def test_a_message_that_comes_alone_is_not_shown_to_aiohttp() -> None:
-    both = Both()
+@pytest.mark.parametrize("first", [TEXT, BINARY])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_message_that_comes_alone_is_not_shown_to_aiohttp(first: int, masked: bool) -> None:
+    both = Both(first=first, masked=masked)
     for size in (0, 1, 125, 126, 1100, 65_535):
-        both.feed(text("x" * size))
+        both.feed((client_frame if masked else frame)(first, b"x" * size))
     assert (both.heard, both.inner.shown) == (6, 0)
+    assert [len(said) for _, said in both.told] == [0, 1, 125, 126, 1100, 65_535]
+
+
+def test_what_is_not_masked_as_it_should_be_is_aiohttps() -> None:
+    one, other = Both(masked=True), Both()
+    one.feed(text("a server's"))
+    other.feed(client_frame(TEXT, b"a client's"))
+    assert (one.heard, other.heard) == (0, 0)
+    assert one.told + other.told == [("TEXT", "a server's"), ("TEXT", "a client's")]
 
 
 def test_a_message_in_pieces_is_heard_when_it_is_whole_and_a_huge_one_is_aiohttps() -> None:
@@ -217,19 +243,3 @@ def test_all_is_aiohttps_until_somebody_listens() -> None:
     both.feed(text("heard"))
     assert both.told == [("TEXT", "ready"), ("TEXT", "next"), ("TEXT", "heard")]
     assert both.heard == 1
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 1100, 65_535, 65_536, 100_001])
-def test_a_frame_of_ours_is_what_a_server_reads(size: int) -> None:
-    said = ("ä" * (size // 2) + "x" * (size % 2)).encode()
-    inner = Inner()
-    inner.data_received(socket.text_frame(said) + socket.text_frame(b"next"))
-    assert inner.take() == [(WSMsgType.TEXT.name, said.decode()), (WSMsgType.TEXT.name, "next")]
-
-
-@given(st.binary(min_size=4, max_size=4), st.binary(max_size=70))
-def test_the_masks_are_the_same(mask: bytes, data: bytes) -> None:
-    one, other = bytearray(data), bytearray(data)
-    websocket_mask(mask, one)
-    socket._mask_slowly(mask, other)
-    assert one == other
