@@ -1,18 +1,8 @@
-"""When to send, and with which numbers: absolute deadlines, continuous timestamps, marker bits."""
+"""When to send: absolute deadlines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import floor
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """The header figures of one packet to send."""
-
-    sequence: int
-    timestamp: int
-    marker: bool
 
 
 class Deadlines:
@@ -47,27 +37,3 @@ class Deadlines:
         self._beat += behind
         self.skipped += skipped
         return behind - skipped, skipped
-
-
-class Numbering:
-    """Sequence number and timestamp of one sent stream: wrap as RFC 3550 §5.1 has them, never jump but by time skipped."""
-
-    def __init__(self, sequence: int, timestamp: int, step: int) -> None:
-        if step < 1:
-            raise ValueError(f"step: expected at least 1, found {step}")
-        self._sequence = sequence & 0xFFFF
-        self._timestamp = timestamp & 0xFFFFFFFF
-        self._step = step
-        self._speaking = False
-
-    def next(self, *, speech: bool) -> Slot:
-        """The figures of the next packet; the marker is set on the first packet of a talkspurt (RFC 3551 §4.1)."""
-        slot = Slot(self._sequence, self._timestamp, speech and not self._speaking)
-        self._speaking = speech
-        self._sequence = (self._sequence + 1) & 0xFFFF
-        self._timestamp = (self._timestamp + self._step) & 0xFFFFFFFF
-        return slot
-
-    def skip(self, frames: int) -> None:
-        """Time that passed unsent: the timestamp moves on, the sequence number does not."""
-        self._timestamp = (self._timestamp + frames * self._step) & 0xFFFFFFFF

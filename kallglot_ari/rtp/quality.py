@@ -1,59 +1,9 @@
-"""How well a stream arrives: RFC 3550's loss and jitter, and the E-model's R and MOS (ITU-T G.107)."""
+"""How well a stream arrives: the E-model's R and MOS (ITU-T G.107)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, log10, sqrt
-
-from kallglot_ari.rtp.sequence import SEQUENCE_BITS, TIMESTAMP_BITS, Unwrapper
-
-_RESTART = 3000
-"""A jump of the sequence number past this is a new start of the source (RFC 3550 Appendix A.1, MAX_DROPOUT)."""
-
-
-class Reception:
-    """Counts of one received stream (RFC 3550 Appendix A.3) and its interarrival jitter (§6.4.1, Appendix A.8)."""
-
-    def __init__(self, clock_rate: int) -> None:
-        self._rate = clock_rate
-        self._sequences = Unwrapper(SEQUENCE_BITS)
-        self._timestamps = Unwrapper(TIMESTAMP_BITS)
-        self._first = 0
-        self._lost_before = 0
-        self._received_here = 0
-        self._transit: float | None = None
-        self.received = 0
-        self.reordered = 0
-        """Packets that came after one with a higher number."""
-        self.jitter = 0.0
-        """Seconds."""
-
-    @property
-    def lost(self) -> int:
-        """Expected less received, never below 0: duplicates do not hide a loss for ever, but may make one up."""
-        if self._sequences.last is None:
-            return self._lost_before
-        return self._lost_before + max(0, self._sequences.last - self._first + 1 - self._received_here)
-
-    def arrived(self, sequence: int, timestamp: int, at: float) -> None:
-        """A packet with the 16-bit `sequence` and 32-bit `timestamp` came in at `at` seconds."""
-        self.received += 1
-        last = self._sequences.last
-        extended = self._sequences.peek(sequence)
-        if last is None or abs(extended - last) > _RESTART:
-            self._lost_before = self.lost
-            self._sequences.last = self._timestamps.last = self._transit = None
-            self._first = sequence
-            self._received_here = 0
-        elif extended < last:
-            self.reordered += 1
-            self._first = min(self._first, extended)
-        self._received_here += 1
-        self._sequences.unwrap(sequence)
-        transit = at - self._timestamps.unwrap(timestamp) / self._rate
-        if self._transit is not None:
-            self.jitter += (abs(transit - self._transit) - self.jitter) / 16.0
-        self._transit = transit
 
 
 @dataclass(frozen=True, slots=True)

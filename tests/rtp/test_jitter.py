@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kallglot_ari.rtp.jitter import CAPACITY, Heard, JitterBuffer, Missing
+from kallglot_ari.rtp.jitter import CAPACITY, DRIFT_LIMIT, Heard, JitterBuffer, Missing
 from kallglot_ari.rtp.packet import RtpPacket
 
 FRAME = 160
@@ -71,6 +71,36 @@ def test_a_lost_packet_is_told_once_its_time_is_over() -> None:
     assert run(arrivals, until=0.19) == [0, 1, 2, 3, "lost", 5, 6, 7, 8, 9]
 
 
+def test_a_missing_packet_is_waited_for_as_long_as_the_target_says_and_no_longer() -> None:
+    """Too short, and what is only late is cut out of a word; too long, and the other party waits for nothing."""
+    arrivals = ((0, 0.0), (1, 0.02), (3, 0.06))
+
+    def waiting() -> JitterBuffer:
+        buffer = JitterBuffer(8000, FRAME, min_ms=40)
+        for i, at in arrivals:
+            buffer.push(packet(i), at)
+        assert drain(buffer, 0.06) == [0, 1]
+        return buffer
+
+    buffer = waiting()
+    assert drain(buffer, 0.079) == []  # it was due at 0.04
+    assert drain(buffer, 0.081) == ["lost", 3]
+    buffer = waiting()
+    assert buffer.push(packet(2), 0.079) == ""
+    assert drain(buffer, 0.081) == [2, 3]
+
+
+def test_a_lost_packet_of_10_ms_is_10_ms() -> None:
+    """A phone may send shorter packets than ours: a loss must not make its speech longer."""
+    buffer = JitterBuffer(8000, FRAME)
+    for i in (0, 1, 3, 4):
+        buffer.push(packet(i, timestamp=i * 80, ticks=80), i * 0.01, 80)
+    heard = []
+    while (item := buffer.pop(0.06)) is not None:
+        heard.append(item.ticks if isinstance(item, Missing) else item.packet.payload[0])
+    assert heard == [0, 1, 80, 3, 4]
+
+
 def test_what_comes_after_it_was_given_up_is_late() -> None:
     buffer = JitterBuffer(8000, FRAME)
     for i in (0, 1, 3):
@@ -88,6 +118,18 @@ def test_a_duplicate_is_refused() -> None:
     assert buffer.push(packet(0), 0.01) == "duplicate"
     drain(buffer, 0.2)
     assert [buffer.push(packet(i), 0.2) for i in (1, 1, 2)] == ["late", "duplicate", "duplicate"]
+
+
+@pytest.mark.parametrize("start", [100, 65533, 65534, 65535])
+def test_the_furthest_tells_two_packets_that_changed_places(start: int) -> None:
+    """Whoever comes while a later one is held was overtaken: this is what is counted as reordered."""
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0, start=start), 0.0)
+    drain(buffer, 0.0)
+    assert buffer.furthest == 0
+    for furthest, index in ((1, 2), (2, 3), (2, 2), (5, 6)):
+        buffer.push(packet(index, start=start), 0.02)
+        assert buffer.furthest == furthest
 
 
 @pytest.mark.parametrize("start", [0, 65500])
@@ -129,6 +171,38 @@ def test_dtx_is_silence_and_not_loss() -> None:
     assert set(out[5:25]) == {"silence"}
 
 
+def test_when_nothing_comes_at_all_it_is_taken_as_late_before_it_is_called_lost() -> None:
+    """The way stands still for some frames more often than it loses them: what is filled too early is heard twice as long."""
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    assert drain(buffer, 0.0) == [0]
+    # a frame and the 20 ms that one is waited for are over at 0.06, two frames of patience at 0.1
+    assert drain(buffer, 0.099) == []
+    assert drain(buffer, 0.101) == ["lost"]
+    assert drain(buffer, 0.119) == []
+    assert drain(buffer, 0.121) == ["lost"]
+
+
+def test_what_is_behind_a_loss_that_was_filled_already_comes_out_at_once() -> None:
+    buffer = JitterBuffer(8000, FRAME)
+    buffer.push(packet(0), 0.0)
+    assert drain(buffer, 0.101) == [0, "lost"]  # the time of 1 was filled while nothing came
+    buffer.push(packet(2), 0.11)
+    buffer.push(packet(3), 0.11)
+    assert drain(buffer, 0.11) == [2, 3]
+
+
+def test_every_outage_begins_with_loss_and_becomes_silence() -> None:
+    """A loss is concealed, silence is not: a second outage has as much right to that as the first."""
+    arrivals = {i: i * 0.02 for i in range(5)} | {5: 0.5} | {6: 1.0}
+    packets = {5: packet(5, timestamp=25 * FRAME), 6: packet(6, timestamp=50 * FRAME)}
+    out = run(arrivals, until=1.01, packets=packets)
+    for before, after in ((4, 5), (5, 6)):
+        outage = out[out.index(before) + 1 : out.index(after)]
+        assert outage[:4] == ["lost", "lost", "lost", "silence"]
+        assert "lost" not in outage[4:]
+
+
 def test_dtx_told_by_a_packet_that_is_there_is_silence_at_once() -> None:
     buffer = JitterBuffer(8000, FRAME)
     buffer.push(packet(0), 0.0)
@@ -167,18 +241,38 @@ def test_what_is_past_all_bounds_is_dropped() -> None:
     assert 5 < buffer.expired < 15  # until it is plain that the way has become longer for good
     assert [i for i in out if isinstance(i, int)][-80:] == list(range(20, 100))
     assert buffer.timing.emitted - buffer.timing.next_position <= 800
+    assert buffer.restarts == 0  # the same series all along
+    assert buffer.moved
+    assert buffer.target == 0.02, "the longer way is no jitter"
+
+
+def test_stalls_now_and_then_do_not_make_a_call_later_and_later() -> None:
+    """Each drops what is past the bound; none of them is a way that has become longer for good."""
+    buffer = JitterBuffer(8000, FRAME, 20, 100)
+    stalls = (1000, 2500, 4000, 5500)  # half a minute apart
+    arrivals = {i: i * 0.02 for i in range(5600)}
+    for stall in stalls:
+        arrivals |= dict.fromkeys(range(stall, stall + 12), (stall + 12) * 0.02)
+    run(arrivals, until=112.0, buffer=buffer)
+    assert buffer.expired >= 2 * len(stalls), "the test is about stalls past the bound"
+    assert not buffer.moved
+    assert buffer.timing.base == pytest.approx(0.0, abs=0.005)
 
 
 @pytest.mark.parametrize("away", [0.12, 0.5, 3.0])
-def test_a_source_that_paused_and_does_not_say_so_loses_nothing(away: float) -> None:
+@pytest.mark.parametrize("first", [5, 150])
+def test_a_source_that_paused_and_does_not_say_so_loses_nothing(away: float, first: int) -> None:
     """Numbers and timestamps go on where they stood, and tell of no time that passed."""
     buffer = JitterBuffer(8000, FRAME, 20, 100)
-    arrivals = {i: i * 0.02 if i < 5 else away + i * 0.02 for i in range(100)}
-    out = run(arrivals, until=2.5 + away, buffer=buffer)
+    arrivals = {i: i * 0.02 if i < first else away + i * 0.02 for i in range(first + 95)}
+    out = run(arrivals, until=(first + 120) * 0.02 + away, buffer=buffer)
     assert buffer.expired == 0
-    assert [i for i in out if isinstance(i, int)] == list(range(100))
+    assert [i for i in out if isinstance(i, int)] == list(range(first + 95))
     last = max(at for at, piece in enumerate(out) if isinstance(piece, int))
-    assert "lost" not in out[out.index(5) + 8 : last]
+    assert "lost" not in out[out.index(first) + 8 : last]
+    assert buffer.restarts == (away > DRIFT_LIMIT)
+    if away > 0.12:  # more than what lies within the bound of 100 ms
+        assert buffer.target == 0.02, "a pause is no jitter"
 
 
 @pytest.mark.parametrize("back", [2, 50, 99])
@@ -217,7 +311,30 @@ def test_a_new_series_of_numbers_is_taken_when_two_agree() -> None:
     assert buffer.push(packet(0, start=40000, timestamp=7), 0.1) == "odd"
     assert buffer.push(packet(1, start=40000, timestamp=167), 0.12) == ""
     assert buffer.restarts == 1
+    assert buffer.moved
     assert drain(buffer, 0.12)[-1] == 1
+
+
+def test_what_was_held_of_an_old_series_is_counted_when_a_new_one_begins() -> None:
+    """`expired` is all that came and was never heard."""
+    buffer = JitterBuffer(8000, FRAME, min_ms=60)
+    for i in (0, 2, 3):
+        buffer.push(packet(i), i * 0.02)
+        drain(buffer, i * 0.02)
+    assert buffer.held == 2
+    for i in (0, 1):
+        buffer.push(packet(i, start=40000, timestamp=i * FRAME), 0.07)
+    assert (buffer.held, buffer.expired) == (1, 2)
+
+
+def test_strays_with_packets_of_the_series_between_begin_nothing_anew() -> None:
+    """Else whoever sends two datagrams from elsewhere, seconds apart, could take a call's place in its own stream."""
+    buffer = JitterBuffer(8000, FRAME)
+    for i in range(20):
+        assert buffer.push(packet(i), i * 0.02) == ""
+        assert buffer.push(packet(i, start=40000, timestamp=i), i * 0.02) == "odd"
+        assert drain(buffer, i * 0.02) == [i]
+    assert buffer.restarts == 0
 
 
 def test_a_timestamp_that_jumps_by_hours_is_a_new_series() -> None:
@@ -241,6 +358,20 @@ def test_another_source_goes_on_where_the_output_stands() -> None:
     assert out[-1] == 3
     assert len(out) == 11  # 0.2 s were said, 0.2 s of silence, and the packet
     assert buffer.timing.emitted == 21 * FRAME
+
+
+def test_nothing_that_waited_of_the_source_before_is_heard_as_the_new_one() -> None:
+    """Its numbers may be the new one's as well."""
+    buffer = JitterBuffer(8000, FRAME, min_ms=60)
+    for i in (0, 2, 3):
+        buffer.push(packet(i), i * 0.02)
+        drain(buffer, i * 0.02)
+    assert buffer.held == 2
+    buffer.restart()
+    assert buffer.expired == 2
+    for i in (11, 12, 13):
+        buffer.push(packet(i, start=90), 0.08)  # 101 to 103
+    assert [piece for piece in drain(buffer, 0.08) if isinstance(piece, int)] == [11, 12, 13]
 
 
 def test_a_flood_is_bounded() -> None:

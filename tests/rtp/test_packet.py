@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kallglot_ari.errors import MediaError
@@ -28,6 +28,8 @@ packets = st.builds(
 
 
 @given(packets, st.integers(0, 255))
+@example(RtpPacket(0, 0, 0, 0, b""), 255)
+@example(RtpPacket(0, 0, 0, 0, b"", extension=(0xBEDE, b"")), 0)
 def test_pack_and_parse(packet: RtpPacket, padding: int) -> None:
     assert RtpPacket.parse(packet.pack(padding=padding)) == packet
 
