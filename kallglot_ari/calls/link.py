@@ -70,7 +70,6 @@ class Link:
     _creating: CreateSession | None = None
     _keys: dict[str, str] = field(default_factory=dict)
     """Sessions that were created and not ended: id → key."""
-    _ending: set[str] = field(default_factory=set)
     _stream_tries: int = 0
     _failing_since: float = 0.0
     _session_tries: int = 0
@@ -96,8 +95,8 @@ class Link:
 
     @property
     def settled(self) -> bool:
-        """Nothing is under way and no session is left."""
-        return self._creating is None and not self._keys and not self._ending
+        """No session is being created, and none is left to be ended."""
+        return self._creating is None and not self._keys
 
     @property
     def retry_timer(self) -> str:
@@ -262,15 +261,9 @@ class Link:
 
     def _end(self, session_id: str, reason: EndReason) -> list[Command]:
         key = self._keys.pop(session_id)
-        self._ending.add(key)
         if self.session is not None and self.session.id == session_id:
             self.session = None
         return [CloseStream(session_id), EndSession(key, session_id, reason)]
-
-    def ended(self, key: str) -> None:
-        """`EndSession` was carried out, or handed to the outbox."""
-        if key in self._ending:
-            self._ending.remove(key)
 
     def close(self, reason: EndReason) -> list[Command]:
         """The call is over: end what there is."""

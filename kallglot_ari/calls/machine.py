@@ -198,9 +198,6 @@ class CallMachine(Call):
 
     def _done(self, event: e.Done) -> list[c.Command]:
         self._outstanding.discard(event.command)
-        if isinstance(event.command, c.EndSession):
-            for link in self.links:
-                link.ended(event.command.key)
         placing.made(self, event.command)
         return []
 
