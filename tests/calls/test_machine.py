@@ -41,6 +41,25 @@ def test_a_call_from_answer_to_hangup_by_the_customer() -> None:
     assert s.asked(c.Hangup, lambda x: x.channel_id == agent)
 
 
+def test_what_is_told_of_an_ordinary_call() -> None:
+    """Dashboards, metrics and server-sent events live by these names and fields, in this order."""
+    s = Script()
+    agent = s.talking()
+    s.leaves(agent)
+    told = {x.event: x.data for x in s.asked(c.Publish)}
+    assert list(told) == [
+        "call.created", "call.ringing", "session.created", "stream.up", "leg.joined", "call.answered", "call.active", "leg.left",
+        "call.ending",
+    ]  # fmt: skip
+    assert told["call.ringing"] == {"agents": ["PJSIP/agent"]}
+    assert told["session.created"] == told["stream.up"] == {"session_id": "sess_1"}
+    assert told["leg.joined"] == {"speaker": "agent", "channel": "PJSIP/agent-0001"}
+    assert told["call.active"]["setup_seconds"] == pytest.approx(0.02, abs=0.05)
+    assert told["leg.left"] == {"speaker": "agent"}
+    assert told["call.ending"] == {"end_reason": "agent_hangup", "status": "COMPLETED"}
+    assert {leg.state for leg in s.machine.view().legs} == {"gone"}
+
+
 def test_the_agent_hangs_up() -> None:
     s = Script()
     agent = s.talking()
@@ -233,6 +252,7 @@ def test_kallglot_is_slow_after_the_answer() -> None:
     s.agent_answers()
     s.done()
     assert s.machine.state == "ringing"
+    assert s.asked(c.SetTimer)[-1] == c.SetTimer("ready", 5.0), "nobody waits in silence for longer"
     s.feed(e.TimerFired("ready"), after=5)
     s.done()
     assert s.machine.state == "active"

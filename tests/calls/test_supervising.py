@@ -127,6 +127,62 @@ def test_no_whisper_into_a_bridge_that_all_share() -> None:
     assert whispered(s) == []
 
 
+@pytest.mark.parametrize("whom", ["both", "agent"])
+def test_who_listens_hears_as_they_are_those_it_wants_to_and_nobody_hears_it(whom: str) -> None:
+    """Nor does Kallglot: a session for its language would be paid for nothing."""
+    s = Script()
+    s.talking()
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.LISTEN, whom, language="fr"))
+    s.comes()
+    supervisor = s.machine.leg_named("supervisor")
+    assert supervisor is not None
+    heard = {x.other for x in s.asked(c.Hear, lambda x: x.leg == supervisor.id)}
+    assert heard == ({"customer", "agent"} if whom == "both" else {"agent"})
+    assert not s.asked(c.Hear, lambda x: x.other == supervisor.id)
+    assert c.Uplink(supervisor.id, False) in s.all
+    route = s.asked(c.Route)[-1]
+    assert supervisor.id not in {leg for leg, *_ in (*route.speaks, *route.hears)}
+    assert len(s.asked(c.CreateSession)) == 1
+
+
+@pytest.mark.parametrize(("whom", "without"), [("both", ()), ("agent", ("customer",)), ("customer", ("agent",))])
+def test_who_listens_to_the_translation_hears_each_once(whom: str, without: tuple[str, ...]) -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.LISTEN, whom, translated=True))
+    s.comes()
+    supervisor = s.machine.leg_named("supervisor")
+    assert supervisor is not None
+    assert (supervisor.id, "", without) in s.asked(c.Route)[-1].hears
+    assert not supervisor.originals, "it would hear them twice, one over the other"
+
+
+def test_where_nobody_translates_who_listens_hears_the_bridge_that_all_share() -> None:
+    s = Script()
+    s.talking()
+    supervised(Role.LISTEN, s)
+    s.feed(e.StreamDown("sess_1", "1011", final=True))
+    s.refused()
+    s.done()
+    supervisor = s.machine.leg_named("supervisor")
+    assert supervisor is not None
+    assert s.machine.direct
+    assert set(supervisor.originals) == {s.machine.talking[0].id}, "its bridge has everybody's voice: once is enough"
+
+
+def test_a_supervisor_who_leaves_changes_nothing_for_the_parties() -> None:
+    s = Script()
+    s.talking()
+    channel = supervised(Role.WHISPER, s)
+    supervisor = s.machine.leg_named("supervisor")
+    assert supervisor is not None
+    s.leaves(channel)
+    assert s.machine.state == "active"
+    assert set(s.machine.legs) == {"customer", "agent"}
+    assert s.one(c.DestroyBridge).bridge_id == supervisor.bridge_id
+    assert not s.asked(c.EndSession)
+
+
 def whispered(s: Script) -> list[str]:
     """Who hears the supervisor's own voice."""
     supervisor = s.machine.leg_named("supervisor")

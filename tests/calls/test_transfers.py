@@ -152,3 +152,133 @@ def test_who_comes_after_a_hold_is_streamed_though_the_media_were_lost_meanwhile
     s.done()
     s.comes()
     assert {x.leg: x.on for x in s.asked(c.Uplink)} == {"customer": True, "agent": True}
+
+
+def test_who_is_brought_from_the_dialplan_too_late_is_hung_up() -> None:
+    """It was on its way when the transfer was given up: in our application nobody else would ever look after it."""
+    s = Script()
+    agent = s.talking()
+    s.feed(e.FetchAsked(agent, "1700000000.8", "PJSIP/8-1"))
+    assert c.SetTimer("candidate.1700000000.8", 5.0) in s.all
+    assert c.Hangup("1700000000.8") not in s.feed(e.TimerFired("candidate.1700000000.8"), after=5)
+    assert s.feed(e.ChannelEntered("1700000000.8")) == [c.Hangup("1700000000.8")]
+    assert s.feed(e.ChannelEntered("1700000000.8")) == [], "once"
+    assert s.machine.state == "active"
+
+
+# --- with consultation --------------------------------------------------------------------------------------------------
+
+
+def consulting(s: Script, *, comes: bool = True, language: str = "") -> str:
+    """The agent asks PJSIP/9 in; the channel that is dialled."""
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True, language=language))
+    return s.comes() if comes else s.asked(c.Dial)[-1].channel_id
+
+
+def test_who_asked_somebody_in_and_leaves_before_that_one_answers_is_replaced_by_it() -> None:
+    """A phone that hands a call over and hangs up at once, as many do: the customer must not be left alone."""
+    s = Script()
+    agent = s.talking()
+    consulting(s, comes=False, language="fr")
+    s.leaves(agent)
+    assert s.machine.state == "active"
+    assert set(s.machine.legs) == {"customer", "agent"}
+    s.comes()
+    assert [leg.language for leg in s.machine.parties] == ["de", "fr"]
+    assert music(s, CALLER) == [True, False]
+    assert not s.machine.candidates
+
+
+def test_who_is_dialled_for_another_leg_meanwhile_stays_with_that_leg() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    third = s.asked(c.Dial)[-1].channel_id
+    consulting(s, comes=False)
+    s.leaves(agent)
+    assert s.machine.leg_named("third") is not None
+    s.feed(e.ChannelEntered(third, "PJSIP/3-1"))
+    s.done()
+    leg = s.machine.leg_of(third)
+    assert leg is not None
+    assert leg.speaker == "third"
+
+
+def test_the_customer_gives_up_while_two_consult_about_the_call() -> None:
+    """There is nothing left to talk about, and a session that goes on would be paid for."""
+    s = Script()
+    s.talking()
+    consulting(s)
+    s.leaves(CALLER)
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_one_of_two_who_wait_leaves_and_the_other_still_waits() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    third = s.comes()
+    consulting(s)
+    s.leaves(third)
+    assert s.machine.active
+    assert s.machine.parked(s.machine.legs["customer"])
+
+
+def test_who_waits_does_not_hear_what_two_say_of_it_in_its_own_language() -> None:
+    """An agent, a colleague and a third of one language: the third waits and hears music, not their voices."""
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    s.comes()
+    third = s.machine.leg_named("third")
+    assert third is not None
+    assert set(third.originals) == {"agent"}
+    consulting(s)
+    assert third.originals == {}
+    assert c.Hear(third.id, "agent", None) in s.all
+    colleague = s.machine.parties[-1]
+    assert set(s.machine.legs["agent"].originals) == {colleague.id}
+    assert set(colleague.originals) == {"agent"}
+    assert not s.asked(c.Hear, lambda x: x.leg == x.other), "nobody hears itself"
+
+
+def test_who_is_asked_in_and_does_not_come_leaves_nobody_waiting() -> None:
+    s = Script()
+    s.talking()
+    channel = consulting(s, comes=False)
+    s.feed(e.ChannelGone(channel, 17))
+    s.done()
+    assert s.machine.consulting is None
+    assert s.machine.state == "active"
+    assert set(s.machine.legs) == {"customer", "agent"}
+    s.feed(e.TransferAsked("agent", "PJSIP/10", consult=True))
+    assert s.asked(c.Dial)[-1].endpoint == "PJSIP/10", "another one may be asked in"
+
+
+def test_a_phone_that_is_gone_is_told_nothing_of_its_transfer_and_the_others_are_of_theirs() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    third = s.comes()
+    s.feed(e.TransferAsked("agent", "PJSIP/8", referrer=agent))
+    s.feed(e.TransferAsked("third", "PJSIP/9", referrer=third))
+    s.leaves(agent)
+    for dial in s.asked(c.Dial, lambda x: x.endpoint in ("PJSIP/8", "PJSIP/9")):
+        s.feed(e.ChannelGone(dial.channel_id, 17))
+    assert [x.channel_id for x in s.asked(c.TransferProgress)] == [third]
+
+
+def test_the_customer_waits_for_who_was_promised_though_a_third_leaves() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    third = s.comes()
+    s.feed(e.TransferAsked("agent", "PJSIP/9"))
+    s.leaves(agent)
+    s.leaves(third)
+    assert s.machine.active
+    assert music(s, CALLER)[-1]
+    s.comes()
+    assert s.machine.state == "active"
+    assert not music(s, CALLER)[-1]
+    assert len(s.machine.parties) == 2

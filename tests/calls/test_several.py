@@ -1,0 +1,175 @@
+"""Several parties and several languages as scripts: which sessions there are, who speaks as whom, and who hears whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
+from tests.calls.script import CALLER, Script, plan
+
+NEWCOMER = "1700000000.9"
+
+
+def with_a_third(language: str) -> tuple[Script, str]:
+    """Customer de, agent en, and a third party; its leg's id."""
+    s = Script()
+    s.talking()
+    s.feed(e.PartyJoined(NEWCOMER, "PJSIP/x-1", language=language))
+    s.done()
+    third = s.machine.leg_of(NEWCOMER)
+    assert third is not None
+    return s, third.id
+
+
+def labels(s: Script) -> dict[str, set[str]]:
+    """What each leg is called on the sessions that hear it."""
+    found: dict[str, set[str]] = {}
+    for leg, _, label in s.asked(c.Route)[-1].speaks:
+        found.setdefault(leg, set()).add(label)
+    return found
+
+
+def test_a_third_party_of_the_customers_language_speaks_as_a_customer() -> None:
+    """To Kallglot the label says from which language to which: as an agent it would be translated from English."""
+    s, third = with_a_third("de-AT")
+    assert labels(s) == {"customer": {"customer"}, "agent": {"agent"}, third: {"customer-party-3"}}
+    assert len(s.asked(c.CreateSession)) == 1
+    assert (third, "", ("customer", "customer-party-3")) in s.asked(c.Route)[-1].hears
+
+
+def test_a_third_language_has_a_session_with_each_of_the_others_as_long_as_it_is_spoken() -> None:
+    s, third = with_a_third("fr")
+    new = s.asked(c.CreateSession)[1:]
+    assert sorted((x.source, x.target) for x in new) == [("de", "fr"), ("en", "fr")]
+    assert len({x.key for x in s.asked(c.CreateSession)}) == 3
+    assert not s.asked(c.EndSession)
+    s.kallglot_up(2)
+    s.kallglot_up(3)
+    s.done()
+    assert not s.machine.direct
+    assert {link for leg, link, _ in s.asked(c.Route)[-1].speaks if leg == third} == {x.link for x in new}
+    s.leaves(NEWCOMER)
+    assert {x.session_id for x in s.asked(c.EndSession)} == {"sess_2", "sess_3"}
+    assert s.machine.state == "active"
+    assert s.machine.translation == "up"
+
+
+def test_two_who_speak_one_language_after_a_transfer_hear_each_other_as_they_are_and_pay_for_no_session() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9", language="de"))
+    assert not s.asked(c.EndSession), "the agent is still there, and is translated"
+    s.comes()
+    s.leaves(agent)
+    assert [x.session_id for x in s.asked(c.EndSession)] == ["sess_1"]
+    assert len(s.asked(c.CreateSession)) == 1
+    assert {leg.id: set(leg.originals) for leg in s.machine.parties} == {"customer": {"agent"}, "agent": {"customer"}}
+    assert s.machine.state == "active"
+    assert not s.machine.direct
+    s.feed(e.HangupAsked())
+    s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
+
+
+def test_nobody_is_called_translated_while_one_pair_is_not() -> None:
+    """One of three would talk into nothing: all are connected directly until the session can be had."""
+    s, _ = with_a_third("fr")
+    s.kallglot_up(2)
+    s.refused()
+    s.done()
+    assert s.machine.direct
+    assert s.machine.view().degraded == "no session: 503"
+    assert {leg.in_bridge_done for leg in s.machine.parties} == {s.machine.legs["customer"].bridge_id}
+
+
+def test_who_holds_in_a_conference_is_not_heard_and_the_others_go_on() -> None:
+    """Its microphone may be open in a room that is none of theirs; and what it says is paid for."""
+    s, third = with_a_third("en")
+    s.feed(e.HoldChanged(NEWCOMER, True))
+    assert c.Uplink(third, False) in s.all
+    assert set(labels(s)) == {"customer", "agent"}
+    assert not s.asked(c.MusicOnHold, lambda x: x.on)
+    s.feed(e.HoldChanged(NEWCOMER, False))
+    assert s.asked(c.Uplink)[-1] == c.Uplink(third, True)
+    assert set(labels(s)) == {"customer", "agent", third}
+
+
+def test_a_leg_whose_media_channel_was_made_anew_hears_again_whom_it_heard() -> None:
+    """The new one knows nothing of what the old one played."""
+    s, third = with_a_third("en")
+    heard = c.Hear(third, "agent", 0.0)
+    assert s.asked(c.Hear).count(heard) == 1
+    s.feed(e.ChannelGone(s.machine.legs[third].media_id))
+    s.done()
+    assert s.machine.legs[third].connected
+    assert s.asked(c.Hear).count(heard) == 2
+
+
+def test_a_caller_alone_with_kallglot_may_interrupt_it_and_two_who_talk_interrupt_nothing() -> None:
+    """Between people, what waits to be said in translation is what the other one said: it must not be dropped."""
+    s = Script(
+        plan(
+            agents=(),
+            answer_now=True,
+            request=SessionRequest(mode="ai_agent", source_language="de", target_language="de"),
+        )
+    )
+    s.done()
+    s.kallglot_up()
+    s.done()
+    assert s.asked(c.Interruptible)[-1] == c.Interruptible("customer", True)
+    s.feed(e.PartyAsked("PJSIP/3", "human", "en"))
+    s.kallglot_up(2)
+    s.comes()
+    assert s.asked(c.Interruptible)[-1] == c.Interruptible("customer", False)
+    ordinary = Script()
+    ordinary.talking()
+    assert not ordinary.asked(c.Interruptible, lambda x: x.on)
+
+
+def test_a_caller_who_was_alone_with_kallglot_is_translated_to_the_person_who_comes() -> None:
+    """The session that talked to the caller is ended, and not before the one that translates is there."""
+    s = Script(
+        plan(
+            agents=(),
+            answer_now=True,
+            request=SessionRequest(mode="ai_agent", source_language="de", target_language="de"),
+        )
+    )
+    s.done()
+    s.kallglot_up()
+    s.done()
+    s.feed(e.PartyAsked("PJSIP/3", "human", "en"))
+    s.comes()
+    assert s.asked(c.CreateSession)[-1].mode == "bidirectional_translation"
+    assert not s.asked(c.EndSession)
+    s.kallglot_up(2)
+    s.done()
+    assert [x.session_id for x in s.asked(c.EndSession)] == ["sess_1"]
+    assert s.machine.state == "active"
+    s.feed(e.HangupAsked())
+    s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
+
+
+@pytest.mark.parametrize("who", ["customer", "agent"])
+def test_a_call_that_fails_gives_the_caller_back_and_hangs_up_the_phone_that_we_dialled(who: str) -> None:
+    """The agent's channel has no dialplan to go back to."""
+    s = Script()
+    agent = s.talking()
+    channel = CALLER if who == "customer" else agent
+    place = c.AddToBridge(s.machine.legs[who].bridge_id, channel)
+    s.feed(e.Failed(place, "500"))
+    assert s.back_in_dialplan
+    assert c.Hangup(agent) in s.all
+    assert c.ContinueInDialplan(agent) not in s.all
+    s.over(EndReason.ERROR, DialplanStatus.FAILED)
+
+
+def test_a_party_that_is_let_go_is_hung_up_and_the_others_go_on() -> None:
+    s, third = with_a_third("en")
+    assert c.Publish("leg.joined", {"speaker": "party-3", "channel": "PJSIP/x-1"}) in s.all
+    assert s.feed(e.PartyDropped("party-3")) == [c.Hangup(NEWCOMER)]
+    s.leaves(NEWCOMER)
+    assert third not in s.machine.legs
+    assert s.machine.state == "active"
