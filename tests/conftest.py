@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.steadiness import Standstill, Watch
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")  # one of 200 ms would make the verdict of every such test depend on real time
 
 REAL_TIME = ("real_time", "asterisk", "phones", "docker")
 """Markers of such tests: a real Asterisk and real phones keep their own time and wait for nobody."""

@@ -95,17 +95,6 @@ def test_who_holds_in_a_conference_is_not_heard_and_the_others_go_on() -> None:
     assert set(labels(s)) == {"customer", "agent", third}
 
 
-def test_a_leg_whose_media_channel_was_made_anew_hears_again_whom_it_heard() -> None:
-    """The new one knows nothing of what the old one played."""
-    s, third = with_a_third("en")
-    heard = c.Hear(third, "agent", 0.0)
-    assert s.asked(c.Hear).count(heard) == 1
-    s.feed(e.ChannelGone(s.machine.legs[third].media_id))
-    s.done()
-    assert s.machine.legs[third].connected
-    assert s.asked(c.Hear).count(heard) == 2
-
-
 def test_a_caller_alone_with_kallglot_may_interrupt_it_and_two_who_talk_interrupt_nothing() -> None:
     """Between people, what waits to be said in translation is what the other one said: it must not be dropped."""
     s = Script(

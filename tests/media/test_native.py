@@ -327,6 +327,7 @@ def test_a_command_that_fails_takes_no_other_with_it(library: Native, what: str)
 # --- the socket --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("library_too", [True, False])
 def test_datagrams_of_every_size_come_as_they_were_sent(library: Native, host: str, library_too: bool) -> None:
@@ -352,6 +353,7 @@ def test_datagrams_of_every_size_come_as_they_were_sent(library: Native, host: s
     sock.close()
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("library_too", [True, False])
 def test_when_they_came_does_not_hang_on_when_the_beat_began(library: Native, library_too: bool) -> None:
     sock = BatchedSocket(bind("127.0.0.1", 0), library if library_too else None)
