@@ -21,10 +21,8 @@ from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervi
 from kallglot_ari.clock import Clock, SystemClock
 from kallglot_ari.errors import (
     ApiError,
-    AriError,
     InterpreterError,
     ListenError,
-    StoreError,
     UsageError,
 )
 from kallglot_ari.kallglot.client import KallglotClient
@@ -39,6 +37,7 @@ from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.pbx import PbxService
+from kallglot_ari.modes.readiness import Readiness
 from kallglot_ari.modes.sip_quality import SipQualities
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.modes.trunk import TrunkMode
@@ -269,7 +268,18 @@ class Service:
         if earlier:
             self.outbox.watch(f"{earlier}-t-", self.trunk.live_keys, only_to_end=True)
             self.outbox.watch(f"{earlier}-p-", self.pbx.live_keys, only_to_end=True)
+        self.readiness = Readiness(
+            self.metrics, self.ari, self.media, s.media.transport, self.store,
+            {
+                "api": lambda: [self._api_problem and f"Kallglot API: {self._api_problem}"],
+                "interpreter": lambda: [self._interpreter_problem and f"interpreter: {self._interpreter_problem}"],
+                "trunk": self.trunk.problems,
+                # At max_calls it is ready all the same: the calls that it has are none of a probe's business.
+                "service": lambda: ["draining: no new calls are taken" if self.stasis.draining else ""],
+            },
+        )  # fmt: skip
         self._tasks.spawn(self._probe(), name="probe")
+        self._tasks.spawn(self.readiness.watch(), name="readiness")
         self._tasks.spawn(self._give_back(), name="memory")
         self._on_stop("tasks", self._tasks.close)
         web_settings = s.web
@@ -407,29 +417,7 @@ class Service:
 
     async def ready(self) -> list[str]:
         """Reasons why a call could not be translated now."""
-        reasons = []
-        if not self.ari.connected:
-            reasons.append(self.ari.problem or "ARI: not connected")
-        elif self.settings.media.transport == "websocket" and not self.ari.supports("websocket_media"):
-            reasons.append('[media] transport = "websocket": this Asterisk is too old for it (20.16, 22.6)')
-        else:
-            try:
-                await self.ari.channels.need(self.media.format.asterisk)
-            except AriError as error:
-                reasons.append(f"media: {error}")
-        if self._api_problem:
-            reasons.append(f"Kallglot API: {self._api_problem}")
-        if self._interpreter_problem:
-            reasons.append(f"interpreter: {self._interpreter_problem}")
-        reasons += self.trunk.problems()
-        try:
-            await self.store.check()
-        except StoreError as error:
-            reasons.append(f"store: {error}")
-        # At max_calls it is ready all the same: the calls that it has are none of a probe's business.
-        if self.stasis.draining:
-            reasons.append("draining: no new calls are taken")
-        return reasons
+        return await self.readiness.reasons()
 
     def _session_ended(self, session_id: str, reason: str) -> None:
         """Kallglot's webhook: a session is over, so what is still up of it is hung up."""

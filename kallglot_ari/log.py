@@ -6,7 +6,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -139,6 +140,13 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
     root.setLevel(logging.WARNING)
     logging.getLogger("kallglot_ari").setLevel(level.upper())
     logging.getLogger("aiohttp.access").setLevel(logging.ERROR)
+
+
+@contextmanager
+def of_call(call_id: str) -> Iterator[None]:
+    """What is logged within, also by tasks that are started there, bears the call's id."""
+    with structlog.contextvars.bound_contextvars(**({"call": call_id} if call_id else {})):
+        yield
 
 
 def get(name: str) -> Any:

@@ -42,6 +42,12 @@ class Metrics:
     def __init__(self) -> None:
         r = self.registry = CollectorRegistry()
         self.calls_active = Gauge("kallglot_calls_active", "Calls that are up or being set up", registry=r)
+        self.ready = Gauge(
+            "kallglot_ready",
+            "1: this part is as calls need it; 0: calls cannot be translated because of it",
+            ["component"],
+            registry=r,
+        )
         self.calls = Counter("kallglot_calls_total", "Finished calls", ["end_reason"], registry=r)
         self.call_setup = Histogram(
             "kallglot_call_setup_seconds",

@@ -22,7 +22,8 @@ _log = log.get(__name__)
 async def serve(settings: Settings, *, take_over: bool = False) -> int:
     """Run until SIGTERM or SIGINT; the first drains, a second stops at once.
 
-    SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with.
+    SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with. SIGHUP, which
+    a closed terminal or a rotation of logs sends, ends no call.
     """
     more_descriptors()
     service = Service(settings, take_over=take_over)
@@ -36,6 +37,7 @@ async def serve(settings: Settings, *, take_over: bool = False) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
     loop.add_signal_handler(signal.SIGUSR1, leave.set)
+    loop.add_signal_handler(signal.SIGHUP, _log.warning, "sighup_does_nothing")
     tasks = Tasks("serve")
     await service.start()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -251,3 +252,24 @@ def test_what_the_terminals_encoding_does_not_have_is_a_question_mark(tmp_path: 
 def _environment() -> dict[str, str]:
     """Ours, with the package's folder: these run as processes of their own, elsewhere."""
     return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+
+
+def test_sighup_ends_nothing(tmp_path: Path) -> None:
+    """What a rotation of logs or a closed terminal sends; then SIGTERM ends it as ever."""
+    named = {"KALLGLOT__ARI__URL": "http://127.0.0.1:9", "KALLGLOT__WEB__PORT": "0", "KALLGLOT__AGI__PORT": "0"}
+    named |= {
+        "KALLGLOT__INTERPRETER__ENGINE": "echo",
+        "KALLGLOT__SERVICE__DRAIN_SECONDS": "0",
+        "KALLGLOT__LOG__FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "kallglot_ari", "serve"]
+    told, deadline = tmp_path / "log", time.monotonic() + 30
+    with (
+        told.open("wb") as output,
+        subprocess.Popen(command, cwd=tmp_path, env=_environment() | named, stderr=output) as process,
+    ):
+        for event, number in (("started", signal.SIGHUP), ("sighup_does_nothing", signal.SIGTERM)):
+            while f'"{event}"' not in told.read_text() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(number)
+        assert process.wait(20) == 0

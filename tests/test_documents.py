@@ -97,3 +97,12 @@ def test_the_ari_page_names_every_feature_and_its_releases() -> None:
     for name, since in FEATURES.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         assert all(".".join(map(str, one[:2])) in row for one in since), f"{name}: {written(since)}"
+
+
+def test_the_operations_page_names_log_lines_that_there_are_and_every_alarm() -> None:
+    source = "".join(file.read_text(encoding="utf-8") for file in (DOCS.parent / "kallglot_ari").rglob("*.py"))
+    lines = {name for name in names(part("operations.md", "Logs"), "event") if not name.endswith("…")}
+    assert len(lines) > 25
+    assert {name for name in lines if f'"{name}"' not in source} == set()
+    alarms = (DOCS.parent / "docker/monitoring/alerts.yml").read_text(encoding="utf-8")
+    assert names(part("operations.md", "Metrics"), "alarm") == set(re.findall(r"alert: (\w+)", alarms))

@@ -33,6 +33,7 @@ HEARTBEAT = 10.0
 SNAPSHOT_TIMEOUT = 8.0
 STABLE = 5.0
 """Seconds after which a connection has held, and the waits begin again with the shortest."""
+CLOSED_BY_US = "cancelled"
 REPLACED_FIRST, REPLACED_LONGEST, REPLACED_LOOK = 30.0, 300.0, 5.0
 """Seconds before a taken name is asked for again, at first and at most, and between looks whether it is free."""
 
@@ -92,7 +93,7 @@ class EventSocket:
             _log.info("ari_connected", version=text, again=again, channels=len(snapshot.channels))
             self._deliver(Connected(snapshot, again))
             since = self._clock.now()
-            replaced, reason = False, "cancelled"
+            replaced, reason = False, CLOSED_BY_US
             try:
                 replaced, reason = await self._hand_on(socket)
             finally:
@@ -153,7 +154,8 @@ class EventSocket:
             _log.error("ari_application_replaced", app=self._app, problem=message)
         else:
             message = f"the event socket was lost: {reason}"
-            _log.warning("ari_disconnected", reason=reason)
+            if reason != CLOSED_BY_US:
+                _log.warning("ari_disconnected", reason=reason)
         self._set_error(AriUnavailable(message))
         self._deliver(Disconnected(reason))
 

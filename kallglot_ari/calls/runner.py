@@ -12,7 +12,7 @@ from kallglot_ari.calls import events as e
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import AriConflict, AriNotFound, KallglotAriError
-from kallglot_ari.log import get
+from kallglot_ari.log import get, of_call
 from kallglot_ari.tasks import Tasks
 
 INSTANT = (c.Publish, c.Uplink, c.Interruptible, c.Repeat, c.Tone, c.Hear, c.Route, c.SetTimer, c.CancelTimer, c.Finish)
@@ -136,7 +136,9 @@ class CallRunner:
     async def _run_lane(self, name: str, lane: list[c.Command]) -> None:
         while lane:
             command = lane.pop(0)
-            self.post(await self._one(command))
+            with of_call(self.id):
+                event = await self._one(command)
+            self.post(event)
         del self._lanes[name]
         if self._finish is not None and not self._lanes:
             self._on_finished(self)

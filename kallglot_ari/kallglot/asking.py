@@ -19,7 +19,7 @@ from kallglot_ari.errors import (
     ApiUnavailable,
 )
 from kallglot_ari.kallglot import assumed, rest
-from kallglot_ari.kallglot.breaker import Addresses, RetryPolicy
+from kallglot_ari.kallglot.breaker import Addresses, Breaker, RetryPolicy
 from kallglot_ari.kallglot.http import Answer, Http
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
@@ -103,14 +103,14 @@ class Api:
             if error.status in _DOWN and error.code != rest.INVALID_RESPONSE:
                 breaker.failed(self._clock.now())
             else:
-                breaker.succeeded()
-            self._failed(operation, url, error)
+                self._answered(url, breaker)
+            self._failed(operation, url, error, known=not was_closed and not breaker.closed)
             if was_closed and not breaker.closed:
                 _log.warning("api_address_down", url=url, why=str(error))
             raise
         except ApiError as error:
             reason = _REASONS.get(type(error), "other")
-            breaker.succeeded()
+            self._answered(url, breaker)
             self._failed(operation, url, error)
             raise
         except asyncio.CancelledError:
@@ -118,7 +118,7 @@ class Api:
             raise
         finally:
             self._metrics.api_requests.labels(operation, reason).inc()
-        breaker.succeeded()
+        self._answered(url, breaker)
         if answer.credits_remaining is not None:
             self.credits_remaining = answer.credits_remaining
         took = round((self._clock.now() - started) * 1000, 1)
@@ -189,8 +189,15 @@ class Api:
             raise error
         await asyncio.sleep(wait)
 
-    def _failed(self, operation: str, url: str, error: ApiError) -> None:
-        write = _log.debug if operation in _QUIET else _log.warning
+    @staticmethod
+    def _answered(url: str, breaker: Breaker) -> None:
+        if not breaker.closed:
+            _log.info("api_address_healed", url=url)
+        breaker.succeeded()
+
+    def _failed(self, operation: str, url: str, error: ApiError, *, known: bool = False) -> None:
+        """:param known: the address has been down, which the log says already."""
+        write = _log.debug if known or operation in _QUIET else _log.warning
         write(
             "api_request_failed",
             operation=operation,

@@ -194,7 +194,7 @@ class KallglotClient:
             try:
                 return await self._open_stream(session, sink)
             except StreamClosed as error:
-                _log.info("stream_attempt_failed", session=session.id, attempt=attempt + 1, why=str(error))
+                _log.debug("stream_attempt_failed", session=session.id, attempt=attempt + 1, why=str(error))
                 await asyncio.sleep(self._policy.pause(attempt, self._rng))
         return await self._open_stream(session, sink)
 

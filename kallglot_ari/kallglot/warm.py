@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ApiError, ApiUnavailable
+from kallglot_ari.errors import ApiError
 from kallglot_ari.kallglot.asking import Api
 from kallglot_ari.log import get
 from kallglot_ari.tasks import Tasks
@@ -59,8 +60,8 @@ class Warmer:
             now = self._clock.now()
             for url in self._api.addresses.urls:
                 breaker = self._api.addresses.breaker(url)
-                if not breaker.closed and breaker.allows(now) and await self._touch(url):
-                    _log.info("api_address_healed", url=url)
+                if not breaker.closed and breaker.allows(now):
+                    await self._touch(url)
             if now >= self._due:
                 await self._warm()
 
@@ -72,15 +73,10 @@ class Warmer:
         ]
         await asyncio.gather(*touches)
 
-    async def _touch(self, url: str) -> bool:
-        """Whether the address answers; what it says of the key is for `probe` to tell."""
-        try:
+    async def _touch(self, url: str) -> None:
+        """Whether the address answers its breaker learns; what it says of the key is for `probe` to tell."""
+        with contextlib.suppress(ApiError):
             await self._api.probe(url, self._api.timeout)
-        except ApiUnavailable:
-            return False
-        except ApiError:
-            pass
-        return True
 
     async def _touch_origin(self, origin: str) -> bool:
         """Any answer will do; the key is not sent there."""

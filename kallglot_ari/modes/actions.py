@@ -39,7 +39,7 @@ from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.sip_quality import SipQualities
 from kallglot_ari.modes.streams import CallStreams
-from kallglot_ari.modes.summary import line_of
+from kallglot_ari.modes.summary import Course, line_of
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
@@ -64,6 +64,8 @@ LASTING = (
 """Commands that are as right a few seconds later."""
 UNLOGGED = frozenset({"event", "digit", "digits"})
 """What an event says beside the log: digits are card numbers and PINs."""
+TROUBLE = frozenset({"call.degraded", "stream.down", "media.lost"})
+"""What the log warns of."""
 SAVE_AFTER = 1.0
 """Seconds between what happens to a call and its being written; several things become one write. Its end is written at once."""
 
@@ -111,6 +113,9 @@ class CallActions:
         self._diagnosis = Diagnosis(self._call_id, plant.debug, plant.media)
         self._transcripts = Transcripts(self._call_id, plant.store, plant.hub, plant.clock, self._tasks)
         self._saving = False
+        self._course = Course()
+        if runner.machine.direct:  # another process had it
+            self._course.begin(runner.machine.problem, plant.clock.now())
         self._latency = TurnLatency(plant.metrics.translation_latency)
         self._log = get(__name__).bind(call=self._call_id)
         self._streams = CallStreams(plant.translator, plant.metrics, plant.clock, self._log)
@@ -158,7 +163,9 @@ class CallActions:
             self._who[link, label] = leg
 
     def _publish(self, command: c.Publish) -> None:
-        self._log.info(command.event, **{k: v for k, v in command.data.items() if k not in UNLOGGED})
+        write = self._log.warning if command.event in TROUBLE else self._log.info
+        write(command.event, **{k: v for k, v in command.data.items() if k not in UNLOGGED})
+        self._course.take(command.event, command.data, self._plant.clock.now())
         self._plant.hub.publish(command.event, self._call_id, command.data)
         if command.event == "call.active":
             self._plant.metrics.call_setup.observe(command.data["setup_seconds"])
@@ -471,4 +478,8 @@ class CallActions:
 
     def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
         """The one line of a finished call."""
-        return line_of(self._machine.view(), self._quality, finish, ended)
+        view = self.view()
+        self._course.problem = self._course.problem or self._machine.problem
+        shown = dict(zip(self._machine.legs, view.legs, strict=True))
+        legs = {leg: (quality, shown.get(leg)) for leg, quality in self._quality.items()}
+        return line_of(view, legs, self._course, self._plant.clock.now(), finish, ended)

@@ -14,7 +14,7 @@ from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
 from kallglot_ari.calls.model import Session, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ApiNotFound, ApiUnauthorized, KallglotAriError, StoreError
-from kallglot_ari.log import get
+from kallglot_ari.log import get, of_call
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.tasks import Tasks
 
@@ -227,12 +227,13 @@ class Outbox:
             return
         self._busy.add(key)
         try:
-            if not row.session_id:
-                row = await self._ask_again(row)
-            if row.session_id:
-                await self._translator.end_session(
-                    row.session_id, row.reason, base_url=row.base_url, idempotency_key=f"{key}.end"
-                )
+            with of_call(row.call_id):
+                if not row.session_id:
+                    row = await self._ask_again(row)
+                if row.session_id:
+                    await self._translator.end_session(
+                        row.session_id, row.reason, base_url=row.base_url, idempotency_key=f"{key}.end"
+                    )
         except ApiNotFound:
             await self._strike(key)
         except KallglotAriError as error:
@@ -264,7 +265,12 @@ class Outbox:
         pause = min(SWEEP_SECONDS * 2 ** min(row.attempts - 1, 10), MAX_PAUSE) * random.uniform(0.8, 1.2)
         self._not_before[key] = self._clock.now() + pause
         _log.warning(
-            "session_not_ended", session=row.session_id, attempt=row.attempts, again_in=round(pause), error=why
+            "session_not_ended",
+            call=row.call_id,
+            session=row.session_id,
+            attempt=row.attempts,
+            again_in=round(pause),
+            error=why,
         )
         await self._quietly(key, self._store.session_attempted(key))
 

@@ -198,7 +198,7 @@ class Registry:
         assert machine.status is not None
         self._plant.metrics.calls.labels(end_reason=reason.value).inc()
         summary = actions.summary(Finish(reason, machine.status), self._plant.clock.wall())
-        _log.info("call_finished", call=runner.id, **summary)
+        (_log.warning if reason is EndReason.ERROR else _log.info)("call_finished", call=runner.id, **summary)
         self._plant.hub.publish("call.ended", runner.id, {"end_reason": reason.value, "status": machine.status.value})
         runner.tasks.spawn(actions.save(), name="last-save")
         if not self._runners:

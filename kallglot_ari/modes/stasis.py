@@ -160,8 +160,8 @@ class StasisMode:
             case Connected():
                 self._sweep.connected(event.snapshot)
                 self._resume(event.snapshot)
-            case Disconnected():
-                _log.warning("ari_disconnected", reason=event.reason, calls=len(self.calls))
+            case Disconnected() if self.calls.runners():
+                _log.warning("calls_wait_for_asterisk", calls=len(self.calls))
             case _:
                 pass
 

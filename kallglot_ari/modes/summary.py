@@ -1,27 +1,97 @@
-"""What the log says of a finished call."""
+"""What the log says of a finished call: one line that explains it, also to whoever has only its number and the time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls.model import CallView, LegQuality
+from kallglot_ari.calls.model import CallView, LegQuality, LegView
 
 
-def line_of(view: CallView, quality: Mapping[str, LegQuality], finish: c.Finish, ended: datetime) -> dict[str, object]:
-    """The fields of its one line. `quality` is each leg's."""
-    line: dict[str, object] = {
+class Course:
+    """What became of a call's translation, from what the call publishes. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        """Why it was not translated, the last time that it was not."""
+        self.lost = 0
+        """How often the stream was opened again, or a new session made."""
+        self._untranslated = 0.0
+        self._since: float | None = None
+
+    def take(self, event: str, data: Mapping[str, Any], now: float) -> None:
+        """Something was published."""
+        if event == "call.degraded":
+            self.begin(str(data["reason"]), now)
+        elif event == "call.restored" and self._since is not None:
+            self._untranslated += now - self._since
+            self._since = None
+        elif event == "ladder" and data["step"] in ("reconnect", "new_session"):
+            self.lost += 1
+
+    def begin(self, problem: str, now: float) -> None:
+        """From now on the parties are connected without translation."""
+        self.problem = problem
+        self._since = now if self._since is None else self._since
+
+    def untranslated(self, now: float) -> float:
+        """Seconds without translation, so far."""
+        return self._untranslated + (now - self._since if self._since is not None else 0.0)
+
+
+def line_of(
+    view: CallView,
+    legs: Mapping[str, tuple[LegQuality, LegView | None]],
+    course: Course,
+    now: float,
+    finish: c.Finish,
+    ended: datetime,
+) -> dict[str, object]:
+    """The fields of its one line. `legs`: the quality of all that there were, and the view of those there were in the end."""
+    line = _of_any(view, finish.reason.value, finish.status.value, ended)
+    line["untranslated"] = round(course.untranslated(now), 2)
+    line["stream_losses"] = course.lost
+    if course.problem:
+        line["problem"] = course.problem
+    for leg, (q, shown) in legs.items():
+        if shown is not None:
+            line[f"{leg}_channel"] = shown.channel_name
+        line[f"{leg}_packets"] = q.packets_received
+        line[f"{leg}_lost"] = q.packets_lost
+        line[f"{leg}_late"] = q.packets_late
+        line[f"{leg}_jitter_ms"] = round(q.jitter_ms, 1)
+        line[f"{leg}_mos"] = round(q.mos, 2)
+        if shown is not None and shown.sip is not None:
+            line[f"{leg}_sip_lost"] = shown.sip.packets_lost
+            line[f"{leg}_sip_lost_there"] = shown.sip.packets_lost_there
+            line[f"{leg}_sip_mos"] = round(shown.sip.mos, 2)
+    return line
+
+
+def line_of_another(view: CallView) -> dict[str, object]:
+    """The same of a call in trunk mode or of `/pbx`, whose sound is not ours: what was reported of it."""
+    ended = view.ended_at or view.started_at
+    line = _of_any(view, view.end_reason or "", view.status or "", ended)
+    for leg in view.legs:
+        line[f"{leg.speaker}_channel"] = leg.channel_name
+        if leg.quality != LegQuality():
+            line[f"{leg.speaker}_lost"] = leg.quality.packets_lost
+            line[f"{leg.speaker}_jitter_ms"] = round(leg.quality.jitter_ms, 1)
+            line[f"{leg.speaker}_mos"] = round(leg.quality.mos, 2)
+    return line
+
+
+def _of_any(view: CallView, reason: str, status: str, ended: datetime) -> dict[str, object]:
+    return {
+        "kind": view.kind,
         "session": view.session_id,
-        "end_reason": finish.reason.value,
-        "status": finish.status.value,
+        "caller": view.caller,
+        "end_reason": reason,
+        "status": status,
         "seconds": round((ended - view.started_at).total_seconds(), 2),
         "talked": round((ended - view.answered_at).total_seconds(), 2) if view.answered_at else 0.0,
         "mode": view.mode,
         "languages": f"{view.source_language}>{view.target_language}",
     }
-    for leg, q in quality.items():
-        line[f"{leg}_packets"] = q.packets_received
-        line[f"{leg}_lost"] = q.packets_lost
-        line[f"{leg}_mos"] = round(q.mos, 2)
-    return line

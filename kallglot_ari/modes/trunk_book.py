@@ -15,6 +15,7 @@ from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, Sessio
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import StoreError
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes.summary import line_of_another
 from kallglot_ari.modes.trunk_call import Opened, TrunkCall, TrunkLeg
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.tasks import Tasks, happens
@@ -24,6 +25,8 @@ T = TypeVar("T")
 _log = log.get(__name__)
 
 MAPPING = "trunk"
+UNLOGGED = frozenset({"call.updated", "call.ended", "leg.quality", "dtmf"})
+"""What is told elsewhere, too often, or to nobody: digits are card numbers and PINs."""
 YOUNG_SECONDS = 3.0
 """A list of channels is no older than this when it is compared with what is known."""
 _SPLIT = re.compile(r"[/:@;?&]")
@@ -142,6 +145,7 @@ class TrunkBook:
     def opened(self, call: TrunkCall, opened: Opened) -> None:
         """The call has its session (or one more)."""
         call.opened.append(opened)
+        _log.info("session.created", call=call.id, session_id=opened.session.id)
         self.index(call)
         self._wake(call)
         self.save(call)
@@ -207,6 +211,10 @@ class TrunkBook:
             _log.warning("trunk_call_not_saved", call=call.id, error=str(error))
 
     def publish(self, event: str, call: TrunkCall, **data: Any) -> None:
+        if event == "call.created":
+            _log.info(event, call=call.id, caller=call.caller, channel=call.caller_channel, mode=call.mode)
+        elif event not in UNLOGGED:
+            _log.info(event, call=call.id, **data)
         self._hub.publish(event, call.id, data or call.view().as_json())
 
     def check(self, call: TrunkCall) -> bool:
@@ -233,6 +241,8 @@ class TrunkBook:
         call.ended_at = self.clock.wall()
         self._leave(call)
         self._metrics.calls.labels(reason.value).inc()
+        write = _log.warning if reason is EndReason.ERROR else _log.info
+        write("call_finished", call=call.id, **line_of_another(call.view()))
         self.publish("call.ended", call)
         await self._save(call)
 

@@ -141,6 +141,7 @@ class Follower:
             self.endpoints[event.name] = event
             if before is None or before.reachable != event.reachable:
                 data = {"endpoint": event.name, "reachable": event.reachable, "detail": event.detail}
+                (_log.info if event.reachable else _log.warning)("endpoint.state", **data)
                 self._hub.publish("endpoint.state", "", data)
 
     def unreachable(self) -> list[str]:

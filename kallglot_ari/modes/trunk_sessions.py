@@ -61,7 +61,8 @@ class Sessions:
     async def _open(self, call_id: str, request: SessionRequest, key: str) -> Opened:
         self._in_hand.add(key)
         try:
-            return await self._opened(call_id, request, key)
+            with log.of_call(call_id):
+                return await self._opened(call_id, request, key)
         finally:
             self._in_hand.discard(key)
 
@@ -123,9 +124,10 @@ class Sessions:
             if (noting := self._noting.get(opened.key)) is not None:
                 await asyncio.wait({noting})
             await self._note_end(opened, reason)
-            await self._translator.end_session(
-                session.id, reason, base_url=session.base_url, idempotency_key=f"{opened.key}-end"
-            )
+            with log.of_call(opened.key.rpartition("-")[0]):
+                await self._translator.end_session(
+                    session.id, reason, base_url=session.base_url, idempotency_key=f"{opened.key}-end"
+                )
             await self._store.session_ended(opened.key)
         except (ApiError, StoreError) as error:
             _log.warning("session_end_left_to_the_sweeper", session=session.id, error=str(error))

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import cast
 
 import pytest
+from structlog.contextvars import get_contextvars
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
@@ -414,3 +415,19 @@ async def test_an_ordinary_call_goes_through_it_from_start_to_finish() -> None:
     assert kinds[c.CreateBridge] == kinds[c.DestroyBridge] == 2
     assert len(runner.tasks) == 0 or await runner.tasks.join(1)
     await runner.close()
+
+
+async def test_what_is_logged_while_a_command_is_carried_out_bears_the_call_s_id(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    async def look(_: c.Command) -> None:
+        await asyncio.sleep(0)
+        seen.append(get_contextvars().get("call"))
+
+    monkeypatch.setattr(bench.actions, "execute", look)
+    bench.start(c.Answer("ch"))
+    await bench.quiet()
+    assert seen == ["kg-t-1"]
+    assert "call" not in get_contextvars()

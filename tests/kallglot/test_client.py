@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from kallglot_ari.calls.model import SessionRequest
 from kallglot_ari.errors import (
@@ -144,6 +145,14 @@ async def test_while_every_address_is_known_to_be_down_a_call_does_not_wait_and_
 ) -> None:
     monkeypatch.setattr(warm, "_LOOK_EVERY", 0.1)
     address = refused()
+    with capture_logs() as logged:
+        await _down_and_up_again(address)
+    told = [line["event"] for line in logged if line["log_level"] != "debug"]
+    assert told[-2:] == ["api_address_down", "api_address_healed"]
+    assert told.count("api_address_healed") == 1
+
+
+async def _down_and_up_again(address: str) -> None:
     async with client(address) as api:
         with pytest.raises(ApiUnavailable):
             await api.create_session(REQUEST, idempotency_key="k")
@@ -160,6 +169,17 @@ async def test_while_every_address_is_known_to_be_down_a_call_does_not_wait_and_
                     except ApiUnavailable:
                         await asyncio.sleep(0.05)
             assert (await api.create_session(REQUEST, idempotency_key="k2")).id == "sess_1"
+
+
+async def test_of_an_address_that_is_known_to_be_down_the_log_says_no_more() -> None:
+    address, metrics = refused(), Metrics()
+    async with client(address, metrics=metrics) as api:
+        with capture_logs() as logged:
+            for _ in range(2):
+                with pytest.raises(ApiUnavailable):
+                    await api.end_session("sess_1", "completed", base_url=address)
+    assert value(metrics, "kallglot_api_requests_total", component="end", reason="unavailable") > 5
+    assert [line["event"] for line in logged if line["log_level"] != "debug"] == []
 
 
 @pytest.mark.parametrize(
