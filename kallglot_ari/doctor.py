@@ -7,7 +7,6 @@ import contextlib
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,21 +22,25 @@ from kallglot_ari import log
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.resources import gone_is_fine
 from kallglot_ari.clock import SystemClock
-from kallglot_ari.errors import AriUnsupported, ConfigError, KallglotAriError, SipProbeError
+from kallglot_ari.errors import AriError, AriUnsupported, ConfigError, KallglotAriError, SipProbeError
 from kallglot_ari.kallglot.client import KallglotClient
+from kallglot_ari.media import formats
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.native import LIBRARY
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.modes import diagnosis, trunk_doctor
+from kallglot_ari.modes import asterisk_doctor, diagnosis, trunk_doctor
 from kallglot_ari.pbx.addresses import ordered
 from kallglot_ari.pbx.probe import probe
 from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load, reached_at
+from kallglot_ari.store.connect import parse
 from kallglot_ari.store.store import open_store
 from kallglot_ari.web import tls
 
 PATIENCE = 8.0
+ROOM = 0.2
+"""Gigabytes that there must be where the service writes."""
 NEEDS = {
-    "media": ("Asterisk",),
+    "media": ("Asterisk", "Asterisk modules"),
     "clock": ("Kallglot API",),
     "trunk in Asterisk": ("manager interface",),
     "trunk codecs": ("Asterisk",),
@@ -54,6 +57,11 @@ ADVICE = {
     "trunk test call": "mend what failed above; then the log of Asterisk tells more",
 }
 """What to do about a failure that names itself."""
+ARI_ADVICE = (
+    "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)",
+    "load the modules that the next line names",
+)
+"""Without ARI, or the user; and with only a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class Doctor:
         checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("store", self._store),
             ("Asterisk", self._asterisk),
+            ("Asterisk modules", self._modules),
             ("media", self._media),
             ("captures", self._captures),
             ("Kallglot API", self._api),
@@ -155,11 +164,8 @@ class Doctor:
             try:
                 await client.start(lambda _: None)
                 await client.wait_connected(PATIENCE - 2)
-            except KallglotAriError as error:
-                raise Failure(
-                    str(error),
-                    "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)",
-                ) from None
+            except AriError as error:
+                raise Failure(str(error), ARI_ADVICE[asterisk_doctor.of_modules(error)]) from None
             yield client
         finally:
             await client.close()
@@ -170,6 +176,18 @@ class Doctor:
             if ari.version < (16, 6, 0):
                 raise Failure(f"Asterisk {version}", "external media needs Asterisk 16.6 or later")
             return f"Asterisk {version} answers and takes the user"
+
+    async def _modules(self) -> str:
+        s, kind = self._s, str(self._s.media.format)
+        with contextlib.suppress(ConfigError):  # the media check says that one
+            kind = formats.choose(s.media, s.kallglot.encoding).asterisk
+        client = AriClient(s.ari, self._metrics, self._clock)
+        try:
+            return await asterisk_doctor.modules(client, s.media.transport, kind)
+        except AriError:
+            raise Skipped("Asterisk does not answer") from None
+        finally:
+            await client.close()
 
     async def _media(self) -> str:
         s = self._s
@@ -305,7 +323,10 @@ class Doctor:
             except OSError as error:
                 if await self._service_answers():
                     return f"{bind}:{port} is in use, by the running service"
-                raise Failure(f"{bind}:{port}: {error.strerror}", f"free it, or set {setting}") from None
+                section = setting.partition(".")[0]
+                raise Failure(
+                    f"{bind}:{port}: {error.strerror}", f"free the port, or set {section}.bind and {setting}"
+                ) from None
         return f"{bind}:{port} is free"
 
     async def _ami(self) -> str:
@@ -344,7 +365,7 @@ class Doctor:
     async def _skew(self) -> str:
         if self._s.kallglot.embedded:
             raise Skipped("the API is embedded")
-        return await trunk_doctor.clock_skew(self._s.kallglot.urls[0], self._clock)
+        return await trunk_doctor.clock_skew(self._s.kallglot.urls, self._clock, self._s.kallglot.ca_file)
 
     async def _endpoint(self, endpoint: Endpoint) -> str:
         self._trunk_in_use()
@@ -380,15 +401,22 @@ class Doctor:
             await client.close()
 
 
-def _tools() -> Finding:
-    folder = Path(tempfile.gettempdir())
-    free = shutil.disk_usage(folder).free / 1e9
-    return Finding(
-        "machine",
-        free > 0.2,
-        f"Python {sys.version.split()[0]}, {free:.1f} GB free in {folder}",
-        "" if free > 0.2 else "free some disk space",
-    )
+def _machine(settings: Settings) -> Finding:
+    """Python, and the room where the service writes."""
+    written = {Path.cwd()}
+    with contextlib.suppress(ConfigError):  # the store's check says that one
+        if (file := parse(settings.store.url).path) is not None:
+            written = {file.absolute().parent}
+    if diagnosis.in_use(settings):
+        written.add(Path(settings.debug.dir).absolute())
+    free: dict[Path, float] = {}
+    for folder in sorted(written):
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        free[there] = shutil.disk_usage(there).free / 1e9
+    room = ", ".join(f"{there:.1f} GB free in {folder}" for folder, there in free.items())
+    enough = min(free.values()) > ROOM
+    advice = "" if enough else f"free some disk space there: less than {ROOM:g} GB does not last a night"
+    return Finding("machine", enough, f"Python {sys.version.split()[0]}, {room}", advice)
 
 
 async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = False) -> int:
@@ -401,7 +429,7 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
         file = find_file(path, os.environ)
         findings = [
             Finding("configuration", True, str(file) if file else "built-in defaults and the environment"),
-            _tools(),
+            _machine(settings),
         ]
         findings += await Doctor(settings, call=call).examine()
     except ConfigError as error:

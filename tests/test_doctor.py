@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kallglot_ari import doctor
 from kallglot_ari.doctor import Doctor, Finding, run_doctor
+from kallglot_ari.modes import asterisk_doctor
 from kallglot_ari.settings import Settings
+from tests.ari.fake import PASSWORD, FakeAsterisk
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +98,61 @@ async def test_the_folder_of_captures_is_looked_at_where_it_is_used(tmp_path: Pa
     assert found["captures"].ok is True
     assert not (tmp_path / "made").exists(), "doctor may run as root, the service does not"
     assert (await examine())["captures"].ok is None
+
+
+NEEDED = {**asterisk_doctor.NEEDED, **asterisk_doctor.OF_TRANSPORT["rtp"], **asterisk_doctor.OF_FORMAT["ulaw"]}
+
+
+def loaded(*missing: str) -> tuple[int, object]:
+    names = [name for name in (*NEEDED, *asterisk_doctor.USEFUL) if name not in missing]
+    return 200, [
+        {"name": n, "status": "Running", "description": "", "support_level": "", "use_count": 0} for n in names
+    ]
+
+
+@pytest.mark.parametrize("missing", [("app_stasis.so",), ("chan_rtp.so", "codec_ulaw.so")])
+async def test_a_module_that_asterisk_has_not_loaded_is_named(missing: tuple[str, ...]) -> None:
+    async with FakeAsterisk() as fake:
+        fake.answers["GET", "/asterisk/modules"] = loaded(*missing)
+        found = await examine(ari={"url": fake.settings().url, "password": PASSWORD})
+    assert found["Asterisk modules"].ok is False
+    for name in missing:
+        assert name in found["Asterisk modules"].found
+        assert f"load = {name}" in found["Asterisk modules"].advice
+    assert found["media"].found == "skipped: Asterisk modules failed, which it needs"
+
+
+async def test_what_only_some_calls_need_is_no_failure() -> None:
+    async with FakeAsterisk() as fake:
+        fake.answers["GET", "/asterisk/modules"] = loaded("res_musiconhold.so")
+        found = await examine(ari={"url": fake.settings().url, "password": PASSWORD})
+    assert found["Asterisk modules"].ok is True
+    assert "without res_musiconhold.so: silence on hold" in found["Asterisk modules"].found
+
+
+async def test_a_part_of_ari_that_is_missing_is_no_matter_of_passwords() -> None:
+    async with FakeAsterisk() as fake:
+        fake.answers["GET", "/channels"] = (404, {"message": "Resource not found"})
+        fake.answers["GET", "/asterisk/modules"] = loaded("res_ari_channels.so")
+        found = await examine(ari={"url": fake.settings().url, "password": PASSWORD})
+    assert found["Asterisk"].advice == "load the modules that the next line names"
+    assert "res_ari_channels.so" in found["Asterisk modules"].found
+
+
+def test_the_room_is_looked_for_where_the_service_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        asked.append(str(folder))
+        return SimpleNamespace(free=5e6 if folder.name == "recordings" else 5e9)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    (tmp_path / "recordings").mkdir()
+    debug: dict[str, object] = {"record": "wav", "dir": "recordings/night"}
+    machine = doctor._machine(settings(store={"url": f"sqlite:///{tmp_path}/state/calls.db"}, debug=debug))
+    assert sorted(asked) == [str(tmp_path), str(tmp_path / "recordings")]
+    assert machine.ok is False
+    assert f"0.0 GB free in {tmp_path}/recordings" in machine.found
+    assert machine.advice
+    assert doctor._machine(settings(store={"url": "postgresql://u:hush@db/kallglot"})).ok is True
+    assert asked[-1] == str(tmp_path), "the folder it runs in"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -18,6 +19,7 @@ from kallglot_ari.calls.interfaces import Translator
 from kallglot_ari.calls.model import EndReason, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import AriError, SipProbeError
+from kallglot_ari.kallglot.http import tls_context
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.trunk_loaded import check_endpoint
 from kallglot_ari.pbx.addresses import dial_strings, ordered, section_name
@@ -71,14 +73,9 @@ async def codecs(ari: AriClient, trunk: TrunkSettings) -> str:
     return f"Asterisk can translate {', '.join(trunk.codecs)}"
 
 
-async def clock_skew(url: str, clock: Clock) -> str:
-    """Our clock beside that of whoever answers at `url`. :raises SipProbeError: they differ."""
-    try:
-        timeout = aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as http, http.head(url, allow_redirects=False) as answer:
-            date = answer.headers.get("Date", "")
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise SipProbeError(f"{url}: {error or 'no answer'}", "look at what is said of the Kallglot API") from None
+async def clock_skew(urls: Sequence[str], clock: Clock, ca_file: str = "") -> str:
+    """Our clock beside that of the first of `urls` that answers. :raises SipProbeError: they differ, or none does."""
+    date = await _date(urls, tls_context(ca_file))
     try:
         theirs = parsedate_to_datetime(date)
     except ValueError:
@@ -90,6 +87,18 @@ async def clock_skew(url: str, clock: Clock) -> str:
             "start a time service (chrony, systemd-timesyncd): webhooks are refused beyond 300 s, and certificates look unripe or stale",
         )
     return f"within {max(abs(skew), 1):.0f} s of the API's"
+
+
+async def _date(urls: Sequence[str], context: ssl.SSLContext) -> str:
+    said = []
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS / len(urls))) as http:
+        for url in urls:
+            try:
+                async with http.head(url, allow_redirects=False, ssl=context) as answer:
+                    return answer.headers.get("Date", "")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                said.append(f"{url}: {str(error) or 'no answer'}")
+    raise SipProbeError("; ".join(said), "look at what is said of the Kallglot API")
 
 
 async def test_call(
