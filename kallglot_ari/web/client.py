@@ -26,6 +26,10 @@ from kallglot_ari.web import tls
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 REFRESH_SECONDS = 1.0
+MANY = 20
+"""Calls whose number is told: a terminal may not show all of them."""
+LIVE = "/api/v1/calls?active=true&limit=1000"
+"""As many as the API tells: who is left out would seem to be gone."""
 _STATES = {"setup": "cyan", "ringing": "yellow", "active": "green", "ending": "magenta", "ended": "dim"}
 
 
@@ -165,11 +169,24 @@ async def _post(settings: Settings, call: str, action: str, body: dict[str, Any]
 
 async def _show(settings: Settings, as_json: bool) -> None:
     async with Client(settings) as client:
-        found = await client.get("/api/v1/calls?limit=50")
+        found = await _newest(client)
     if as_json:
         sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         Console().print(table(found["calls"], datetime.now(UTC)))
+
+
+async def _newest(client: Client) -> dict[str, Any]:
+    """All live calls, and ended ones as far as they are among the newest; without the database the live ones alone."""
+    calls: list[dict[str, Any]] = (await client.get(LIVE))["calls"]
+    live = {call["id"] for call in calls}
+    try:
+        newest = (await client.get("/api/v1/calls?limit=50"))["calls"]
+    except ClientError as error:
+        sys.stderr.write(f"kallglot-ari: only live calls are shown: {error}\n")
+    else:
+        calls += [call for call in newest if call["id"] not in live]
+    return {"calls": sorted(calls, key=lambda call: str(call["started_at"]), reverse=True)}
 
 
 async def _follow(settings: Settings) -> None:
@@ -185,7 +202,7 @@ async def _watch(settings: Settings) -> None:
     async with Client(settings) as client:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
-                calls = (await client.get("/api/v1/calls?active=true"))["calls"]
+                calls = (await client.get(LIVE))["calls"]
                 before, states = states, [(c["id"], c["state"], [leg["state"] for leg in c["legs"]]) for c in calls]
                 if live is not None:
                     live.update(table(calls, datetime.now(UTC)), refresh=True)
@@ -216,7 +233,9 @@ def table(calls: list[dict[str, Any]], now: datetime) -> Table:
             "" if mos is None else f"{mos:.2f}",
             Text(call["degraded"] or call["end_reason"] or ""),
         )
-    if not calls:
+    if len(calls) > MANY:
+        result.caption = f"{sum(call['state'] != 'ended' for call in calls)} live"
+    elif not calls:
         result.caption = "no calls"
     return result
 

@@ -15,6 +15,8 @@ from aiohttp import web
 from pydantic import SecretStr
 from rich.console import Console
 
+from kallglot_ari.calls.model import CallView
+from kallglot_ari.errors import StoreError
 from kallglot_ari.settings import Settings, WebSettings
 from kallglot_ari.web import client
 from tests.web.conftest import TOKEN, Make, Site
@@ -53,6 +55,34 @@ async def test_the_table(site: Site, capsys: pytest.CaptureFixture[str]) -> None
 async def test_json_is_the_apis(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert await run(client.run_calls, settings_of(port_of(site)), as_json=True) == 0
     assert orjson.loads(capsys.readouterr().out)["calls"][0]["id"] == "c1"
+
+
+async def test_every_live_call_is_shown_and_ended_ones_among_the_newest(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(150):
+        call = a_call(f"live-{number:03}")
+        site.control.live[call.id] = call
+    assert await run(client.run_calls, settings_of(port_of(site)), as_json=True) == 0
+    shown = [call["id"] for call in orjson.loads(capsys.readouterr().out)["calls"]]
+    assert len(shown) == len(set(shown))
+    assert {f"live-{number:03}" for number in range(150)} <= set(shown)
+    assert await run(client.run_calls, settings_of(port_of(site))) == 0
+    assert "151 live" in capsys.readouterr().out
+
+
+async def test_live_calls_are_shown_though_the_database_is_away(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(**_: object) -> list[CallView]:
+        raise StoreError("store.url: PostgreSQL is away")
+
+    monkeypatch.setattr(site.store, "list_calls", away)
+    assert await run(client.run_calls, settings_of(port_of(site))) == 0
+    out, err = capsys.readouterr()
+    assert "c1" in out
+    (line,) = [line for line in err.splitlines() if line.startswith("kallglot-ari:")]
+    assert line.startswith("kallglot-ari: only live calls are shown: ")
 
 
 async def test_events_as_json_lines_until_the_service_stops(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

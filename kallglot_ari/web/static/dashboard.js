@@ -49,9 +49,11 @@ async function follow() {
   stop();
   const mine = (stream = new AbortController());
   let wait = 500;
+  let again = false;
   while (!mine.signal.aborted) {
+    let response = null;
     try {
-      const response = await fetch("api/v1/events", {
+      response = await fetch("api/v1/events", {
         headers: headers(lastEventId ? { "Last-Event-ID": lastEventId } : {}), signal: mine.signal, cache: "no-store",
       });
       if (response.status === 401) { signIn(""); return; }
@@ -59,9 +61,13 @@ async function follow() {
       link("connected", "good");
       wait = 500;
       await refresh();
+      if (again) makeWhole();
+      again = true;
       await read(response.body.getReader());
     } catch (error) {
       if (mine.signal.aborted) return;
+      // One that nobody reads any more would keep one of the browser's six connections to this host.
+      if (response && response.body && !response.body.locked) response.body.cancel().catch(() => {});
     }
     link("reconnecting", "bad");
     await new Promise((done) => setTimeout(done, wait));
@@ -100,7 +106,7 @@ function event(block) {
   }
   if (!data) return;
   const { type, call_id: id, at, data: detail } = JSON.parse(data);
-  if (type === "events.lost") { refresh(); return; }
+  if (type === "events.lost") { refresh().catch(() => {}); makeWhole(); return; }
   if (!id) return;
   if (id === chosen && type.startsWith("transcript")) heard(type, at, detail);
   else if (!type.startsWith("transcript")) { note(id, type, at, detail); dirty.add(id); }
@@ -147,7 +153,13 @@ setInterval(() => { if (stream && !document.hidden) refresh().catch(() => {}); }
 setInterval(drawTimes, 1000);
 setInterval(readiness, 5000);
 
-async function refresh() {
+let refreshing = null; // one at a time: a slow network gets no queue of them
+function refresh() {
+  refreshing = refreshing || look().finally(() => { refreshing = null; });
+  return refreshing;
+}
+
+async function look() {
   const { calls: found } = await ask("api/v1/calls?active=true&limit=1000");
   const live = new Set(found.map((call) => call.id));
   for (const call of found) keep(call);
@@ -177,6 +189,11 @@ function heard(type, at, detail) {
     if (same >= 0) turns[same] = heardTurn; else turns.push(heardTurn);
   }
   drawTranscript();
+}
+
+// What was said while no event came.
+function makeWhole() {
+  if (chosen) loadTranscript(chosen).catch(() => {});
 }
 
 async function loadTranscript(id) {
@@ -243,20 +260,31 @@ function draw() {
   $("worst-mos").className = mos === Infinity ? "" : `${mosClass(mos)}-text`;
   $("degraded-count").textContent = live.filter((call) => call.degraded).length;
   const shown = (tab === "live" ? live : all.filter((call) => call.state === "ended")).slice(0, 200);
-  const focused = document.activeElement && document.activeElement.dataset && document.activeElement.dataset.call;
-  $("calls").replaceChildren(...shown.map(drawItem));
-  if (focused) [...$("calls").querySelectorAll("button")].find((b) => b.dataset.call === focused)?.focus();
+  drawList(shown);
   $("no-calls").hidden = shown.length > 0;
   $("no-calls").textContent = tab === "live" ? "No live calls." : "No ended calls.";
   drawCall();
 }
 
-function drawItem(call) {
+// The elements stay: one that were another at each look would take no click that is down while it is replaced.
+function drawList(shown) {
+  const list = $("calls");
+  const there = new Map([...list.children].map((item) => [item.firstElementChild.dataset.call, item]));
+  const items = shown.map((call) => drawItem(call, there.get(call.id) || newItem(call.id)));
+  const wanted = new Set(items);
+  for (const item of there.values()) if (!wanted.has(item)) item.remove();
+  items.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] || null); });
+}
+
+function newItem(id) {
   const item = $("call-item").content.firstElementChild.cloneNode(true);
-  const button = item.querySelector("button");
-  button.dataset.call = call.id;
-  button.setAttribute("aria-current", String(call.id === chosen));
-  button.addEventListener("click", () => choose(call.id));
+  item.firstElementChild.dataset.call = id;
+  item.firstElementChild.addEventListener("click", () => choose(id));
+  return item;
+}
+
+function drawItem(call, item) {
+  item.firstElementChild.setAttribute("aria-current", String(call.id === chosen));
   const mos = worst(call);
   item.querySelector(".dot").className = `dot ${call.degraded ? "bad" : mos === Infinity ? "" : mosClass(mos)}`;
   item.querySelector(".who").textContent = title(call);
@@ -419,13 +447,23 @@ function signIn(message) {
   sessionStorage.removeItem(TOKEN);
   link("signed out", "");
   calls.clear();
+  notes.clear();
+  partials.clear();
+  turns = [];
   chosen = null;
   lastEventId = "";
+  drawTranscript();
+  draw();
   $("board").hidden = $("not-ready").hidden = true;
   $("sign-out").hidden = true;
   $("login").hidden = false;
   $("login-error").textContent = message;
   $("token").focus();
+}
+
+// The call that the address names; no % in it can make it unreadable.
+function linked() {
+  return new URLSearchParams(`call=${location.hash.slice(1).replaceAll("+", "%2B")}`).get("call") || null;
 }
 
 async function enter() {
@@ -435,7 +473,7 @@ async function enter() {
   $("sign-out").hidden = !sessionStorage.getItem(TOKEN);
   follow();
   readiness();
-  if (location.hash.length > 1) choose(decodeURIComponent(location.hash.slice(1)));
+  if (linked()) choose(linked());
 }
 
 $("login-form").addEventListener("submit", async (submitted) => {

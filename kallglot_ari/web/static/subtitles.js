@@ -19,7 +19,7 @@ function headers(extra) {
 }
 
 async function choose() {
-  const response = await fetch("api/v1/calls?active=true", { headers: headers(), cache: "no-store" });
+  const response = await fetch("api/v1/calls?active=true&limit=1000", { headers: headers(), cache: "no-store" });
   if (!response.ok) throw response.status;
   const calls = (await response.json()).calls;
   const has = (one) => one.legs.some((leg) => leg.channel_name === phone || leg.channel_name.startsWith(`${phone}-`));
