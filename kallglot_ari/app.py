@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
@@ -53,6 +54,7 @@ from kallglot_ari.web.server import WebServer
 _log = log.get(__name__)
 
 PROBE_SECONDS = 15.0
+PROBE_AGAIN = 2.0
 CLAIM_EVERY = 1.0
 TAKE_OVER_SECONDS = 10.0
 """How long a run that takes over waits for the other to let go; then that one is taken for dead."""
@@ -92,25 +94,15 @@ def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -
     return OfflineEngine(settings, metrics, clock)
 
 
-async def sandbox(
-    host: str,
-    port: int,
-    interpreter: InterpreterSettings,
-    api_key: str | None,
-    *,
-    webhook_url: str = "",
-    webhook_secret: str = "",
-) -> int:
-    """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
+async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, **webhooks: str) -> int:
+    """The embedded Kallglot on its own, until SIGINT or SIGTERM. :param webhooks: as `run_sandbox` has them."""
     engine = make_engine(interpreter, Metrics(), SystemClock())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await engine.warm()
-        await run_sandbox(
-            host, port, engine, api_key, until=stop, webhook_url=webhook_url, webhook_secret=webhook_secret
-        )
+        await run_sandbox(host, port, engine, api_key, until=stop, **webhooks)
     finally:
         await engine.close()
     return 0
@@ -140,6 +132,7 @@ class Service:
         self.replaced = asyncio.Event()
         """Another run of this instance wants to take the calls over: `hand_over` is waited for."""
         self._api_problem = "not asked yet"
+        self._ready_asked = asyncio.Event()
         self._interpreter_problem = ""
         self.web_url = ""
 
@@ -271,7 +264,7 @@ class Service:
         self.readiness = Readiness(
             self.metrics, self.ari, self.media, s.media.transport, self.store,
             {
-                "api": lambda: [self._api_problem and f"Kallglot API: {self._api_problem}"],
+                "api": self._api_problems,
                 "interpreter": lambda: [self._interpreter_problem and f"interpreter: {self._interpreter_problem}"],
                 "trunk": self.trunk.problems,
                 # At max_calls it is ready all the same: the calls that it has are none of a probe's business.
@@ -394,13 +387,18 @@ class Service:
     # --- health ------------------------------------------------------------------------------------------------------
 
     async def _probe(self) -> None:
+        """Whether the API is there: now and then, and soon after somebody asked whether we are ready."""
         while True:
+            self._ready_asked.clear()
             try:
                 await self.translator.probe()
                 self._api_problem = ""
             except ApiError as error:
                 self._api_problem = str(error)
-            await asyncio.sleep(PROBE_SECONDS if not self._api_problem else 2.0)
+            await asyncio.sleep(PROBE_AGAIN)
+            if not self._api_problem:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ready_asked.wait(), PROBE_SECONDS - PROBE_AGAIN)
 
     async def _give_back(self) -> None:
         """After the last of some calls: the memory that they took. Not while there are calls: they would hear it."""
@@ -415,8 +413,13 @@ class Service:
         silent = self.media.silent
         return [f"media: no tick for {silent:.0f} s"] if silent > MEDIA_SILENT else []
 
+    def _api_problems(self) -> list[str]:
+        problem = self._api_problem or ("no address answers" if self.translator.away else "")
+        return [f"Kallglot API: {problem}"] if problem else []
+
     async def ready(self) -> list[str]:
         """Reasons why a call could not be translated now."""
+        self._ready_asked.set()
         return await self.readiness.reasons()
 
     def _session_ended(self, session_id: str, reason: str) -> None:

@@ -54,6 +54,28 @@ async def test_without_asterisk_it_is_alive_but_not_ready_and_says_why(tmp_path:
         await service.stop()
 
 
+async def test_an_api_that_goes_away_is_told_soon_and_is_no_fault_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = Sandbox(Echo(), api_key="sk_test_1")
+    await api.start()
+    service = Service(settings(tmp_path, kallglot={"url": api.url, "api_key": "sk_test_1"}))
+    await service.start()
+    try:
+        async with asyncio.timeout(5):
+            while any(reason.startswith("Kallglot API") for reason in await service.ready()):
+                await asyncio.sleep(0.05)
+        await api.stop()
+        async with asyncio.timeout(6):
+            while not any(reason.startswith("Kallglot API") for reason in await service.ready()):
+                await asyncio.sleep(0.05)
+        answered = await AgiChannel(service.trunk.agi_port, "1.1").agi("session")
+        assert (answered["SESSION_ID"], answered["KALLGLOT_STATUS"]) == ("", "UNAVAILABLE")
+    finally:
+        await service.stop()
+    assert "task_failed" not in caplog.text
+
+
 async def test_a_draining_service_is_alive_but_not_ready_and_takes_no_call(tmp_path: Path) -> None:
     service = Service(settings(tmp_path))
     await service.start()

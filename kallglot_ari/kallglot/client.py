@@ -102,6 +102,12 @@ class KallglotClient:
         """What the last answer said; None before the first."""
         return self._started[0].credits_remaining if self._started else None
 
+    @property
+    def away(self) -> bool:
+        """No address answers, for all that is known of them."""
+        addresses = self._parts()[0].addresses
+        return not any(addresses.breaker(url).closed for url in addresses.urls)
+
     async def create_session(self, request: SessionRequest, *, idempotency_key: str) -> Session:
         """Create a session.
 

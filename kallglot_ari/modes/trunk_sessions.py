@@ -12,7 +12,7 @@ from kallglot_ari.calls import names
 from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
 from kallglot_ari.calls.model import Session, SessionRequest
 from kallglot_ari.clock import Clock
-from kallglot_ari.errors import ApiError, ApiInvalid, StoreError
+from kallglot_ari.errors import ApiError, ApiInvalid, KallglotAriError, StoreError
 from kallglot_ari.modes.trunk_call import Opened
 from kallglot_ari.tasks import Tasks
 
@@ -53,16 +53,22 @@ class Sessions:
         key = f"{call_id}-{uuid.uuid4().hex}"
         task = self._tasks.spawn(self._open(call_id, request, key), name=f"open-{call_id}")
         try:
-            return await asyncio.shield(task)
+            opened = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._tasks.spawn(self._close_unwanted(task), name=f"unwanted-{call_id}")
             raise
+        if isinstance(opened, KallglotAriError):
+            raise opened
+        return opened
 
-    async def _open(self, call_id: str, request: SessionRequest, key: str) -> Opened:
+    async def _open(self, call_id: str, request: SessionRequest, key: str) -> Opened | KallglotAriError:
+        """What was expected to fail is returned: a task that raises is logged as a fault of ours."""
         self._in_hand.add(key)
         try:
             with log.of_call(call_id):
                 return await self._opened(call_id, request, key)
+        except (ApiError, StoreError) as error:
+            return error
         finally:
             self._in_hand.discard(key)
 
@@ -96,11 +102,10 @@ class Sessions:
         finally:
             self._noting.pop(key, None)
 
-    async def _close_unwanted(self, task: asyncio.Task[Opened]) -> None:
-        try:
-            opened = await task
-        except (ApiError, StoreError) as error:
-            _log.info("session_not_wanted_and_not_had", error=str(error))
+    async def _close_unwanted(self, task: asyncio.Task[Opened | KallglotAriError]) -> None:
+        opened = await task
+        if isinstance(opened, KallglotAriError):
+            _log.info("session_not_wanted_and_not_had", error=str(opened))
         else:
             await self.close(opened, "error")
 
