@@ -44,9 +44,10 @@ class StasisArguments:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def parse(arguments: tuple[str, ...]) -> StasisArguments:
+def parse(arguments: tuple[str, ...], default_mode: str = "") -> StasisArguments:
     """Read ``key=value`` arguments.
 
+    :param default_mode: the session's when the dialplan names none.
     :raises UsageError: names the argument, what was expected and what was found.
     """
     given: dict[str, str] = {}
@@ -74,8 +75,10 @@ def parse(arguments: tuple[str, ...]) -> StasisArguments:
     parsed = StasisArguments(**read, metadata=metadata)  # type: ignore[arg-type]
     if parsed.join and parsed.agents:
         raise UsageError("Stasis arguments join and agent: expected one of them, found both")
-    if parsed.mode in TWO_PARTIES and given.get("agent") == "" and not parsed.join:
-        raise UsageError(f"Stasis argument agent: expected a dial string with mode={parsed.mode}, found it empty")
+    mode = parsed.mode or default_mode
+    # A variable that was not set. Who means to be alone, or waits for others to join, says so: without `agent`, or with `participants`.
+    if given.get("agent") == "" and mode in TWO_PARTIES and not parsed.join and parsed.participants == 2:
+        raise UsageError(f"Stasis argument agent: expected a dial string with mode={mode}, found it empty")
     if parsed.answer == "agent" and not parsed.agents:
         raise UsageError("Stasis argument answer=agent: expected an agent argument with it")
     return parsed

@@ -193,7 +193,7 @@ class StasisMode:
         """:param instead: its last call is still ending, and counted among those that are up."""
         channel = event.channel
         try:
-            asked = dialplan.parse(event.args)
+            asked = dialplan.parse(event.args, self._kallglot.mode)
         except UsageError as error:
             _log.error("stasis_arguments_refused", channel=channel.name, error=str(error))
             self._send_back(channel.id, DialplanStatus.FAILED, "arguments")

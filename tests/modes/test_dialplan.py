@@ -125,10 +125,27 @@ def test_every_bad_argument_is_named(arguments: list[str], words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("arguments", [("agent=",), ("mode=ai_agent", "agent="), ("mode=bidirectional_translation",)])
-def test_an_agent_that_is_empty_or_absent_may_be_meant(arguments: tuple[str, ...]) -> None:
-    """With a mode of one party, which the settings may name, or where another party joins the session."""
-    assert parse(arguments).agents == ()
+@pytest.mark.parametrize(
+    ("arguments", "default_mode"),
+    [
+        (("agent=",), "ai_agent"),
+        (("mode=ai_agent", "agent="), "bidirectional_translation"),
+        (("mode=bidirectional_translation",), "bidirectional_translation"),
+        (("agent=", "participants=3"), "bidirectional_translation"),
+        (("agent=", "join=sess_1"), "bidirectional_translation"),
+    ],
+)
+def test_an_agent_that_is_empty_or_absent_may_be_meant(arguments: tuple[str, ...], default_mode: str) -> None:
+    """With a mode of one party, which the settings may name, or where other parties join the session."""
+    assert parse(arguments, default_mode).agents == ()
+
+
+@pytest.mark.parametrize("arguments", [("agent=",), ("source=de", "agent= ", "participants=2")])
+def test_an_agent_that_is_a_variable_nobody_set_is_refused(arguments: tuple[str, ...]) -> None:
+    """The caller would hear nothing and talk to nobody, for as long as the session may cost."""
+    words = "agent: expected a dial string with mode=assistive_translation, found it empty"
+    with pytest.raises(UsageError, match=words):
+        parse(arguments, "assistive_translation")
 
 
 def test_what_was_found_is_shown_in_part_only() -> None:
