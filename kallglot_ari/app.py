@@ -94,15 +94,18 @@ def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -
     return OfflineEngine(settings, metrics, clock)
 
 
-async def sandbox(host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, **webhooks: str) -> int:
-    """The embedded Kallglot on its own, until SIGINT or SIGTERM. :param webhooks: as `run_sandbox` has them."""
+async def sandbox(
+    host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, webhooks: tuple[str, str] = ("", "")
+) -> int:
+    """The embedded Kallglot on its own, until SIGINT or SIGTERM. :param webhooks: where they go, and what signs them."""
     engine = make_engine(interpreter, Metrics(), SystemClock())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await engine.warm()
-        await run_sandbox(host, port, engine, api_key, until=stop, **webhooks)
+        url, secret = webhooks
+        await run_sandbox(host, port, engine, api_key, until=stop, webhook_url=url, webhook_secret=secret)
     finally:
         await engine.close()
     return 0

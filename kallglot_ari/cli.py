@@ -50,8 +50,8 @@ def _sandbox(args: argparse.Namespace) -> int:
     config = settings.load(args.config, only=("interpreter", "log"))
     log.configure(config.log.level, config.log.format)
     interpreter = config.interpreter.model_copy(update={"engine": args.engine or config.interpreter.engine})
-    webhooks = {"webhook_url": args.webhook_url or "", "webhook_secret": args.webhook_secret}
-    return _run(sandbox(args.host, args.port, interpreter, args.api_key or None, **webhooks))
+    webhooks = (args.webhook_url or "", args.webhook_secret)
+    return _run(sandbox(args.host, args.port, interpreter, args.api_key or None, webhooks))
 
 
 def _doctor(args: argparse.Namespace) -> int:
