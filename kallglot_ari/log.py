@@ -149,6 +149,24 @@ def of_call(call_id: str) -> Iterator[None]:
         yield
 
 
+class Lasting:
+    """What is tried again and again: its fault is told when it begins, or is another one than before, and not at each attempt."""
+
+    def __init__(self, logger: Any, event: str, level: Literal["warning", "error"] = "warning") -> None:
+        self._log, self._event, self._level = logger, event, level
+        self._told: str | None = None
+
+    def failed(self, error: str, **more: Any) -> None:
+        """It failed; what is not told again is still there at level `debug`."""
+        write = self._log.debug if error == self._told else getattr(self._log, self._level)
+        self._told = error
+        write(self._event, error=error, **more)
+
+    def worked(self) -> None:
+        """It did; the next fault is told."""
+        self._told = None
+
+
 def get(name: str) -> Any:
     """The logger of a module; bind the call's id with `log.bind(call=…)`."""
     return structlog.stdlib.get_logger(name)

@@ -14,6 +14,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from kallglot_ari import log
 from kallglot_ari.log import HIDDEN, hide, redact
@@ -338,3 +339,19 @@ def test_a_console_log_in_a_file_has_no_colours(capsys: pytest.CaptureFixture[st
     line = capsys.readouterr().err
     assert "said" in line
     assert "\x1b" not in line
+
+
+def test_a_fault_that_lasts_is_told_when_it_begins_and_when_it_is_another() -> None:
+    with capture_logs() as logged:
+        sweep = log.Lasting(log.get("kallglot_ari.test"), "sweep_postponed", "error")
+        for error in ("disk full", "disk full", "locked", "locked", "locked"):
+            sweep.failed(error, n=1)
+        sweep.worked()
+        sweep.failed("locked")
+    told = [(line["log_level"], line["error"]) for line in logged]
+    assert [line for line in told if line[0] == "error"] == [
+        ("error", "disk full"),
+        ("error", "locked"),
+        ("error", "locked"),
+    ]
+    assert len(told) == 6, "the rest is there at level debug"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from structlog.testing import capture_logs
 from kallglot_ari.app import Service
 from kallglot_ari.calls.model import EndReason
 from kallglot_ari.cli import main
-from kallglot_ari.errors import ApiUnavailable, KallglotAriError
+from kallglot_ari.errors import ApiUnavailable, KallglotAriError, StoreError
 from kallglot_ari.modes import outbox
 from kallglot_ari.modes.instance import earlier_name, instance_name
 from kallglot_ari.sandbox.echo import Echo
@@ -318,3 +319,32 @@ def test_services_of_hosts_and_applications_with_like_names_do_not_share_one(
     assert len(names) == 6
     named = settings(tmp_path, service={"instance": "Main1"})
     assert (instance_name(named), earlier_name(named)) == ("main1", "")
+
+
+async def test_while_the_database_is_away_the_log_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour of it had 3,600 lines of one kind, and 720 of another."""
+    for name, seconds in (
+        ("app.CLAIM_EVERY", 0.02),
+        ("modes.pbx.SWEEP_SECONDS", 0.02),
+        ("modes.outbox.SWEEP_SECONDS", 0.02),
+    ):
+        monkeypatch.setattr(f"kallglot_ari.{name}", seconds)
+    service = Service(settings(tmp_path, ami={"username": "u", "port": 9}))
+    monkeypatch.setattr("kallglot_ari.ami.client.BACK_OFF", (0.02, 0.02))
+    await service.start()
+    try:
+        await service.pbx.incoming("c1", "1", "2")
+
+        async def away(*_: object, **__: object) -> None:
+            raise StoreError("store.url: the database cannot be reached")
+
+        for name in ("mappings", "expired_mappings", "get_mapping", "write_mappings", "pending_sessions"):
+            monkeypatch.setattr(service.store, name, away)
+        with capture_logs() as logged:
+            await asyncio.sleep(0.5)
+    finally:
+        monkeypatch.undo()
+        await service.stop()
+    told = [line["event"] for line in logged if line["log_level"] != "debug"]
+    assert {"claim_unreadable", "pbx_sweep_postponed"} <= set(told)
+    assert max(Counter(told).values()) <= 2, Counter(told)

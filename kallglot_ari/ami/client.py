@@ -126,6 +126,7 @@ class AmiClient:
         self._manager: _Connection | None = None
         self._up = asyncio.Event()
         self._problem = "not connected yet"
+        self._down = log.Lasting(_log, "ami_down")
 
     @property
     def connected(self) -> bool:
@@ -165,7 +166,7 @@ class AmiClient:
                 self._problem = str(error) or type(error).__name__
             finally:
                 self._manager = None
-            _log.warning("ami_down", reason=self._problem, again_in=round(pause, 1))
+            self._down.failed(self._problem)
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(pause * 2, BACK_OFF[1])
 
@@ -201,6 +202,7 @@ class AmiClient:
         self._manager = manager
         try:
             channels = await self.channels()
+            self._down.worked()
             _log.info("ami_up", host=self._settings.host, channels=len(channels))
             self._up.set()
             await self._on_connected(channels)

@@ -9,7 +9,7 @@ from kallglot_ari.calls import adopt
 from kallglot_ari.calls.interfaces import CallStore
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.errors import KallglotAriError, StoreError
-from kallglot_ari.log import get
+from kallglot_ari.log import Lasting, get
 from kallglot_ari.tasks import Tasks
 
 EVERY = 0.1
@@ -40,6 +40,8 @@ class Journal:
         self._last: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
         self._tasks = Tasks("journal")
+        self._unreadable = Lasting(_log, "claim_unreadable", "error")
+        self._unwritten = Lasting(_log, "live_calls_not_written", "error")
 
     async def read(self) -> dict[str, dict[str, Any]]:
         """What an earlier run left, by call; empty, and told, when the store cannot be read."""
@@ -111,10 +113,12 @@ class Journal:
 
     async def _claimed(self) -> dict[str, Any]:
         try:
-            return (await self._store.mappings(self._claim)).get(CLAIM, {})
+            claimed = (await self._store.mappings(self._claim)).get(CLAIM, {})
         except KallglotAriError as error:
-            _log.error("claim_unreadable", error=str(error))
+            self._unreadable.failed(str(error))
             return {}
+        self._unreadable.worked()
+        return claimed
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -171,8 +175,9 @@ class Journal:
             self._wake.clear()
             try:
                 await self.flush()
+                self._unwritten.worked()
             except KallglotAriError as error:
-                _log.error("live_calls_not_written", error=str(error))
+                self._unwritten.failed(str(error))
                 self._wake.set()
                 await asyncio.sleep(AGAIN)
             await asyncio.sleep(EVERY)

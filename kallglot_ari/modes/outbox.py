@@ -14,7 +14,7 @@ from kallglot_ari.calls.interfaces import CallStore, PendingSession, Translator
 from kallglot_ari.calls.model import Session, SessionRequest
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import ApiError, ApiNotFound, ApiUnauthorized, KallglotAriError, StoreError
-from kallglot_ari.log import get, of_call
+from kallglot_ari.log import Lasting, get, of_call
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.tasks import Tasks
 
@@ -71,6 +71,7 @@ class Outbox:
         self._next_look = 0.0
         self._tasks = Tasks("outbox")
         self._writes = Tasks("outbox.writes")
+        self._unreadable = Lasting(_log, "outbox_unreadable", "error")
 
     @property
     def pending(self) -> int:
@@ -90,8 +91,9 @@ class Outbox:
         try:
             rows = await self._store.pending_sessions()
         except StoreError as error:
-            _log.error("outbox_unreadable", error=str(error))
+            self._unreadable.failed(str(error))
             return
+        self._unreadable.worked()
         self._taken_over = True
         left = [row for row in rows if self._left_by_us(row) and row.key not in self._rows | self._ended]
         for row in [row for row in left if self._died_with_it(row)]:
@@ -145,8 +147,9 @@ class Outbox:
         try:
             rows = await self._store.pending_sessions()
         except StoreError as error:
-            _log.error("outbox_unreadable", error=str(error))
+            self._unreadable.failed(str(error))
             return
+        self._unreadable.worked()
         for prefix, (since, live) in self._watched.items():
             alive = live()
             for row in rows:
@@ -284,11 +287,13 @@ class Outbox:
         await self._quietly(key, self._store.session_ended(key))
 
     async def _sweep(self) -> None:
+        postponed = Lasting(_log, "outbox_sweep_postponed", "error")
         while True:
             try:
                 await self._sweep_once()
+                postponed.worked()
             except KallglotAriError as error:
-                _log.error("outbox_sweep_postponed", error=str(error))
+                postponed.failed(str(error))
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _sweep_once(self) -> None:
@@ -311,12 +316,12 @@ class Outbox:
         except TimeoutError:
             _log.warning("store_slow", seconds=PATIENCE)
 
-    async def _written(self, key: str, writing: Coroutine[Any, Any, None]) -> bool:
+    async def _written(self, key: str, writing: Coroutine[Any, Any, None], *, again: bool = False) -> bool:
         try:
             await writing
         except StoreError as error:
             self._unwritten.add(key)
-            _log.error("outbox_not_written", key=key, error=str(error))
+            (_log.debug if again else _log.error)("outbox_not_written", key=key, error=str(error))
             return False
         return True
 
@@ -326,7 +331,7 @@ class Outbox:
             self._unwritten.discard(key)
             row = self._rows.get(key)
             again = self._store.session_ended(key) if row is None else self._store.session_intended(row)
-            if not await self._written(key, again):
+            if not await self._written(key, again, again=True):
                 return
 
     def _count(self) -> None:

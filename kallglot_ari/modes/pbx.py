@@ -307,12 +307,14 @@ class PbxService:
         return ended
 
     async def _sweep_now_and_then(self) -> None:
+        postponed = log.Lasting(_log, "pbx_sweep_postponed")
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self.sweep()
+                postponed.worked()
             except KallglotAriError as error:
-                _log.warning("pbx_sweep_postponed", error=str(error))
+                postponed.failed(str(error))
 
     # --- transfers ---------------------------------------------------------------------------------------------------
 
