@@ -30,6 +30,8 @@ Encoding = Literal["mulaw", "alaw", "pcm_16", "pcm_8"]
 _WIDTH: dict[str, int] = {"mulaw": 1, "alaw": 1, "pcm_16": 2, "pcm_8": 1}
 _RATES = frozenset({8000, 16000, 24000, 48000})
 _TEXT_LIMIT = 20_000
+_LONG, _VALUES_MAX = 16_384, 8_192
+"""Characters from which a message is looked at before it is read, and the values it may have then: millions would hold up all calls."""
 _SEGMENTS = 64
 """Segments whose translation may still come."""
 _quick_base64: Any = TypeAdapter(bytes, config=ConfigDict(val_json_bytes="base64")).validator.validate_strings
@@ -65,6 +67,8 @@ class _TableDecoder:
     _table: ClassVar[Table]
 
     def decode(self, message: str | bytes, *, received_at: float) -> list[Decoded]:
+        if len(message) > _LONG and _commas(message) > _VALUES_MAX:
+            return [Unused("malformed", f"expected at most {_VALUES_MAX} values, found more in {len(message)} bytes")]
         try:
             data = orjson.loads(message)
         except orjson.JSONDecodeError as error:
@@ -193,6 +197,10 @@ class ProviderDecoder(_TableDecoder):
         assumed.PROVIDER_ERROR: lambda self, data, at: [_problem(data)],
         assumed.PROVIDER_ENDED: lambda self, data, at: [StreamEnd(True, _text(data, "reason", "") or "ended")],
     }
+
+
+def _commas(message: str | bytes) -> int:
+    return message.count(",") if isinstance(message, str) else message.count(b",")
 
 
 def _problem(data: Mapping[str, Any]) -> StreamProblem:

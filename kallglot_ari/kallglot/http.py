@@ -73,6 +73,7 @@ class Http:
             headers={"User-Agent": f"kallglot-ari/{__version__}", "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             ws_response_class=Socket,
+            trace_configs=[_staying()],
             trust_env=False,
         )
 
@@ -140,8 +141,7 @@ class Http:
         except ApiError as error:
             error.status, error.request_id = response.status, request_id
             raise
-        remaining = response.headers.get("X-API-Credits-Remaining", "")
-        return Answer(response.status, data, request_id, int(remaining) if remaining.isdecimal() else None)
+        return Answer(response.status, data, request_id, _credits(response.headers.get("X-API-Credits-Remaining", "")))
 
     def _safe(self, error: ApiError) -> ApiError:
         """An answer may quote what it was sent: the key never gets into a message."""
@@ -150,6 +150,25 @@ class Http:
             text = text.replace(self._key, "[hidden]")
         error.args = (text,)
         return error
+
+
+def _staying() -> aiohttp.TraceConfig:
+    """No redirect is followed, as aiohttp does when it opens a WebSocket: the audio would go, perhaps in clear, to a host that nobody chose."""
+
+    async def refuse(_: object, __: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        response = redirect.response
+        response.close()
+        raise aiohttp.WSServerHandshakeError(
+            response.request_info, response.history, status=response.status, message="redirects are not followed"
+        )
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(refuse)
+    return tracing
+
+
+def _credits(header: str) -> int | None:
+    return int(header) if header.isascii() and header.isdigit() and len(header) <= 18 else None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

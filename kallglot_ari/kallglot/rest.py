@@ -31,6 +31,10 @@ IDEMPOTENCY_CONFLICT = "idempotency_conflict"
 IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
 INVALID_RESPONSE = "invalid_response"
 _MESSAGE_LIMIT = 300
+_WORD_LIMIT = 64
+_REQUEST_ID_LIMIT = 128
+VALUES_MAX = 100_000
+"""Values that an answer may have: more would hold up everybody else while they are read."""
 
 
 def create_body(request: SessionRequest, settings: KallglotSettings, trunk: TrunkSettings) -> dict[str, Any]:
@@ -90,6 +94,8 @@ def parse_object(body: bytes, *, content_type: str = "") -> dict[str, Any]:
 
     :raises ApiUnavailable: for anything else: what answered is not the API but something between us and it.
     """
+    if body.count(b",") > VALUES_MAX:
+        raise ApiUnavailable(f"expected at most {VALUES_MAX} values in an answer, found more", code=INVALID_RESPONSE)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -185,21 +191,26 @@ def parse_error(
 ) -> ApiError:
     """The typed error of an answer with `status` >= 300. Never raises, whatever the body is."""
     detail = _error_object(body)
-    code = detail.get("code") if isinstance(detail.get("code"), str) else ""
-    message = detail.get("message") if isinstance(detail.get("message"), str) else ""
-    param = detail.get("param") if isinstance(detail.get("param"), str) else None
-    if not request_id and isinstance(detail.get("request_id"), str):
-        request_id = str(detail["request_id"])
+    code = _word(detail, "code", _WORD_LIMIT)
+    message = _word(detail, "message", _MESSAGE_LIMIT)
+    param = _word(detail, "param", _WORD_LIMIT) or None
+    request_id = request_id or _word(detail, "request_id", _REQUEST_ID_LIMIT)
     wait = parse_retry_after(retry_after, now=now)
     if wait is None:
         told = detail.get("retry_after")
         if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < 1e9:
             wait = float(told)
-    text = f"{status} {code}".strip() + (f": {message[:_MESSAGE_LIMIT]}" if message else "")
+    text = f"{status} {code}".strip() + (f": {message}" if message else "")
     if param:
-        text += f" ({param[:64]})"
-    kind = _error_type(status, str(code))
-    return kind(text, status=status, code=str(code)[:64], request_id=request_id, retry_after=wait, param=param)
+        text += f" ({param})"
+    kind = _error_type(status, code)
+    return kind(text, status=status, code=code, request_id=request_id, retry_after=wait, param=param)
+
+
+def _word(detail: Mapping[str, Any], key: str, limit: int) -> str:
+    """A text of an error, which is logged: no longer than `limit`; empty if it is none."""
+    value = detail.get(key)
+    return value[:limit] if isinstance(value, str) else ""
 
 
 def _error_type(status: int, code: str) -> type[ApiError]:
@@ -223,6 +234,8 @@ def _error_type(status: int, code: str) -> type[ApiError]:
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
+    if body.count(b",") > VALUES_MAX:
+        return {}
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -82,3 +82,5 @@ async def connect(
         raise StreamClosed(f"{where}: expected it to open within {timeout:.1f} s") from None
     except (aiohttp.ClientError, OSError) as error:
         raise StreamClosed(f"{where}: no connection: {redact(str(error))[:200]}") from None
+    except ValueError as error:  # a host, a token or a user that no request can be made with
+        raise StreamRefused(f"{where}: expected a URL that can be asked, found {redact(str(error))[:100]}") from None

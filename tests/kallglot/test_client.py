@@ -482,6 +482,15 @@ async def test_credits_are_remembered() -> None:
         assert api.credits_remaining == 41
 
 
+@pytest.mark.parametrize("credits", ["9" * 5000, "-1", "1e9", "many", "\u0664"])
+async def test_credits_that_are_no_number_cost_no_session(credits: str) -> None:
+    answer = ok(created())
+    answer.headers["X-API-Credits-Remaining"] = credits
+    async with serving(answer) as server, client(server.url) as api:
+        assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
+        assert api.credits_remaining is None
+
+
 async def test_a_client_that_is_not_started_or_closed_says_so() -> None:
     async with serving(ok(created())) as server, client(server.url) as api:
         await api.start()

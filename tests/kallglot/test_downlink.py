@@ -48,6 +48,17 @@ def test_routing_speech() -> None:
     assert event == StreamSpeech("customer", StreamAudio("mulaw", 8000, b"\xff\x7f"), 5.0)
 
 
+def test_a_message_of_very_many_values_is_not_read() -> None:
+    long = '{"type":"x","a":[' + "{}," * 10_000 + "0]}"
+    for message in (long, long.encode()):
+        for (event,) in (routing(message), provider(message)):
+            assert isinstance(event, Unused)
+            assert event.detail == f"expected at most 8192 values, found more in {len(long)} bytes"
+    text = "so, " * 5_000
+    (said,) = routing(orjson.dumps({"type": "transcript.final", "speaker": "agent", "language": "en", "text": text}))
+    assert isinstance(said, StreamTranscript)
+
+
 def test_speech_of_nobody_is_for_everybody() -> None:
     (event,) = routing('{"type":"audio.output","audio":{"encoding":"mulaw","sample_rate_hz":8000,"payload":"/w=="}}')
     assert isinstance(event, StreamSpeech)

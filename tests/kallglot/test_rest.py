@@ -227,6 +227,23 @@ def test_a_long_message_is_cut() -> None:
     assert len(str(error)) < 400
 
 
+def test_what_is_logged_of_an_error_is_cut() -> None:
+    long = "x" * 5000
+    detail = {"message": "m", "code": long, "param": long, "request_id": long}
+    error = rest.parse_error(422, orjson.dumps({"error": detail}), now=NOW)
+    assert len(str(error)) < 400
+    assert (len(error.code), len(error.request_id), len(error.param or "")) == (64, 128, 64)
+
+
+def test_millions_of_values_are_not_read() -> None:
+    body = b'{"a":[' + b"{}," * 200_000 + b"0]}"
+    with pytest.raises(ApiUnavailable, match="at most 100000 values"):
+        rest.parse_object(body)
+    assert rest.parse_error(500, body, now=NOW).status == 500
+    turns = [{"id": str(n), "speaker": "customer", "text": "a, b"} for n in range(10_000)]
+    assert rest.parse_object(orjson.dumps({"turns": turns})) == {"turns": turns}
+
+
 @given(
     st.integers(300, 599),
     st.binary(max_size=200)

@@ -22,7 +22,20 @@ from kallglot_ari.errors import StreamClosed, StreamRefused
 from kallglot_ari.kallglot import socket, stream
 from kallglot_ari.kallglot.socket import stream_request
 from kallglot_ari.metrics import Metrics
-from tests.kallglot.servers import READY, Heard, chunk, client, gone, opened, problem, serving, session, talking, value
+from tests.kallglot.servers import (
+    READY,
+    Heard,
+    chunk,
+    client,
+    gone,
+    ok,
+    opened,
+    problem,
+    serving,
+    session,
+    talking,
+    value,
+)
 
 pytestmark = pytest.mark.real_time
 
@@ -94,6 +107,28 @@ async def test_a_server_in_trouble_is_asked_again(status: int) -> None:
         with pytest.raises(StreamClosed, match=str(status)):
             await api.open_stream(session(server.url.replace("http", "ws")), Heard())
     assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize("contract", ["routing", "provider"])
+async def test_a_redirect_is_not_followed(contract: str) -> None:
+    """It would be to a host that nobody chose, in clear perhaps."""
+    async with serving(ok({})) as elsewhere:
+        location = elsewhere.url.replace("127.0.0.1", "localhost")
+        moved = web.Response(status=302, headers={"Location": location})
+        async with serving(moved) as server, client("http://127.0.0.1:1", contract=contract) as api:
+            with pytest.raises(StreamRefused, match="expected 101, found 302 redirects are not followed"):
+                await api.open_stream(session(server.url.replace("http", "ws")), Heard())
+    assert len(server.seen) == 1
+    assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize(
+    "url", ["wss://a..b/", f"wss://{'a' * 300}/", "wss://user:word@127.0.0.1:1/", "wss://127.0.0.1:1/\r\nX: y"]
+)
+async def test_a_url_that_nobody_can_ask_is_no_fault_of_ours(url: str) -> None:
+    async with client("http://127.0.0.1:1", contract="provider") as api:
+        with pytest.raises((StreamRefused, StreamClosed), match="stream of sess_1: "):
+            await api.open_stream(session(url, "a\r\nb"), Heard())
 
 
 async def test_nobody_there() -> None:
