@@ -67,7 +67,7 @@ class _TableDecoder:
     _table: ClassVar[Table]
 
     def decode(self, message: str | bytes, *, received_at: float) -> list[Decoded]:
-        if len(message) > _LONG and _commas(message) > _VALUES_MAX:
+        if len(message) > _LONG and _has_very_many_values(message):
             return [Unused("malformed", f"expected at most {_VALUES_MAX} values, found more in {len(message)} bytes")]
         try:
             data = orjson.loads(message)
@@ -199,8 +199,14 @@ class ProviderDecoder(_TableDecoder):
     }
 
 
-def _commas(message: str | bytes) -> int:
-    return message.count(",") if isinstance(message, str) else message.count(b",")
+def _has_very_many_values(message: str | bytes) -> bool:
+    commas = 0
+    for at in range(0, len(message), _LONG):
+        end = at + _LONG
+        commas += message.count(",", at, end) if isinstance(message, str) else message.count(b",", at, end)
+        if commas > _VALUES_MAX:
+            return True
+    return False
 
 
 def _problem(data: Mapping[str, Any]) -> StreamProblem:

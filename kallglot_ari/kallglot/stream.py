@@ -178,6 +178,8 @@ class Stream:
                 if handled % _FAIR == 0:
                     # Messages that are there already are handed over without a pause: leave others a turn.
                     await asyncio.sleep(0)
+        except (ConnectionError, aiohttp.ClientError) as error:  # while a ping was answered
+            end = StreamEnd(False, f"lost: {type(error).__name__}")
         finally:
             self._finish(end)
             self._waiting.set()

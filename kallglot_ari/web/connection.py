@@ -8,6 +8,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from kallglot_ari import log
+from kallglot_ari.portions import Portions
 from kallglot_ari.web.problem import of_http_error, of_status
 
 _log = log.get(__name__)
@@ -16,6 +17,10 @@ ASK_WITHIN = 10.0
 """Seconds that a client may take for its first request."""
 SILENT_MAX = 200
 """Connections that have not asked yet; of more the oldest is dropped."""
+PORTION = 4096
+"""Bytes of a request that are looked at before everybody else has a turn."""
+LINGER = 2.0
+"""Seconds in which the rest of a body is still taken, and thrown away, when the answer was given without it."""
 CONNECTIONS_MAX = 2000
 """Connections at once; further ones are dropped."""
 
@@ -73,22 +78,37 @@ class Door:
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_door", "_entered")
+    __slots__ = ("_door", "_entered", "_portions")
 
     def __init__(self, *args: Any, door: Door, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._door = door
         self._entered: asyncio.Transport | None = None
+        self._portions: Portions | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connection = cast("asyncio.Transport", transport)  # uvloop's is none by name
         if self._door.enters(connection):
             self._entered = connection
+            self._portions = Portions(connection, self._look_at, self)
             super().connection_made(transport)
         else:
             connection.abort()
 
+    def data_received(self, data: bytes) -> None:
+        if self._portions:
+            self._portions.hold(data)
+        else:
+            self._look_at(data)
+
+    def _look_at(self, data: bytes) -> None:
+        if self._portions is not None and len(data) > PORTION:
+            self._portions.hold(data[PORTION:])
+        super().data_received(data[:PORTION])
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._portions is not None:
+            self._portions.drop()
         if self._entered is not None:
             self._door.leaves(self._entered)
             super().connection_lost(exc)

@@ -20,7 +20,7 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web import tls
 from kallglot_ari.web.api import CallsApi
-from kallglot_ari.web.connection import ASK_WITHIN, HEADERS, Connection, Door
+from kallglot_ari.web.connection import ASK_WITHIN, HEADERS, LINGER, Connection, Door
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import CHALLENGE, Access, Guard
 from kallglot_ari.web.limits import RateLimit
@@ -135,7 +135,8 @@ class WebServer:
         loop, server = asyncio.get_running_loop(), runner.server
         assert server is not None
         options: dict[str, Any] = {
-            "access_log": None, "keepalive_timeout": 30, "logger": ServerLog(self._metrics.http_malformed)
+            "access_log": None, "keepalive_timeout": 30, "lingering_time": LINGER,
+            "logger": ServerLog(self._metrics.http_malformed),
         }  # fmt: skip
         bind, port, door = self._settings.bind, self._settings.port, Door(ask_within=self._ask_within)
         try:

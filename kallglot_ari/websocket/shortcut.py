@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kallglot_ari.portions import Portions
 from kallglot_ari.websocket.frames import BINARY, MASKED, PING, PONG, TEXT, header, mask
 
 _CONTROL_MAX = 125
@@ -19,6 +20,10 @@ _HOLD_MAX = 1 << 16
 """Bytes of a frame whose rest is waited for here; a longer one is aiohttp's from its beginning."""
 _IN_A_ROW = 16
 """Messages heard in one go; others have a turn before the rest, which takes the way by the queue."""
+_FRAMES = 256
+"""Frames looked at in one go, whoever has them; others have a turn before the rest."""
+_PORTION = 8192
+"""Bytes for aiohttp in one go when all is its own."""
 _NOTED = 1.0
 """Seconds after which aiohttp's heartbeat, if there is one, is shown that something comes."""
 
@@ -28,13 +33,24 @@ class Shortcut(asyncio.Protocol):
 
     :param seen: what `inner` has of the WebSocket already. :param heartbeat: whether aiohttp looks for signs of life.
     :param masked: whether what comes is masked: it is a client that sends it.
+    :param transport: where it comes from, and is held up while there is more than can be looked at in one go; None: all is looked at.
     """
 
     __slots__ = (
-        "_first", "_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_masked", "_noted_at", "_over", "owed",
+        "_first", "_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_masked", "_noted_at", "_over", "_portions",
+        "owed",
     )  # fmt: skip
 
-    def __init__(self, inner: asyncio.Protocol, seen: bytes, *, heartbeat: bool = False, masked: bool = False) -> None:
+    def __init__(
+        self,
+        inner: asyncio.Protocol,
+        seen: bytes,
+        *,
+        heartbeat: bool = False,
+        masked: bool = False,
+        transport: asyncio.Transport | None = None,
+    ) -> None:
+        self._portions: Portions | None = None
         self._hear: Callable[[Any], None] | None = None
         self._first = TEXT
         """First byte of what is heard."""
@@ -54,6 +70,8 @@ class Shortcut(asyncio.Protocol):
         self._inner = inner
         if self._held:  # aiohttp has part of a header: where the next frame begins is not known here
             self._give_up()
+        if transport is not None:
+            self._portions = Portions(transport, self._walk, inner)
 
     def listen(self, hear: Callable[[str], None]) -> None:
         """Tell `hear` each text message that can be told at once; the others are to be received of aiohttp."""
@@ -70,6 +88,9 @@ class Shortcut(asyncio.Protocol):
     # --- as the transport's protocol --------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._portions:
+            self._portions.hold(data)
+            return
         hear = self._hear
         if hear is None or self._held or self._left or self.owed or self._in_fragments or self._heartbeat:
             self._walk(data)
@@ -100,12 +121,17 @@ class Shortcut(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._give_up()
+        if self._portions is not None:
+            self._portions.drop()
         self._inner.connection_lost(exc)
 
     # --- frame by frame ---------------------------------------------------------------------------------------------
 
     def _walk(self, data: bytes) -> None:
         if self._over:
+            if self._portions is not None:
+                self._portions.hold(data[_PORTION:])
+                data = data[:_PORTION]
             self._inner.data_received(data)
             return
         if self._held:
@@ -115,8 +141,12 @@ class Shortcut(asyncio.Protocol):
         """Up to where aiohttp has it, or does not need it."""
         at = min(self._left, size)
         self._left -= at
-        heard = 0
+        heard = frames = 0
         while at < size:
+            if frames == _FRAMES and self._portions is not None:
+                self._portions.hold(data[at:])
+                break
+            frames += 1
             begin, length = header(data, at)
             if begin > size:
                 self._held = data[at:]

@@ -74,7 +74,7 @@ class Socket(Direct, aiohttp.ClientWebSocketResponse):
         seen = getattr(connection.protocol, "_tail", None)  # it came with the answer to the handshake
         if self._bare and isinstance(seen, bytes):
             heartbeat = kwargs.get("heartbeat") is not None
-            self._shortcut = Shortcut(connection.protocol, seen, heartbeat=heartbeat)
+            self._shortcut = Shortcut(connection.protocol, seen, heartbeat=heartbeat, transport=self.transport)
             self.transport.set_protocol(self._shortcut)
 
     async def receive(self, timeout: float | None = None) -> aiohttp.WSMessage:
@@ -95,7 +95,7 @@ class ServerSocket(Direct, web.WebSocketResponse):
             return await super().prepare(
                 request
             )  # frames before the handshake was answered: where one begins is not known
-        shortcut = Shortcut(protocol, b"", masked=True)
+        shortcut = Shortcut(protocol, b"", masked=True, transport=transport)
         transport.set_protocol(shortcut)
         try:
             writer = await super().prepare(request)

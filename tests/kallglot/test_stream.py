@@ -36,6 +36,7 @@ from tests.kallglot.servers import (
     talking,
     value,
 )
+from tests.turns import flooding_streams, longest_turn
 
 pytestmark = pytest.mark.real_time
 
@@ -446,3 +447,38 @@ async def test_a_server_that_does_not_answer_the_end_costs_two_seconds_at_most(m
         await made.close(end=True)
         assert SystemClock().now() - started < 1.0
     assert heard[-1] == StreamEnd(False, "closed")
+
+
+def _frames(payload: bytes, count: int, first: int = 0x81) -> bytes:
+    return (bytes([first, len(payload)]) + payload) * count
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        _frames(b"{}", 60_000), _frames(b"", 100_000), _frames(b"{}", 60_000, 0x82), _frames(b"", 100_000, 0x89),
+        _frames(said(1).encode(), 4_000), b"\x81\x7f" + (1_500_019).to_bytes(8) + b'{"type":"x","a":[' + b"{}," * 500_000 + b"0]",
+    ],
+    ids=["tiny", "empty", "binary", "pings", "partials", "millions of values"],
+)  # fmt: skip
+async def test_whatever_a_server_sends_calls_have_their_turn(flood: bytes) -> None:
+    heard = Heard()
+    with flooding_streams(READY.encode(), flood) as url:
+        async with client("http://127.0.0.1:1", failover_timeout_ms=3000) as api:
+            stream = await api.open_stream(session(url), heard)
+            assert await longest_turn(1.0) < 0.02
+            assert stream.end is None
+            await stream.close()
+    assert heard[0] == StreamReady()
+
+
+async def test_a_connection_that_is_lost_while_a_ping_is_answered_is_a_stream_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard = Heard()
+    with flooding_streams(READY.encode(), _frames(b"x" * 100, 5_000, 0x89), patience=0.3) as url:
+        async with client("http://127.0.0.1:1", failover_timeout_ms=3000) as api:
+            await api.open_stream(session(url), heard)
+            (end,) = await heard.until(1, StreamEnd, within=10)
+    assert end.reason.startswith(("lost: ", "error: ", "closed by the server"))
+    assert "task_failed" not in caplog.text

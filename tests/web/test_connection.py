@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AsyncExitStack
 
 import pytest
 
 from kallglot_ari.web import connection
+from tests.turns import flooding, longest_turn
 from tests.web.conftest import Make
 
 pytestmark = pytest.mark.real_time
@@ -83,3 +85,34 @@ async def test_head_of_the_event_stream_is_answered_at_once(make_site: Make) -> 
         assert head.startswith(b"HTTP/1.1 200")
         assert head.endswith(b"\r\n\r\n")
         assert len(site.server._streams) == 0
+
+
+_SIGNED = (
+    b"POST /webhooks/kallglot HTTP/1.1\r\nHost: a\r\nKallglot-Signature: t=1,v1=0\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (_SIGNED, b"1\r\na\r\n" * 50_000),
+        (b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 5_000),
+        (b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 50_000),
+    ],
+    ids=["chunks of one byte", "requests without a pause", "chunks nobody reads"],
+)
+async def test_a_flood_leaves_calls_their_turn(make_site: Make, first: bytes, again: bytes) -> None:
+    site = await make_site()
+    with flooding(site.server._port, first, again):
+        assert await longest_turn(1.0) < 0.02
+    assert (await site.ask("GET", "/healthz"))[0] == 200
+
+
+async def test_what_was_sent_in_one_go_is_answered_in_order(make_site: Make) -> None:
+    site = await make_site()
+    asked = b"".join(b"GET /nothing/%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(500))
+    async with AsyncExitStack() as stack:
+        reader = await opened(stack, site.server._port, asked + b"GET /last HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 20)
+    found = re.findall(rb"nothing at /(?:nothing/)?(\w+)", answer)
+    assert found == [*(str(number).encode() for number in range(500)), b"last"]
