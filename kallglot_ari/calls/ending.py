@@ -93,6 +93,23 @@ def without(call: Call, leg: Leg, status: DialplanStatus) -> list[c.Command]:
     return finish(call, _reason(call, leg), status) if too_few_without(call, leg) else remove(call, leg)
 
 
+def leg_failed(call: Call, leg: Leg, error: str) -> list[c.Command]:
+    """Asterisk does not give a leg what it needs: the call goes on without it, if it is not one of the first two and these are there."""
+    others = [other for other in call.parties if other is not leg]
+    if leg.id in ("customer", "agent") or len(others) < 2:
+        call.problem = error
+        return finish(call, EndReason.ERROR, DialplanStatus.FAILED)
+    commands: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})] if leg.up else []
+    if leg.up and leg.ours:
+        commands.append(c.Hangup(leg.channel_id))
+    elif leg.up:
+        commands += without_music(leg)
+        commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", DialplanStatus.FAILED.value))
+        commands.append(c.ContinueInDialplan(leg.channel_id))
+    leg.up = leg.vacant = False
+    return commands + remove(call, leg)
+
+
 def too_few_without(call: Call, leg: Leg) -> bool:
     """Whether nobody, or one alone, is left in a call when this leg is no party of it any more."""
     remaining = call.parties

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls import dialling, features, placing, routing, supervising, transfers, translating
+from kallglot_ari.calls import dialling, ending, features, placing, routing, supervising, transfers, translating
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import Call, CallPlan
 from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER, finish, party_gone, remove, without
@@ -221,8 +221,8 @@ class CallMachine(Call):
             case c.CreateMedia():
                 return placing.media_failed(self, command)
             case c.CreateBridge():
-                self.problem = event.error
-                return finish(self, EndReason.ERROR, DialplanStatus.FAILED)
+                leg = next((leg for leg in self.legs.values() if leg.bridge_id == command.bridge_id), None)
+                return ending.leg_failed(self, leg, event.error) if leg is not None else []
             case c.AddToBridge() | c.Answer():
                 return self._place_failed(command, event)
             case _:
@@ -237,8 +237,7 @@ class CallMachine(Call):
             if leg.channel_id == command.channel_id and leg.up:
                 if event.gone:
                     return []  # its own event says so, and says who hung up
-                self.problem = event.error
-                return finish(self, EndReason.ERROR, DialplanStatus.FAILED)
+                return ending.leg_failed(self, leg, event.error)
         return []
 
     def _session_created(self, event: e.SessionCreated) -> list[c.Command]:

@@ -10,6 +10,7 @@ What it hears goes to a raw file, 16-bit little-endian mono, from the moment it 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -430,7 +431,8 @@ class PhoneProcess:
             for due in [a for a in self._answers if a[0] <= now]:
                 self._answers.remove(due)
                 if not due[1].ended:
-                    self.answer(due[1], 200)
+                    with contextlib.suppress(pj.Error):  # the caller hangs up in this moment
+                        self.answer(due[1], 200)
             while not commands.empty():
                 command = commands.get()
                 if command is None:

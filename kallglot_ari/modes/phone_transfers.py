@@ -113,7 +113,8 @@ class PhoneTransfers:
         if one.machine.start_wall > two.machine.start_wall:
             one, one_channel, two, two_channel = two, two_channel, one, one_channel
         consulted = next((leg for leg in two.machine.parties if leg.channel_id != two_channel), None)
-        if consulted is None or one.machine.leg_of(one_channel) is None:
+        leg = one.machine.leg_of(one_channel)
+        if consulted is None or leg is None or not leg.up:
             return False
         self._calls.adopt(consulted.channel_id, one)
         channel, name, language = consulted.channel_id, consulted.channel_name, consulted.language

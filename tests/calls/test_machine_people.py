@@ -179,6 +179,41 @@ def test_a_call_is_up_though_a_third_is_still_being_dialled() -> None:
     assert s.machine.state == "active"
 
 
+@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize("fails", [c.CreateBridge, c.AddToBridge])
+def test_a_third_party_that_cannot_be_placed_leaves_the_others_talking(fails: type[c.Command], joins: bool) -> None:
+    s = Script()
+    s.talking()
+    if joins:
+        s.feed(e.PartyJoined("17.1", "PJSIP/x", "expert"))
+    else:
+        s.feed(e.PartyAsked("PJSIP/3", "expert"))
+        s.agent_answers(1)
+    leg = s.machine.leg_named("expert")
+    assert leg is not None
+    if fails is c.AddToBridge:
+        s.done(c.CreateBridge)
+    command = next(x for x in s.open if isinstance(x, fails))
+    s.open.remove(command)
+    s.feed(e.Failed(command, "500"))
+    assert s.machine.leg_named("expert") is None
+    assert s.machine.state == "active"
+    assert s.machine.view().degraded == ""
+    away = s.asked(c.ContinueInDialplan if joins else c.Hangup)
+    assert [x.channel_id for x in away] == [leg.channel_id]
+
+
+def test_a_bridge_of_one_who_is_gone_already_ends_nothing() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3"))
+    create = next(x for x in s.open if isinstance(x, c.CreateBridge))
+    s.open.remove(create)
+    s.feed(e.ChannelGone(s.asked(c.Dial)[-1].channel_id, 17))
+    s.feed(e.Failed(create, "500"))
+    assert s.machine.state == "active"
+
+
 def test_a_dial_without_an_answer_does_not_ring_on() -> None:
     s = Script()
     s.talking()

@@ -18,6 +18,7 @@ from kallglot_ari.modes.phone_transfers import PhoneTransfers
 from kallglot_ari.modes.registry import Registry
 from kallglot_ari.tasks import Tasks
 from tests.ari.fake import channel, event
+from tests.calls.script import Script, plan
 
 CALLER = "1.1"
 ITS_CONTEXT = "PJSIP_ENDPOINT(my-trunk,context)"
@@ -88,3 +89,34 @@ async def test_without_a_context_nothing_is_dialled() -> None:
     bench.variables = {}
     await bench.refer("300")
     assert (bench.posted, bench.told) == ([], ["channel_declined"])
+
+
+async def test_whom_a_phone_consults_with_is_kept_when_the_other_call_ends_in_this_moment() -> None:
+    """Taken out of their call they would be hung up, for the call they are meant for takes nobody any more."""
+    first, second = Script(), Script(plan(call_id="kg-t-2", customer_channel="2.1"))
+    agent = first.talking()
+    second.talking()
+    first.leaves(first.machine.plan.customer_channel)
+    assert first.machine.leg_of(agent) is not None
+    bench = Bench()
+    calls = {agent: call_of(first, bench), "2.1": call_of(second, bench)}
+    bench.transfers = PhoneTransfers(
+        cast(Plant, SimpleNamespace(ari=cast(AriClient, bench))),
+        cast(Registry, SimpleNamespace(owner=calls.get, adopt=lambda *_: None)),
+        bench.tasks,
+    )
+    asked = event(
+        "ChannelTransfer",
+        refer_to={
+            "requested_destination": {"protocol_id": "x", "destination": ""},
+            "destination_channel": channel("2.1", name="PJSIP/agent-2"),
+        },
+        referred_by={"source_channel": channel(agent, name="PJSIP/agent-1")},
+    )
+    bench.transfers.asked(read_one(ChannelTransfer, orjson.dumps(asked)))
+    assert await bench.tasks.join(1)
+    assert (bench.posted, bench.told) == ([], ["channel_declined"])
+
+
+def call_of(script: Script, bench: Bench) -> SimpleNamespace:
+    return SimpleNamespace(id=script.machine.plan.call_id, machine=script.machine, post=bench.post)
