@@ -74,7 +74,10 @@ def redact(value: Any, *, _depth: int = 0) -> Any:
         }
     if _depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
         return [redact(item, _depth=_depth + 1) for item in value]
-    return redact(repr(value))
+    try:
+        return redact(repr(value))
+    except RecursionError:
+        return f"{type(value).__name__} too deep to show"
 
 
 def _secret(key: str, value: Any) -> bool:

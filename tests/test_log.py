@@ -355,3 +355,10 @@ def test_a_fault_that_lasts_is_told_when_it_begins_and_when_it_is_another() -> N
         ("error", "locked"),
     ]
     assert len(told) == 6, "the rest is there at level debug"
+
+
+def test_what_is_nested_too_deep_is_logged_all_the_same() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "too deep to show" in str(redact({"answer": deep}))

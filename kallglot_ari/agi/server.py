@@ -245,6 +245,7 @@ async def _read_header(reader: asyncio.StreamReader, lines: protocol.LineBuffer)
         for index, text in enumerate(complete):
             if (request := header.line(text)) is not None:
                 return request, complete[index + 1 :]
+        await asyncio.sleep(0)  # what has come already is read without a pause
     raise AgiGone("AGI: the connection closed within the header")
 
 
@@ -264,6 +265,7 @@ async def _pump(reader: asyncio.StreamReader, lines: protocol.LineBuffer, rest: 
             if total > MAX_REPLIES:
                 raise AgiError(f"AGI replies: expected at most {MAX_REPLIES} octets, found more")
             rest = lines.feed(data)
+            await asyncio.sleep(0)
     except (AgiError, OSError) as error:
         _log.warning("agi_garbage", channel=session.request.channel, error=str(error))
     finally:

@@ -98,6 +98,10 @@ def parse_event(body: bytes) -> WebhookEvent:
     data = value.get("data", {})
     if not isinstance(data, dict):
         raise BadEvent(f"data: expected an object, found {type(data).__name__}")
+    try:
+        orjson.dumps(data)
+    except TypeError:
+        raise BadEvent("data: expected what can be told again, found it nested too deep") from None
     version = value.get("api_version")
     return WebhookEvent(
         id=value["id"],

@@ -127,7 +127,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """What is no HTTP (400), and what failed outside of every handler."""
         super().handle_error(request, status, exc, message)  # logs it; its text would show the client aiohttp's words
-        response = of_status(status).response()
+        response = of_status(400 if isinstance(exc, UnicodeEncodeError) else status).response()
         response.headers.update(HEADERS)
         response.force_close()
         return response

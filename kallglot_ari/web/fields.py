@@ -25,7 +25,10 @@ _EVENT = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 
 def shown(value: Any) -> str:
     """`value` as an error message may show it: short, and without control characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"{type(value).__name__} too deep to show"
     return text if len(text) <= 80 else text[:77] + "…"
 
 

@@ -18,7 +18,8 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
         self._malformed = malformed
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("exc_info"), HttpProcessingError | RequestPayloadError):
+        # UnicodeEncodeError: aiohttp repeats an `Expect` that is no UTF-8 in what it answers
+        if isinstance(kwargs.get("exc_info"), HttpProcessingError | RequestPayloadError | UnicodeEncodeError):
             self._malformed.inc()
             return
         super().log(level, msg, *args, **kwargs)

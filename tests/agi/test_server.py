@@ -13,6 +13,7 @@ from kallglot_ari.agi.protocol import set_variable
 from kallglot_ari.agi.server import AgiServer, AgiSession, Script
 from kallglot_ari.errors import AgiError, AgiGone, ListenError
 from kallglot_ari.metrics import Metrics
+from tests.turns import flooding, longest_turn
 
 pytestmark = pytest.mark.real_time
 
@@ -118,7 +119,7 @@ async def test_a_header_in_single_bytes(server: AgiServer) -> None:
     for byte in HEADER % (b"greet", b""):
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
-    assert (await reader.readline()).startswith(b"GET FULL VARIABLE")
+    assert (await reader.readline()).startswith(b"SET VARIABLE")
     writer.close()
 
 
@@ -306,3 +307,18 @@ async def test_only_the_addresses_that_may_are_let_in(metrics: Metrics, scripts:
                 await until(metrics, "forbidden")
         finally:
             await server.stop(0.1)
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (HEADER % (b"wait", b""), b"\n" * 500_000),
+        (HEADER % (b"wait", b""), b"200 result=1\n" * 50_000),
+        (b"", b"".join(b"agi_%d:\n" % number for number in range(7_000))),
+    ],
+    ids=["lines of nothing", "answers to nothing", "header"],
+)
+async def test_a_flood_leaves_calls_their_turn(server: AgiServer, first: bytes, again: bytes) -> None:
+    with flooding(server.port, first, again):
+        assert await longest_turn(0.5) < 0.02
+    assert (await greet(server.port)).startswith(b"SET VARIABLE")

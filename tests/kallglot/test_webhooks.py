@@ -88,6 +88,13 @@ def test_a_body_that_is_no_event(body: bytes) -> None:
         parse_event(body)
 
 
+def test_an_event_that_could_not_be_told_again_is_none() -> None:
+    """Whoever listens to the events would stumble over it each time it comes back."""
+    with pytest.raises(BadEvent, match="nested too deep"):
+        parse_event(b'{"id": "e", "type": "t", "data": {"a": ' + b"[" * 300 + b"]" * 300 + b"}}")
+    assert parse_event(b'{"id": "e", "type": "t", "data": {"a": ' + b"[" * 200 + b"]" * 200 + b"}}").id == "e"
+
+
 def test_session_id_of_an_event() -> None:
     assert parse_event(b'{"id":"e","type":"transcript.ready","data":{"session_id":"s","id":"t"}}').session_id == "s"
     assert parse_event(b'{"id":"e","type":"recording.ready","data":{"id":"rec_1"}}').session_id == ""

@@ -116,3 +116,15 @@ async def test_what_was_sent_in_one_go_is_answered_in_order(make_site: Make) -> 
         answer = await asyncio.wait_for(reader.read(), 20)
     found = re.findall(rb"nothing at /(?:nothing/)?(\w+)", answer)
     assert found == [*(str(number).encode() for number in range(500)), b"last"]
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/nothing"])
+async def test_an_expectation_that_is_no_text_is_the_clients_fault(
+    make_site: Make, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    site = await make_site()
+    async with AsyncExitStack() as stack:
+        asked = b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n"
+        reader = await opened(stack, site.server._port, asked)
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 400")
+    assert caplog.text == ""

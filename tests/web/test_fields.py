@@ -152,3 +152,11 @@ def test_never_more_than_burst_and_rate_together(times: list[float]) -> None:
     limit = RateLimit(rate=5.0, burst=10)
     passed = sum(limit.wait("a", at) == 0.0 for at in times)
     assert passed <= 10 + 5 * (times[-1] - times[0] if times else 0) + 1e-6
+
+
+def test_what_is_nested_too_deep_is_refused_like_anything_else() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(Problem, match="expected a JSON object, found list too deep to show"):
+        fields.take(deep, {})
