@@ -119,7 +119,7 @@ async def test_a_header_in_single_bytes(server: AgiServer) -> None:
     for byte in HEADER % (b"greet", b""):
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
-    assert (await reader.readline()).startswith(b"SET VARIABLE")
+    assert (await reader.readline()).startswith(b"GET FULL VARIABLE")
     writer.close()
 
 
