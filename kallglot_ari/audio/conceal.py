@@ -1,8 +1,8 @@
 """Packet loss concealment by pitch repetition, in the manner of ITU-T G.711 Appendix I, at any sample rate.
 
 The last pitch period is repeated, two and then three periods as the loss goes on, so that it does not buzz; 10 ms in, the sound begins to fade
-and is gone after 60 ms. Unlike the appendix nothing is delayed by 3.75 ms beforehand: the join at the start of a loss is made smooth by a short
-correction that fades out, the join at its end by an overlap with the first good samples.
+and is gone after 60 ms. Unlike the appendix nothing is delayed by 3.75 ms beforehand: the joins at the start of a loss and where more periods are
+repeated are made smooth by a short correction that fades out, the join at its end by an overlap with the first good samples.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Concealer:
         self._pitch = self._pitch_min
         self._position = 0
         self._correction = 0.0
+        self._joined_at = 0
 
     @property
     def concealing(self) -> bool:
@@ -74,7 +75,7 @@ class Concealer:
 
     def _blend(self, pcm: Pcm) -> Pcm:
         # The longer the loss, the longer the overlap, up to a quarter more (Appendix I §I.2.8: 4 ms more per 10 ms, up to 10 ms).
-        extra = self._join * min(self._missing, self._gone) // max(1, self._full)
+        extra = self._join * self._missing // self._full
         overlap = min(pcm.size, self._join + min(extra, self._join * 3 // 2))
         invented = self._extrapolate(overlap)
         weight = np.arange(overlap, dtype=np.float32) / np.float32(overlap)
@@ -89,7 +90,7 @@ class Concealer:
             self._history = np.concatenate([self._history[pcm.size :], pcm.astype(np.float32)])
 
     def _extrapolate(self, samples: int) -> NDArray[np.float32]:
-        """The next `samples` of repetition, with its fade; moves on in the loss."""
+        """The next `samples` of repetition, with its fade; moves on in the loss, until all has faded."""
         out = np.zeros(samples, dtype=np.float32)
         done = 0
         while done < samples and self._missing < self._gone:
@@ -102,15 +103,15 @@ class Concealer:
             index = (self._position + np.arange(take)) % self._cycle.size
             out[done : done + take] = self._cycle[index]
             age = self._missing + np.arange(take, dtype=np.float32)
-            if self._correction and self._missing < self._join:
-                out[done : done + take] += self._correction * np.maximum(0.0, 1.0 - age / self._join)
+            if self._correction and self._missing < self._joined_at + self._join:
+                out[done : done + take] += self._correction * np.maximum(
+                    0.0, 1.0 - (age - self._joined_at) / self._join
+                )
             if until != self._full:
                 out[done : done + take] *= (self._gone - age) / np.float32(self._gone - self._full)
             self._position = (self._position + take) % self._cycle.size
             self._missing += take
             done += take
-        if done < samples:
-            self._missing += samples - done
         return out
 
     def _begin(self) -> None:
@@ -120,12 +121,16 @@ class Concealer:
         self._position = 0
         # Where the pitch is right, the sample one period ago is what comes next; what is missing to that fades out.
         self._correction = float(self._past[-1] - self._past[-1 - self._pitch])
+        self._joined_at = 0
 
     def _lengthen(self, periods: int) -> None:
         """Go on from the same phase with more periods, so that the repetition does not buzz."""
         phase = self._position % self._pitch
+        last = self._cycle[self._position - 1]
         self._cycle = self._make_cycle(periods)
         self._position = phase
+        self._correction = float(last - self._cycle[phase - 1])
+        self._joined_at = self._missing
 
     def _make_cycle(self, periods: int) -> NDArray[np.float32]:
         """The last `periods` pitch periods, their end blended into what came before their start (§I.2.5)."""

@@ -75,6 +75,35 @@ def test_a_pause_is_shortened_to_a_tenth_of_a_second(rate: int) -> None:
     assert np.abs(np.diff(quiet.astype(int))).max() <= np.abs(np.diff(hiss.astype(int))).max(), "no click"
 
 
+@RATES
+def test_a_pause_in_a_room_that_rumbles_is_shortened_without_a_click(rate: int) -> None:
+    """What is given out begins as the pause began and ends where the rest of it goes on."""
+    t = np.arange(rate) / rate
+    rumble = np.rint(90 * np.sin(2 * np.pi * 31 * t)).astype(np.int16)
+    heard, used = hurried(rumble, rate, 1.0)
+    assert max(used) > 10 * frame_samples(rate), "it was shortened"
+    assert np.abs(np.diff(heard.astype(int))).max() <= 2 * np.abs(np.diff(rumble.astype(int))).max()
+
+
+@RATES
+def test_short_pauses_between_words_stay_however_many_there_are(rate: int) -> None:
+    word, pause = tone(600, 0.1, rate), silence(rate * 8 // 100)
+    said = np.concatenate([word, pause] * 10)
+    heard, _ = hurried(said, rate, 1.0)
+    assert np.array_equal(heard, said)
+
+
+@RATES
+def test_a_cut_waits_for_a_place_where_it_is_not_heard(rate: int) -> None:
+    """A hissed sound between two vowels: what is left out is left out of the second vowel."""
+    frame = frame_samples(rate)
+    hiss = np.random.default_rng(4).normal(0, 3000, 8 * frame).astype(np.int16)
+    heard, used = hurried(np.concatenate([hiss, tone(200, 0.5, rate)]), rate, FASTEST)
+    assert used[:8] == [frame] * 8
+    assert np.array_equal(heard[: 8 * frame], hiss)
+    assert max(used[8:12]) > frame
+
+
 def test_at_no_more_than_its_own_speed_only_pauses_go() -> None:
     said = tone(600, 1.0, 8000)
     heard, _ = hurried(said, 8000, 1.0)

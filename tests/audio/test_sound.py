@@ -147,6 +147,71 @@ def test_speech_with_losses_is_better_concealed_than_silent(rate: int) -> None:
     assert concealed > silent + 2
 
 
+def voice(rate: int, period: int, samples: int, seed: int = 0, level: float = 3000.0) -> Pcm:
+    """A sound that repeats itself exactly every `period` samples, and no sooner."""
+    one = np.random.default_rng(seed).normal(0, 1, period)
+    smooth = np.convolve(np.tile(one, 3), np.hanning(max(3, rate // 2000)), "same")[period : 2 * period]
+    wave: Pcm = np.rint(np.resize(smooth / np.abs(smooth).max() * level, samples)).astype(np.int16)
+    return wave
+
+
+def alike(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """Correlation, whatever their levels: 1 is the same shape."""
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 48000])
+@pytest.mark.parametrize("pitch_ms", [5.25, 8.0, 11.5, 14.75])
+def test_a_loss_goes_on_with_the_speakers_own_pitch(rate: int, pitch_ms: float) -> None:
+    """Voices of 68 to 190 Hz: what was lost within 10 ms is what would have been said, had nothing changed."""
+    period = round(rate * pitch_ms / 1000)
+    whole = voice(rate, period, rate // 5)
+    said = whole[: rate // 10 + 13]
+    concealer = Concealer(rate)
+    concealer.heard(said)
+    invented = concealer.lost(rate // 100)
+    assert alike(invented, whole[said.size : said.size + invented.size]) > 0.98
+
+
+def test_a_louder_sound_of_another_pitch_just_before_does_not_lead_it_astray() -> None:
+    before, now = voice(8000, 73, 800, seed=1, level=20000), voice(8000, 49, 240, seed=2, level=1500)
+    concealer = Concealer(8000)
+    concealer.heard(np.concatenate([before, now]))
+    truth = voice(8000, 49, 320, seed=2, level=1500)[240:]
+    assert alike(concealer.lost(80), truth) > 0.97
+
+
+def test_a_longer_loss_repeats_two_periods_and_then_three_so_that_it_does_not_buzz() -> None:
+    """One period said over and over is a tone; with three of a voice, which are never quite the same, it stays a voice."""
+    period = 50
+    three = np.concatenate([voice(8000, period, period, seed) for seed in range(3)])
+    same = voice(8000, period, 3 * period, seed=9)
+    said = np.rint(0.7 * np.resize(same, 600) + 0.3 * np.resize(three, 600)).astype(np.int16)
+    concealer = Concealer(8000)
+    concealer.heard(said)
+    out = concealer.lost(480).astype(np.float64)
+    fade = np.clip((480 - np.arange(480)) / 400, 0.05, 1.0)
+    level = out / fade
+    assert alike(level[100:160], level[50:110]) < 0.98, "10 to 20 ms: two periods that differ"
+    assert alike(level[170:300], level[320:450]) > 0.98, "after 20 ms: three periods, and again those three"
+    assert alike(level[170:300], level[220:350]) < 0.98
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_a_loss_has_no_click_where_it_begins_nor_where_more_of_the_voice_is_repeated(rate: int) -> None:
+    """A hum of 50 Hz under a voice: a period of the voice ago everything lay somewhere else."""
+    t = np.arange(rate // 2) / rate
+    hum = 9000 * np.sin(2 * np.pi * 50 * t)
+    said = np.rint(hum + voice(rate, rate // 150, t.size, level=400)).astype(np.int16)
+    usual = np.abs(np.diff(said.astype(int))).max()
+    for cut in range(rate // 4, rate // 4 + rate // 50, rate // 500):
+        concealer = Concealer(rate)
+        concealer.heard(said[:cut])
+        out = np.concatenate([said[cut - 10 : cut], concealer.lost(rate * 6 // 100)])
+        assert np.abs(np.diff(out.astype(int))).max() < 4 * usual
+
+
 def test_a_long_loss_fades_to_silence_and_comes_back() -> None:
     pcm = tone(8000, 1.0, 400)
     concealer = Concealer(8000)
@@ -159,6 +224,27 @@ def test_a_long_loss_fades_to_silence_and_comes_back() -> None:
     assert np.array_equal(back[100:], pcm[100:160])
     assert concealer.lost(0).size == 0
     assert concealer.heard(pcm[:0]).size == 0
+
+
+@pytest.mark.parametrize(("lost_ms", "joined_ms"), [(10, 8), (20, 10), (200, 10)])
+def test_what_comes_after_a_loss_is_joined_to_it_and_then_left_alone(lost_ms: int, joined_ms: int) -> None:
+    """4 ms, and 4 more for each 10 that were lost, up to 10 (G.711 Appendix I §I.2.8)."""
+    pcm = voice(8000, 61, 4000)
+    concealer = Concealer(8000)
+    concealer.heard(pcm[:1600])
+    concealer.lost(8 * lost_ms)
+    after = voice(8000, 53, 400, seed=7)
+    back = concealer.heard(after)
+    assert np.array_equal(back[8 * joined_ms :], after[8 * joined_ms :])
+    assert not np.array_equal(back[8 * joined_ms - 16 : 8 * joined_ms], after[8 * joined_ms - 16 : 8 * joined_ms])
+    assert not concealer.concealing
+
+
+def test_a_piece_shorter_than_the_join_is_joined_all_the_same() -> None:
+    concealer = Concealer(8000)
+    concealer.heard(voice(8000, 61, 800))
+    concealer.lost(480)
+    assert concealer.heard(tone(8000, 0.001)).size == 8
 
 
 def test_concealment_of_silence_and_of_noise_does_no_harm() -> None:
