@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import select
 import sys
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 from urllib.parse import quote
 
 import orjson
@@ -125,7 +127,7 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Unhindered(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -150,6 +152,60 @@ def of_call(call_id: str) -> Iterator[None]:
     """What is logged within, also by tasks that are started there, bears the call's id."""
     with structlog.contextvars.bound_contextvars(**({"call": call_id} if call_id else {})):
         yield
+
+
+class _Unhindered(logging.StreamHandler[TextIO]):
+    """Writes what is taken at once. A reader that stands still (a full pipe, a journal that hangs, a terminal after Ctrl-S) loses
+    lines, and is told how many; the calls, whose event loop this is, do not wait for it."""
+
+    lost = 0
+    _cut = False
+    """The last line is there without its end."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            number = self.stream.fileno()
+        except (OSError, ValueError):
+            super().emit(record)
+            return
+        try:
+            if self.lost and _takes(number):
+                lost, self.lost = self.lost, 0
+                self._write(number, self._of_the_lost(lost))
+            self._write(number, record)
+        except Exception:  # noqa: BLE001 - as any handler's
+            self.handleError(record)
+
+    def _write(self, number: int, record: logging.LogRecord) -> None:
+        """Piece by piece: whoever takes a piece of this size without waiting may not take two."""
+        line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+        if self._cut:
+            line = b"\n" + line
+        for begin in range(0, len(line), select.PIPE_BUF):
+            if not _takes(number):
+                self.lost += 1
+                return
+            os.write(number, piece := line[begin : begin + select.PIPE_BUF])
+            self._cut = not piece.endswith(b"\n")
+
+    @staticmethod
+    def _of_the_lost(lines: int) -> logging.LogRecord:
+        made = logging.getLogger(__name__).makeRecord
+        return made(__name__, logging.WARNING, "", 0, "log_lines_lost", (), None, extra={"lines": lines})
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """A reader that is gone and a full disk are no news to whoever could read it; when there is room again it is told."""
+        if isinstance(sys.exception(), OSError):
+            self.lost += 1
+        else:
+            super().handleError(record)
+
+
+def _takes(number: int) -> bool:
+    """Whether a write would not wait; one that fails at once does not."""
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 class Lasting:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -362,3 +366,53 @@ def test_what_is_nested_too_deep_is_logged_all_the_same() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert "too deep to show" in str(redact({"answer": deep}))
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, int]]:
+    """The log as JSON into a pipe of four pages, and the pipe's other end."""
+    there, here = os.pipe()
+    fcntl.fcntl(here, fcntl.F_SETPIPE_SZ, 4 * 4096)
+    with os.fdopen(here, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        log.configure("info", "json")
+        yield log.get("kallglot_ari.piped"), there
+    with contextlib.suppress(OSError):
+        os.close(there)
+
+
+@pytest.mark.parametrize("size", [100, 9000])
+def test_a_reader_of_the_log_that_stands_still_holds_nobody_up(piped: tuple[Any, int], size: int) -> None:
+    """The calls' event loop writes it: a service whose log nobody read stood still for ever."""
+    logger, there = piped
+    for number in range(500):
+        logger.warning("said", number=number, text="x" * size)
+    whole = [line for line in os.read(there, 1 << 16).split(b"\n") if line.endswith(b"}")]
+    assert [json.loads(line)["number"] for line in whole] == list(range(len(whole)))
+    logger.warning("again")
+    told = [json.loads(line) for line in os.read(there, 1 << 16).splitlines() if line]
+    assert [line["event"] for line in told] == ["log_lines_lost", "again"]
+    assert told[0]["lines"] == 500 - len(whole)
+
+
+def test_a_reader_of_the_log_that_is_gone_is_no_fault(
+    piped: tuple[Any, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger, there = piped
+    os.close(there)
+    logger.warning("said")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: no /dev/full")
+def test_a_full_disk_loses_lines_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full, (tmp_path / "log").open("w") as empty:
+        monkeypatch.setattr(sys, "stderr", full)
+        log.configure("info", "json")
+        log.get("kallglot_ari.disk").warning("said")
+        handler = logging.getLogger().handlers[0]
+        assert isinstance(handler, logging.StreamHandler)
+        handler.stream = empty
+        log.get("kallglot_ari.disk").warning("again")
+        told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [(line["event"], line.get("lines")) for line in told] == [("log_lines_lost", 1), ("again", None)]

@@ -222,7 +222,7 @@ class CallActions:
                 await asyncio.sleep(0.2)
                 if not isinstance(command, LASTING) or (left := deadline - self._plant.clock.now()) <= 0:
                     raise
-                self._log.info("command_waits_for_asterisk", command=type(command).__name__, error=str(error))
+                self._log.debug("command_waits_for_asterisk", command=type(command).__name__, error=str(error))
                 await self._plant.ari.wait_connected(left)
 
     async def _once(self, command: c.Command) -> e.Event | None:

@@ -72,6 +72,7 @@ class Outbox:
         self._tasks = Tasks("outbox")
         self._writes = Tasks("outbox.writes")
         self._unreadable = Lasting(_log, "outbox_unreadable", "error")
+        self._slow = Lasting(_log, "store_slow")
 
     @property
     def pending(self) -> int:
@@ -313,8 +314,9 @@ class Outbox:
         try:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.shield(write)
+            self._slow.worked()
         except TimeoutError:
-            _log.warning("store_slow", seconds=PATIENCE)
+            self._slow.failed(f"a write takes longer than {PATIENCE:g} s")
 
     async def _written(self, key: str, writing: Coroutine[Any, Any, None], *, again: bool = False) -> bool:
         try:
