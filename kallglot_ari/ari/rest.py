@@ -140,13 +140,7 @@ class Rest:
                     operation.method, url, data=data, headers=headers, allow_redirects=False
                 ) as answer,
             ):
-                if answer.content_length is not None and answer.content_length > MAX_ANSWER:
-                    raise AriError(
-                        f"{operation.name}: expected at most {MAX_ANSWER} bytes, found {answer.content_length}",
-                        status=answer.status,
-                        operation=operation.name,
-                    )
-                content = await answer.read()
+                content = await _read(operation, answer)
         except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: the session is closed
             raise self._unreachable(operation, error) from None
         if 200 <= answer.status < 300:
@@ -199,6 +193,27 @@ def refusal(operation: str, status: int, message: str, settings: AriSettings) ->
     else:
         kind = AriBadRequest
     return kind(f"{operation}: {says}", status=status, operation=operation)
+
+
+async def _read(operation: Operation, answer: aiohttp.ClientResponse) -> bytes:
+    """The body. :raises AriError: it is longer than `MAX_ANSWER`, whatever its headers say."""
+    parts: list[bytes] = []
+    size = answer.content_length or 0
+    if size <= MAX_ANSWER:
+        size = 0
+        async for part in answer.content.iter_any():
+            size += len(part)
+            if size > MAX_ANSWER:
+                break
+            parts.append(part)
+        else:
+            return b"".join(parts)
+    answer.close()
+    raise AriError(
+        f"{operation.name}: expected at most {MAX_ANSWER} bytes, found {size} or more",
+        status=answer.status,
+        operation=operation.name,
+    )
 
 
 def _message(content: bytes, content_type: str) -> str:

@@ -258,3 +258,34 @@ async def test_nothing_secret_in_the_log(fake: FakeAsterisk, caplog: pytest.LogC
     assert "wrong-but-secret" not in caplog.text + client.problem
     assert "ari.password" in client.problem
     await client.close()
+
+
+@pytest.mark.parametrize("length", [None, 10_000_000])
+async def test_an_answer_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+    monkeypatch.setattr(rest, "MAX_ANSWER", 1_000_000)
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        response.content_length = length
+        await response.prepare(request)
+        for _ in range(10_000):
+            await response.write(b"x" * 10_000)
+            sent += 10_000
+        return response
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", endless)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    client = AriClient(AriSettings(url=url, username="u", password="p"), Metrics(), SystemClock())
+    try:
+        with pytest.raises(AriError, match=r"^channels\.list: expected at most 1000000 bytes, found \d+ or more"):
+            await client.channels.list()
+        assert sent < 30_000_000
+    finally:
+        await client.close()
+        await runner.cleanup()
