@@ -7,22 +7,14 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from kallglot_ari import log
+from kallglot_ari.door import Door
 from kallglot_ari.portions import Portions
 from kallglot_ari.web.problem import of_http_error, of_status
 
-_log = log.get(__name__)
-
-ASK_WITHIN = 10.0
-"""Seconds that a client may take for its first request."""
-SILENT_MAX = 200
-"""Connections that have not asked yet; of more the oldest is dropped."""
 PORTION = 4096
 """Bytes of a request that are looked at before everybody else has a turn."""
 LINGER = 2.0
 """Seconds in which the rest of a body is still taken, and thrown away, when the answer was given without it."""
-CONNECTIONS_MAX = 2000
-"""Connections at once; further ones are dropped."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -35,44 +27,6 @@ HEADERS = {
     "Server": "kallglot-ari",
 }
 """Of every answer; all but `Server` may be another's."""
-
-
-class Door:
-    """The connections there are: what asks for nothing must not take the descriptors that calls need."""
-
-    def __init__(self, *, ask_within: float = ASK_WITHIN) -> None:
-        self._ask_within = ask_within
-        self._open: set[asyncio.BaseTransport] = set()
-        self._silent: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
-        """Those that have not asked yet, the oldest first."""
-        self._full = False
-
-    def enters(self, transport: asyncio.Transport) -> bool:
-        """A new connection; False for one too many."""
-        if len(self._open) >= CONNECTIONS_MAX:
-            if not self._full:
-                _log.warning("web_connections_full", connections=len(self._open))
-            self._full = True
-            return False
-        self._full = False
-        self._open.add(transport)
-        loop = asyncio.get_running_loop()
-        self._silent[transport] = loop.call_later(self._ask_within, transport.abort)
-        if len(self._silent) > SILENT_MAX:
-            oldest = next(iter(self._silent))
-            self.asked(oldest)
-            cast("asyncio.Transport", oldest).abort()
-        return True
-
-    def asked(self, transport: asyncio.BaseTransport) -> None:
-        """Its first request is there."""
-        timer = self._silent.pop(transport, None)
-        if timer is not None:
-            timer.cancel()
-
-    def leaves(self, transport: asyncio.BaseTransport) -> None:
-        self.asked(transport)
-        self._open.discard(transport)
 
 
 class Connection(web.RequestHandler):

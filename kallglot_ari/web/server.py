@@ -15,12 +15,13 @@ from kallglot_ari import log
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.clock import Clock
+from kallglot_ari.door import ASK_WITHIN, Door
 from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen, listening_setting
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web import tls
 from kallglot_ari.web.api import CallsApi
-from kallglot_ari.web.connection import ASK_WITHIN, HEADERS, LINGER, Connection, Door
+from kallglot_ari.web.connection import HEADERS, LINGER, Connection
 from kallglot_ari.web.events import HEARTBEAT_SECONDS, EventStreams
 from kallglot_ari.web.guard import CHALLENGE, Access, Guard
 from kallglot_ari.web.limits import RateLimit
@@ -138,7 +139,11 @@ class WebServer:
             "access_log": None, "keepalive_timeout": 30, "lingering_time": LINGER,
             "logger": ServerLog(self._metrics.http_malformed),
         }  # fmt: skip
-        bind, port, door = self._settings.bind, self._settings.port, Door(ask_within=self._ask_within)
+        bind, port, door = (
+            self._settings.bind,
+            self._settings.port,
+            Door(full="web_connections_full", ask_within=self._ask_within),
+        )
         try:
             listening = await loop.create_server(
                 lambda: Connection(server, loop=loop, door=door, **options), bind, port,

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 import orjson
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 
 from kallglot_ari import errors
 from kallglot_ari.ari import AriClient, gone_is_fine, rest, rtp_address
@@ -281,7 +282,7 @@ async def test_an_answer_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPa
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    client = AriClient(AriSettings(url=url, username="u", password="p"), Metrics(), SystemClock())
+    client = AriClient(AriSettings(url=url, username="u", password=SecretStr("p")), Metrics(), SystemClock())
     try:
         with pytest.raises(AriError, match=r"^channels\.list: expected at most 1000000 bytes, found \d+ or more"):
             await client.channels.list()

@@ -16,7 +16,7 @@ from kallglot_ari.errors import AgiError, ConfigError, MediaError, UsageError
 from kallglot_ari.kallglot import webhooks
 from kallglot_ari.kallglot.downlink import ProviderDecoder, RoutingDecoder
 from kallglot_ari.log import redact
-from kallglot_ari.media import websocket
+from kallglot_ari.media import leg_socket
 from kallglot_ari.modes import dialplan
 from kallglot_ari.pbx import curri, hep, sip
 from kallglot_ari.rtp.packet import RtpPacket
@@ -169,7 +169,7 @@ _file = Path(tempfile.mkdtemp(prefix="kallglot-fuzz-")) / "kallglot-ari.toml"
 TARGETS = [
     Target("rtp", RtpPacket.parse, (MediaError,)),
     Target("media", _Media()),
-    Target("media-websocket", lambda data: websocket.parse_event(_text(data))),
+    Target("media-websocket", lambda data: leg_socket.parse_event(_text(data))),
     Target("agi", _agi, (AgiError,)),
     Target("agi-reply", _agi_reply, (AgiError,)),
     Target("ami", _ami),

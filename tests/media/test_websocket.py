@@ -23,8 +23,10 @@ from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, ListenError, MediaError
 from kallglot_ari.lab.conf import make_certificate
+from kallglot_ari.media import websocket
 from kallglot_ari.media.engine import MediaEngine
-from kallglot_ari.media.websocket import ATTACH_SECONDS, Connection, leg_name, parse_event
+from kallglot_ari.media.leg_socket import Connection, parse_event
+from kallglot_ari.media.websocket import ATTACH_SECONDS, leg_name
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.settings import MediaSettings
@@ -450,3 +452,69 @@ async def test_settings_that_cannot_work() -> None:
         with pytest.raises(ListenError, match=r"media\.port: cannot listen on 127\.0\.0\.1:\d+: the port is taken"):
             async with engine_with(websocket_client="kallglot", port=engine.address[1]):
                 pass
+
+
+def test_a_message_nested_too_deep_is_no_event() -> None:
+    assert parse_event('{"a":' + "[" * 60_000) == {"event": ""}
+    assert parse_event('{"a":' + "[" * 5_000 + "]" * 5_000 + "}") == {"event": ""}
+
+
+async def test_a_connection_for_a_leg_that_never_comes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "ATTACH_SECONDS", 0.3)
+    async with engine_with(websocket_client="kallglot") as engine, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{engine.address[1]}/media"
+        async with session.ws_connect(url) as nobodys:
+            await nobodys.send_str("MEDIA_START channel:x channel_id:nobodys")
+            message = await asyncio.wait_for(nobodys.receive(), 5)
+        assert message.type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_a_second_connection_for_a_leg_takes_nothing_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "ATTACH_SECONDS", 0.5)
+    got: list[UplinkChunk] = []
+    sound = ulaw(0.5)
+    async with engine_with(websocket_client="kallglot") as engine, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{engine.address[1]}/media"
+        flow = engine.open("leg", got.append)
+        async with (
+            session.ws_connect(url) as first,
+            session.ws_connect(url) as second,
+            session.ws_connect(url) as third,
+        ):
+            await first.send_str(START)
+            await asyncio.sleep(0.05)
+            await flow.attach({})
+            for other in (second, third):
+                await other.send_str(START)
+                await other.send_bytes(b"\x00" * 160)
+            heard = await talk(first, sound)
+            for other in (second, third):
+                assert (await asyncio.wait_for(other.receive(), 5)).type is aiohttp.WSMsgType.CLOSE
+            assert not first.closed
+    assert len(heard) > 20
+    assert b"".join(chunk.audio.payload for chunk in got).count(sound[:160]) >= 20
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_who_does_not_say_whose_it_is_is_dropped(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(websocket, "ASK_WITHIN", 0.3)
+    async with engine_with(websocket_client="kallglot") as engine:
+        reader, writer = await asyncio.open_connection("127.0.0.1", engine.address[1])
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+
+
+async def test_of_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_SILENT_MAX", 3)
+    async with engine_with(websocket_client="kallglot") as engine, contextlib.AsyncExitStack() as stack:
+        readers = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", engine.address[1])
+            stack.callback(writer.close)
+            readers.append(reader)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(readers[0].read(), 5) == b""
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(readers[1].read(), 0.1)

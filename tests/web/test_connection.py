@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from kallglot_ari.web import connection
+from kallglot_ari import door
 from tests.turns import flooding, longest_turn
 from tests.web.conftest import Make
 
@@ -46,7 +46,7 @@ async def test_who_asks_for_nothing_is_dropped(make_site: Make, sent: bytes) -> 
 
 
 async def test_of_many_who_ask_for_nothing_the_oldest_goes(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "SILENT_MAX", 3)
+    monkeypatch.setattr(door, "SILENT_MAX", 3)
     site = await make_site()
     async with AsyncExitStack() as stack:
         silent = [await opened(stack, site.server._port) for _ in range(5)]
@@ -57,7 +57,7 @@ async def test_of_many_who_ask_for_nothing_the_oldest_goes(make_site: Make, monk
 
 
 async def test_no_more_connections_than_there_may_be(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(door, "CONNECTIONS_MAX", 2)
     site = await make_site()
     async with AsyncExitStack() as stack:
         first = [await opened(stack, site.server._port) for _ in range(2)]
