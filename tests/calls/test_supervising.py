@@ -183,6 +183,45 @@ def test_a_supervisor_who_leaves_changes_nothing_for_the_parties() -> None:
     assert not s.asked(c.EndSession)
 
 
+def test_a_full_call_takes_a_supervisor_who_listens_and_none_who_breaks_in() -> None:
+    s = Script(plan(max_parties=2))
+    s.talking()
+    assert s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.PARTY)) == []
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.LISTEN))
+    s.comes()
+    assert s.feed(e.SuperviseChanged("supervisor", Role.PARTY)) == []
+    assert len(s.machine.parties) == 2
+    s.feed(e.SuperviseChanged("supervisor", Role.WHISPER))
+    assert whispered(s) == ["agent"]
+
+
+def test_there_are_no_more_supervisors_than_parties_may_be() -> None:
+    s = Script(plan(max_parties=2))
+    s.talking()
+    for number in range(3):
+        s.feed(e.SuperviseAsked(f"PJSIP/{number}", Role.LISTEN))
+    assert [x.endpoint for x in s.asked(c.Dial)] == ["PJSIP/agent", "PJSIP/0", "PJSIP/1"]
+
+
+def test_a_party_is_made_no_supervisor() -> None:
+    """Else a slip of a name would take the agent out of its own call."""
+    s = Script()
+    s.talking()
+    assert s.feed(e.SuperviseChanged("agent", Role.LISTEN)) == []
+    assert s.feed(e.SuperviseChanged("nobody", Role.LISTEN)) == []
+    assert len(s.machine.parties) == 2
+
+
+def test_another_way_to_listen_calls_off_no_consultation() -> None:
+    s = Script()
+    s.talking()
+    supervised(Role.LISTEN, s)
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True))
+    s.comes()
+    s.feed(e.SuperviseChanged("supervisor", Role.WHISPER))
+    assert s.machine.parked(s.machine.legs["customer"])
+
+
 def whispered(s: Script) -> list[str]:
     """Who hears the supervisor's own voice."""
     supervisor = s.machine.leg_named("supervisor")

@@ -1,0 +1,100 @@
+"""Dialling as scripts: how phones are dialled, what the caller hears meanwhile, and what phones that asked for a transfer are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Role
+from tests.calls.script import CALLER, Script, plan
+
+
+def test_a_phone_is_dialled_on_behalf_of_the_caller_and_rings_at_least_as_long_as_was_asked() -> None:
+    """Asterisk's own time-out would else end it before ours, which alone knows what then becomes of the call."""
+    s = Script(plan(timeout=20.0))
+    dial = s.one(c.Dial)
+    assert dial.originator == CALLER
+    assert dial.timeout > 20.0
+    assert c.SetTimer("ring", 20.0) in s.all
+
+
+def test_who_was_dialled_by_us_gives_its_channel_to_no_other_dial() -> None:
+    """An outbound call has no channel of the dialplan to take variables and languages from."""
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer"))
+    s.done()
+    s.agent_answers(0)
+    assert [dial.originator for dial in s.asked(c.Dial)] == ["", ""]
+
+
+def test_two_parties_never_have_the_same_name() -> None:
+    """`Stasis(kallglot,speaker=agent,agent=…)`: an order to let `agent` go must not reach the caller."""
+    s = Script(plan(speaker="agent"))
+    assert [leg.speaker for leg in s.machine.legs.values()] == ["agent", "agent-2"]
+
+
+def test_who_is_being_screened_is_waited_for_and_not_for_ever() -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer", only_humans=True))
+    s.done()
+    customer = s.agent_answers(0)
+    timer = c.SetTimer(f"candidate.{customer}", 15.0)
+    assert s.asked(c.SetTimer)[-1] == timer
+    s.feed(e.TimerFired(timer.name), after=15)
+    assert c.Hangup(customer) in s.all
+
+
+def ringing(s: Script) -> list[bool]:
+    return [x.on for x in s.asked(c.Ring)]
+
+
+def test_the_caller_hears_it_ring_until_a_party_answers_and_not_until_a_supervisor_does() -> None:
+    s = Script()
+    s.done()
+    assert ringing(s) == [True]
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.LISTEN))
+    s.agent_answers(-1)
+    assert ringing(s) == [True]
+    s.agent_answers(0)
+    assert ringing(s) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("cause", "state"), [(17, "channel_declined"), (21, "channel_declined"), (19, "channel_unavailable")]
+)
+def test_a_phone_that_asked_for_a_transfer_is_told_why_nobody_comes(cause: int, state: str) -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9", referrer=agent))
+    target = s.asked(c.Dial)[-1].channel_id
+    s.feed(e.ChannelRinging(target))
+    s.feed(e.ChannelGone(target, cause))
+    assert [(x.channel_id, x.state) for x in s.asked(c.TransferProgress)] == [
+        (agent, "channel_progress"),
+        (agent, state),
+    ]
+    assert s.machine.state == "active"
+
+
+def test_a_phone_that_asked_for_a_transfer_is_told_that_it_is_done() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/9", referrer=agent))
+    channel = s.comes()
+    assert (s.asked(c.TransferProgress)[-1].channel_id, s.asked(c.TransferProgress)[-1].state) == (
+        agent,
+        "channel_answered",
+    )
+    assert c.Publish("leg.joined", {"speaker": "agent", "channel": "PJSIP/9-0001"}) in s.all
+    assert s.machine.legs["agent"].channel_id == channel
+
+
+def test_a_third_party_that_may_have_answered_unheard_is_not_dialled_again() -> None:
+    """Only the first two are: without them there is no call."""
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    dials = len(s.asked(c.Dial))
+    s.feed(e.CandidateLost(s.asked(c.Dial)[-1].channel_id))
+    assert len(s.asked(c.Dial)) == dials
+    assert s.machine.leg_named("third") is None
+    assert s.machine.state == "active"
