@@ -46,7 +46,7 @@ class RoutingEncoder:
             leg = self._begin(leg, speaker, audio, own, received_at)
         leg.own = own
         leg.size = len(audio.payload)
-        leg.at = at = max(0, own + leg.shift)
+        leg.at = at = own + leg.shift
         sequence, self._sequence = self._sequence, self._sequence + 1
         return [leg.frame % (sequence, at, binascii.b2a_base64(audio.payload, newline=False))]
 

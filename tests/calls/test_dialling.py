@@ -27,6 +27,15 @@ def test_who_was_dialled_by_us_gives_its_channel_to_no_other_dial() -> None:
     assert [dial.originator for dial in s.asked(c.Dial)] == ["", ""]
 
 
+def test_a_supervisor_of_an_outbound_call_who_answers_first_is_not_taken_for_the_customer() -> None:
+    """The agents are dialled when there is somebody to talk to."""
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/customer"))
+    s.done()
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.LISTEN))
+    s.agent_answers(-1)
+    assert [dial.endpoint for dial in s.asked(c.Dial)] == ["PJSIP/customer", "PJSIP/supervisor"]
+
+
 def test_two_parties_never_have_the_same_name() -> None:
     """`Stasis(kallglot,speaker=agent,agent=…)`: an order to let `agent` go must not reach the caller."""
     s = Script(plan(speaker="agent"))

@@ -212,10 +212,11 @@ def test_a_party_is_made_no_supervisor() -> None:
     assert len(s.machine.parties) == 2
 
 
-def test_another_way_to_listen_calls_off_no_consultation() -> None:
+@pytest.mark.parametrize("role", [Role.LISTEN, Role.PARTY])
+def test_a_supervisor_who_changes_its_role_calls_off_no_consultation_of_others(role: Role) -> None:
     s = Script()
     s.talking()
-    supervised(Role.LISTEN, s)
+    supervised(role, s)
     s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True))
     s.comes()
     s.feed(e.SuperviseChanged("supervisor", Role.WHISPER))

@@ -66,16 +66,30 @@ def test_a_speakers_chunks_never_overlap_whoever_began_first(order: list[tuple[b
         own[speaker] += 100
 
 
-def test_a_leg_that_begins_anew_goes_on_after_what_it_has_said() -> None:
+@pytest.mark.parametrize(("kind", "rate", "width"), [("mulaw", 8000, 1), ("pcm_16", 8000, 2), ("pcm_16", 16000, 2)])
+def test_a_leg_that_begins_anew_goes_on_after_what_it_has_said(kind: str, rate: int, width: int) -> None:
     routing = encoder(KallglotSettings())
-    sound = bytes(800)
+    sound = bytes(rate * width // 10)
     made = [
-        *loads(routing.audio("agent", chunk(sound, at=0, received=50.0))),
-        *loads(routing.audio("agent", chunk(sound, at=100, received=50.1))),
-        *loads(routing.audio("agent", chunk(sound, at=0, received=50.15))),
-        *loads(routing.audio("agent", chunk(sound, at=100, received=50.25))),
+        *loads(routing.audio("agent", chunk(sound, 0, 50.0, kind, rate))),
+        *loads(routing.audio("agent", chunk(sound, 100, 50.1, kind, rate))),
+        *loads(routing.audio("agent", chunk(sound, 0, 50.15, kind, rate))),
+        *loads(routing.audio("agent", chunk(sound, 100, 50.25, kind, rate))),
     ]
     assert [message["timestamp_ms"] for message in made] == [0, 100, 200, 300]
+
+
+def test_a_leg_that_changes_its_form_says_so_and_goes_on_in_time() -> None:
+    """A re-INVITE with another codec: read at the old rate, speech is a growl."""
+    routing = encoder(KallglotSettings())
+    forms = [("mulaw", 8000), ("pcm_16", 8000), ("pcm_16", 16000), ("pcm_16", 16000), ("mulaw", 16000)]
+    made = [
+        message
+        for number, (kind, rate) in enumerate(forms)
+        for message in loads(routing.audio("agent", chunk(at=number * 100, received=50.0, kind=kind, rate=rate)))
+    ]
+    assert [(m["audio"]["encoding"], m["audio"]["sample_rate_hz"]) for m in made] == forms
+    assert [message["timestamp_ms"] for message in made] == [0, 100, 200, 300, 400]
 
 
 def test_control_messages() -> None:

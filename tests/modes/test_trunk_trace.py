@@ -87,7 +87,13 @@ async def test_only_the_addresses_that_may_send_are_heard(tmp_path: Path) -> Non
 async def test_a_folder_that_cannot_be_written_stops_nothing(trace: SipTrace, tmp_path: Path) -> None:
     (tmp_path / "debug").write_text("in the way")
     trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), ("127.0.0.1", 1))
+    await trace._queue.join()
+    (tmp_path / "debug").unlink()
+    trace.datagram_received(sip("BYE sip:sess_1@y SIP/2.0", "leg"), ("127.0.0.1", 1))
     await trace.stop()
+    written = (tmp_path / "debug/lab-t-1.sip.txt").read_text()
+    assert "BYE" in written
+    assert "INVITE" not in written
 
 
 async def test_a_port_in_use(trace: SipTrace, tmp_path: Path) -> None:
