@@ -146,6 +146,12 @@ def test_provider_speech_mono_and_two_channels() -> None:
     assert [event.speaker for event in events if isinstance(event, StreamSpeech)] == ["agent"]
 
 
+def test_provider_speech_that_does_not_say_how_many_channels_it_has_is_one_voice() -> None:
+    """Taken for two, it would be cut into halves that are nobody's."""
+    (event,) = provider('{"type":"audio","data":"AQI=","encoding":"pcm_16","sample_rate":16000}')
+    assert event == StreamSpeech("", StreamAudio("pcm_16", 16000, b"\x01\x02"), 5.0)
+
+
 def test_provider_errors_and_end() -> None:
     assert provider(
         '{"type":"error","code":"c","message":"m"}',
