@@ -13,6 +13,10 @@ MEDIA_STABLE = 10.0
 """Seconds after which one that is in its bridge is taken as good: only then does the count begin again."""
 
 
+MEDIA_HEAL_FIRST, MEDIA_HEAL_LAST = 15.0, 300.0
+"""Seconds until one that counts as without is given another try; doubled each time."""
+
+
 class Thing(Enum):
     """Life of a channel or bridge that we make: it only moves down."""
 
@@ -67,6 +71,11 @@ class Leg:
     """External-media channels that were asked for."""
     media_failures: int = 0
     """Those of them that were not good, one after the other; and the one that is asked for or there."""
+    media_given_up: bool = False
+    """It is without, until another one is in its bridge."""
+    media_waits: bool = False
+    """Another one is made when the timer says so."""
+    media_heal: float = MEDIA_HEAL_FIRST
     media_since: float | None = None
     """When it was put into its bridge."""
     in_bridge: str = ""
@@ -105,6 +114,11 @@ class Leg:
     def media_there(self) -> bool:
         """Asterisk has the external-media channel, as far as we know."""
         return self.media is Thing.LIVE or (self.media is Thing.ASKED and self.media_entered)
+
+    @property
+    def lacks_media(self) -> bool:
+        """It cannot be translated: three channels in a row were not good, and no other one is in its bridge yet."""
+        return self.media_given_up or (self.media is Thing.GONE and self.media_failures >= MEDIA_TRIES)
 
     @property
     def connected(self) -> bool:

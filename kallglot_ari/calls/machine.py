@@ -263,6 +263,9 @@ class CallMachine(Call):
                 return translating.not_ready(self)
             case name if name.startswith("link."):
                 return [x for link in self.links for x in link.timer(name)]
+            case name if name.startswith(placing.MEDIA_TIMER):
+                placing.media_again(self, name)
+                return []
             case name if name.startswith(features.DIGITS_TIMER):
                 return features.waited(self, name)
             case name if name.startswith("candidate."):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
-from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Leg, Thing
+from kallglot_ari.calls.legs import MEDIA_HEAL_FIRST, MEDIA_HEAL_LAST, MEDIA_STABLE, MEDIA_TRIES, Leg, Thing
+
+MEDIA_TIMER = "media."
 
 
 def reconcile(call: Call) -> list[c.Command]:
@@ -31,6 +33,10 @@ def _build(call: Call, leg: Leg) -> list[c.Command]:
         leg.media_id = f"{call.plan.call_id}.{leg.id}.m{leg.media_tries}"
         leg.media_entered = leg.media_addressed = leg.media_bridged = False
         commands.append(c.CreateMedia(leg.media_id, leg.id))
+    elif leg.media is Thing.GONE and not leg.media_waits:
+        leg.media_given_up = leg.media_waits = True
+        commands.append(c.SetTimer(MEDIA_TIMER + leg.id, leg.media_heal))
+        leg.media_heal = min(2 * leg.media_heal, MEDIA_HEAL_LAST)
     if leg.media_usable and leg.bridge is Thing.LIVE and not leg.media_bridged:
         leg.media_bridged = True
         commands.append(c.AddToBridge(leg.bridge_id, leg.media_id))
@@ -78,9 +84,17 @@ def media_lost(call: Call, channel_id: str, *, still_there: bool) -> list[c.Comm
             leg.media = Thing.GONE
             leg.media_bridged = False
             if leg.media_since is not None and call.now - leg.media_since >= MEDIA_STABLE:
-                leg.media_failures = 0
+                leg.media_failures, leg.media_heal = 0, MEDIA_HEAL_FIRST
             return [c.RemoveMedia(channel_id, leg.id), c.Publish("media.lost", {"speaker": leg.speaker})]
     return []
+
+
+def media_again(call: Call, timer: str) -> None:
+    """One more try for a leg without: what Asterisk lacked it may have again."""
+    leg = call.legs.get(timer.removeprefix(MEDIA_TIMER))
+    if leg is not None and leg.media_waits:
+        leg.media_waits = False
+        leg.media_failures = MEDIA_TRIES - 1
 
 
 def media_failed(call: Call, command: c.CreateMedia) -> list[c.Command]:
@@ -125,5 +139,6 @@ def made(call: Call, command: c.Command) -> None:
                     leg.in_bridge_done = command.bridge_id
                 if leg.media_id == command.channel_id and leg.media_since is None:
                     leg.media_since = call.now
+                    leg.media_given_up = False
         case _:
             pass

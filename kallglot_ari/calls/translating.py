@@ -7,7 +7,7 @@ from itertools import combinations
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.ending import READY_TIMER, finish
-from kallglot_ari.calls.legs import MEDIA_TRIES, Leg, Role, Thing
+from kallglot_ari.calls.legs import Leg, Role
 from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.model import AUTO, CallState, DialplanStatus, EndReason
 
@@ -107,7 +107,7 @@ def judge(call: Call) -> list[c.Command]:
     """Decide between translation and a direct connection."""
     links = serving(call)
     down = next((link for link in links if link is not None and _given_up(call, link)), None)
-    lost_media = any(leg.media is Thing.GONE and leg.media_failures >= MEDIA_TRIES for leg in call.parties)
+    lost_media = any(leg.lacks_media for leg in call.parties)
     if is_open(links) and not lost_media:
         if call.direct:
             call.direct = call.direct_told = False

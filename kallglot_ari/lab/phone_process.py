@@ -212,6 +212,7 @@ class PhoneProcess:
         self.endpoint = pj.Endpoint()
         self.rate = int(str(options["rate"]))
         self._calls: list[PhoneCall] = []
+        self._over: list[PhoneCall] = []
         self._answers: list[tuple[float, PhoneCall]] = []
         self._on_call: object = options["on_call"]
         self._start()
@@ -284,7 +285,10 @@ class PhoneProcess:
     # --- calls ---------------------------------------------------------------------------------------------------------
 
     def keep(self, call: PhoneCall) -> PhoneCall:
-        """pjsua2 needs somebody to hold a call's object until it is over."""
+        """pjsua2 needs somebody to hold a call's object, and no longer only until it is over: once freed, it takes the events of
+        the call that has its id by then, and hangs that one up.
+        """
+        self._over += [c for c in self._calls if c.ended]
         self._calls = [c for c in self._calls if not c.ended]
         self._calls.append(call)
         return call

@@ -358,7 +358,9 @@ class World:
             if self.next_command():
                 continue
             self.at_once.clear()
-            waits = sorted(name for name in self.timers if name.startswith(("link.retry", "link.heal", "ready")))
+            waits = sorted(
+                name for name in self.timers if name.startswith(("link.retry", "link.heal", "ready", "media."))
+            )
             if not waits:
                 return
             self.timers.discard(waits[0])

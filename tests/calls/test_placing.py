@@ -36,6 +36,49 @@ def test_media_that_does_not_hold_is_given_up() -> None:
     assert s.machine.problem == "no media channel"
 
 
+def test_media_that_was_given_up_is_made_again_later_and_translation_comes_back() -> None:
+    """Asterisk had no port left for it, say: the parties talk directly until it has."""
+    s = Script()
+    s.talking()
+    for _ in range(MEDIA_TRIES):
+        lose_media(s, after=0.01)
+    waits = []
+    for _ in range(2):
+        waits.append(s.asked(c.SetTimer, lambda x: x.name == "media.customer")[-1].delay)
+        s.feed(e.TimerFired("media.customer"), after=waits[-1])
+        create = next(x for x in s.open if isinstance(x, c.CreateMedia))
+        s.open.remove(create)
+        s.feed(e.Failed(create, "500 no port"))
+        s.done()
+        assert s.machine.direct
+    assert waits == [15.0, 30.0]
+    s.feed(e.TimerFired("media.customer"), after=60)
+    assert s.machine.direct, "not before it is there"
+    s.done()
+    assert not s.machine.direct
+    assert all(leg.connected for leg in s.machine.parties)
+    lose_media(s, after=MEDIA_STABLE)
+    assert s.machine.legs["customer"].connected
+
+
+def test_media_of_one_who_has_left_is_not_made_again() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/3", "expert"))
+    expert = s.comes()
+    leg = s.machine.leg_of(expert)
+    assert leg is not None
+    for _ in range(MEDIA_TRIES):
+        s.feed(e.ChannelGone(leg.media_id))
+        s.done()
+    assert s.machine.direct
+    s.leaves(expert)
+    assert not s.machine.direct
+    asked = len(s.asked(c.CreateMedia))
+    s.feed(e.TimerFired(f"media.{leg.id}"), after=15)
+    assert len(s.asked(c.CreateMedia)) == asked
+
+
 def untranslated(s: Script) -> None:
     """Kallglot ends the session and refuses another one."""
     s.feed(e.StreamDown("sess_1", "1011", final=True))
