@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
@@ -56,8 +56,8 @@ class Written:
 
     plan: CallPlan
     state: CallState
-    started: datetime
-    answered: datetime | None = None
+    started: AwareDatetime
+    answered: AwareDatetime | None = None
     legs: list[Leg] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     links: list[WrittenLink] = field(default_factory=list)
@@ -149,9 +149,9 @@ def _link(link: Link) -> WrittenLink:
     )
 
 
-def read(value: Mapping[str, Any]) -> Written | None:
+def read(value: object) -> Written | None:
     """None for what another release wrote in a form that this one does not know."""
-    if value.get("form") != FORM:
+    if not isinstance(value, Mapping) or value.get("form") != FORM:
         return None
     try:
         return _FORM.validate_python(value)

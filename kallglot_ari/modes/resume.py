@@ -104,7 +104,12 @@ class Resume:
             if written.state in (CallState.ENDING, CallState.ENDED):
                 self._tasks.spawn(self._finish(written, seen, give_back), name=f"finish-{call_id}")
             else:
-                self._take_up(written, _without(seen, lent.get(call_id)))
+                try:
+                    self._take_up(written, _without(seen, lent.get(call_id)))
+                except Exception as error:  # noqa: BLE001 - what is written of one call must not take all others with it
+                    _log.error("live_call_not_taken_up", call=call_id, exc_info=error)
+                    self._plant.outbox.decide(call_id)
+                    self._journal.forget(call_id)
         self._tasks.spawn(self._close_records(), name="records")
 
     def _take_up(self, written: adopt.Written, seen: adopt.Seen) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kallglot_ari.agi.protocol import HeaderParser, LineBuffer, ReplyParser
 from kallglot_ari.ami import protocol as ami
-from kallglot_ari.ari.decode import decode_event
-from kallglot_ari.errors import AgiError, ConfigError, MediaError, UsageError
-from kallglot_ari.kallglot import webhooks
+from kallglot_ari.ari.decode import MalformedError, decode_event, read_many, read_one
+from kallglot_ari.ari.models import Application, AsteriskInfo, Bridge, Channel
+from kallglot_ari.calls import adopt
+from kallglot_ari.errors import AgiError, ApiError, ConfigError, MediaError, StreamRefused, UsageError
+from kallglot_ari.kallglot import rest, webhooks
 from kallglot_ari.kallglot.downlink import ProviderDecoder, RoutingDecoder
+from kallglot_ari.kallglot.socket import stream_request
 from kallglot_ari.log import redact
 from kallglot_ari.media import leg_socket
 from kallglot_ari.modes import dialplan
@@ -26,6 +31,7 @@ from kallglot_ari.web import fields
 from kallglot_ari.web.problem import Problem
 from kallglot_ari.web.requests import parse_json
 from tests.media.simulated import Simulation
+from tests.websocket.test_shortcut import Both, alone
 
 SEEDS = Path(__file__).parent / "seeds"
 
@@ -109,6 +115,51 @@ def _stream(data: bytes) -> None:
                 decoder.decode(part, received_at=1.0)
 
 
+def _rest(data: bytes) -> None:
+    """An answer of Kallglot's: `Retry-After` in the first line, the body behind it; and the stream that it leads to."""
+    header, _, body = data.partition(b"\n")
+    rest.parse_error(429, body, retry_after=_text(header), now=datetime(2026, 11, 28, tzinfo=UTC))
+    session = rest.parse_session(rest.parse_object(body), base_url="", streamed=True)
+    for contract in ("routing", "provider"):
+        try:
+            stream_request(session, contract)
+        except StreamRefused:
+            continue
+
+
+def _frames(data: bytes) -> None:
+    """A stream's bytes, cut anywhere: what is heard must be what aiohttp alone would give."""
+    both = Both()
+    third = len(data) // 3 + 1
+    for at in range(0, len(data), third):
+        both.feed(data[at : at + third])
+    both.receive()
+    told, failed = alone(data)
+    if not failed and not any(kind == "CLOSE" for kind, _ in told):
+        assert both.told == told
+
+
+def _ari_answer(data: bytes) -> None:
+    for model in (Channel, Bridge, Application, AsteriskInfo):
+        for read in (read_one, read_many):
+            try:
+                read(model, data)
+            except MalformedError:
+                continue
+
+
+def _live_call(data: bytes) -> None:
+    """What an earlier run wrote of a call."""
+    written = adopt.read(parse_json(data))
+    if written is None:
+        return
+    channels = {leg.channel_id: "PJSIP/a" for leg in written.legs}
+    bridges = {leg.bridge_id: frozenset([leg.channel_id, leg.media_id]) for leg in written.legs}
+    for there in (channels, {}):
+        seen = adopt.Seen(there, frozenset(there), frozenset(there), bridges if there else {})
+        adopt.resume(copy.deepcopy(written), seen, 100.0, datetime(2026, 11, 28, tzinfo=UTC))
+
+
 def _sandbox(data: bytes) -> None:
     for contract in ("routing", "provider"):
         try:
@@ -176,6 +227,10 @@ TARGETS = [
     Target("ari", decode_event),
     Target("webhook", _webhook),
     Target("stream", _stream),
+    Target("rest", _rest, (ApiError,)),
+    Target("frames", _frames),
+    Target("ari-answer", _ari_answer),
+    Target("live-call", _live_call, (Problem,)),
     Target("sandbox-stream", _sandbox),
     Target("sandbox-create", _create, (validate.Problem, Problem)),
     Target("configuration", _configuration, (ConfigError,)),
