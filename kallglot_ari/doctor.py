@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -142,6 +143,9 @@ class Doctor:
             return Finding(name, False, log.redact(str(error)), ADVICE.get(name, "look at the service's log"))
 
     async def _store(self) -> str:
+        file = parse(self._s.store.url).path
+        if file is not None and file.absolute().parent.is_dir() and not file.exists():
+            return _can_be_made(file.absolute())
         store = open_store(self._s.store, self._clock)
         try:
             await store.start()
@@ -399,6 +403,18 @@ class Doctor:
             return await trunk_doctor.test_call(s.ari, client, s.kallglot, s.trunk, self._clock)
         finally:
             await client.close()
+
+
+def _can_be_made(file: Path) -> str:
+    """Not made here: doctor may run as root, and the service could not write it then."""
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise Failure(
+            f"store.url: {file} cannot be made: {error.strerror}", "set store.url to a folder this user may write to"
+        ) from None
+    return f"{file} is not there yet; the service makes it"
 
 
 def _machine(settings: Settings) -> Finding:

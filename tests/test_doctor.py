@@ -156,3 +156,11 @@ def test_the_room_is_looked_for_where_the_service_writes(tmp_path: Path, monkeyp
     assert machine.advice
     assert doctor._machine(settings(store={"url": "postgresql://u:hush@db/kallglot"})).ok is True
     assert asked[-1] == str(tmp_path), "the folder it runs in"
+
+
+async def test_it_makes_no_database_that_the_service_could_not_write(tmp_path: Path) -> None:
+    """Run as root before the first start, as the README has it, it left a file of root's, and the service could not start."""
+    found = await examine(store={"url": f"sqlite:///{tmp_path}/calls.db"})
+    assert found["store"] == Finding("store", True, f"{tmp_path}/calls.db is not there yet; the service makes it")
+    assert list(tmp_path.glob("calls.db*")) == []
+    assert (await examine(store={"url": "sqlite:////proc/calls.db"}))["store"].ok is False

@@ -67,6 +67,20 @@ def test_the_operators_file_is_a_configuration(tmp_path: Path) -> None:
     assert settings.store.url == "sqlite:////var/lib/kallglot-ari/calls.db"
 
 
+def test_a_secret_that_is_not_there_is_not_set_for_the_command_line_either(tmp_path: Path) -> None:
+    """As for the service: one who has the password in the TOML file and the embedded Kallglot needs none of the files."""
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials/web-token").write_text("t")
+    (tmp_path / "operator.env").write_text(OPERATOR.replace("/etc/kallglot-ari", str(tmp_path)))
+    done = subprocess.run(
+        ["sh", "-euc", f"set -a; . {tmp_path}/operator.env; env"], env={}, capture_output=True, text=True, check=True
+    )
+    named = {name for name in environment(done.stdout) if name.endswith("_FILE")}
+    assert named == {"KALLGLOT__WEB__TOKEN_FILE"}
+    missing = set(environment(OPERATOR)) - {"KALLGLOT__ARI__PASSWORD_FILE", "KALLGLOT__KALLGLOT__API_KEY_FILE"}
+    assert missing <= set(environment(done.stdout))
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="NOT TESTED: no systemd-analyze")
 def test_systemd_reads_all_of_it(tmp_path: Path) -> None:
     unit = tmp_path / "kallglot-ari.service"
