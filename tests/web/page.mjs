@@ -1,4 +1,4 @@
-// Just enough of a browser to run dashboard.js in node: `node page.mjs DASHBOARD.js SCENARIO.js`; what the scenario returns is printed as JSON.
+// Just enough of a browser to run a page's script in node: `node page.mjs PAGE.js SCENARIO.js [QUERY]`; what the scenario returns is printed as JSON.
 import { readFileSync } from "node:fs";
 import vm from "node:vm";
 
@@ -41,8 +41,8 @@ for (const name of ["leg-item", "note-item", "turn-item"]) part(name).children.p
 const storage = { getItem: () => null, setItem() {}, removeItem() {} };
 const context = vm.createContext({
   document: { getElementById: part, addEventListener() {}, activeElement: null, hidden: false, documentElement: { dataset: {} }, createElement: (name) => new Element(name) },
-  sessionStorage: storage, localStorage: storage, location: { hash: "", pathname: "/", reload() {} }, history: { replaceState() {} },
+  sessionStorage: storage, localStorage: storage, location: { hash: "", search: process.argv[4] || "", pathname: "/", reload() {} }, history: { replaceState() {} },
   setInterval() {}, setTimeout, clearTimeout, fetch: () => new Promise(() => {}), Option: Element, URLSearchParams, AbortController, TextDecoder, console,
 });
-const [page, scenario] = process.argv.slice(2).map((path) => readFileSync(path, "utf8"));
+const [page, scenario] = process.argv.slice(2, 4).map((path) => readFileSync(path, "utf8"));
 console.log(JSON.stringify(vm.runInContext(`${page}\n;(() => {${scenario}})()`, context)));

@@ -20,10 +20,10 @@ const shown = () => [...$("calls").children].map((item) => [item.firstElementChi
 """
 
 
-def run(scenario: str, folder: Path) -> Any:
-    (folder / "scenario.js").write_text(CALL + scenario)
+def run(scenario: str, folder: Path, page: str = "dashboard", search: str = "") -> Any:
+    (folder / "scenario.js").write_text((CALL if page == "dashboard" else "") + scenario)
     done = subprocess.run(
-        ["node", Path(__file__).with_name("page.mjs"), server.STATIC / "dashboard.js", folder / "scenario.js"],
+        ["node", Path(__file__).with_name("page.mjs"), server.STATIC / f"{page}.js", folder / "scenario.js", search],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -68,3 +68,33 @@ def test_signing_out_leaves_nothing_of_what_was_said(tmp_path: Path) -> None:
 )
 def test_any_fragment_of_the_address_is_read(fragment: str, chosen: str | None, tmp_path: Path) -> None:
     assert run(f"location.hash = {json.dumps(fragment)}; return linked();", tmp_path) == chosen
+
+
+@pytest.mark.parametrize(
+    ("search", "asks"),
+    [
+        ("?phone=PJSIP/1001", ["mine left", "mine joins another"]),
+        ("?call=kg-2", ["others begin", "others end"]),
+        ("", ["mine left", "others begin"]),
+    ],
+)
+def test_subtitles_ask_for_all_calls_only_when_theirs_may_be_another(
+    search: str, asks: list[str], tmp_path: Path
+) -> None:
+    """Hundreds of desktops that asked for the list of hundreds of calls at each event kept the service from its calls."""
+    found = run(
+        """
+        call = wanted || "kg-1";
+        const events = {
+          "mine left": {type: "leg.left", call_id: "kg-1", data: {speaker: "agent"}},
+          "mine joins another": {type: "leg.joined", call_id: "kg-3", data: {channel: "PJSIP/1001-00000007"}},
+          "another phone joins": {type: "leg.joined", call_id: "kg-3", data: {channel: "PJSIP/10011-00000008"}},
+          "others begin": {type: "call.created", call_id: "kg-2", data: {}},
+          "others end": {type: "call.ended", call_id: "kg-2", data: {}},
+          "others speak": {type: "transcript.final", call_id: "kg-2", data: {}},
+        };
+        return Object.keys(events).filter((name) => concerns(events[name]));
+        """,
+        tmp_path, "subtitles", search,
+    )  # fmt: skip
+    assert found == asks

@@ -18,11 +18,28 @@ function headers(extra) {
   return token ? { ...extra, Authorization: `Bearer ${token}` } : { ...extra };
 }
 
+const ours = (channel) => channel === phone || String(channel || "").startsWith(`${phone}-`);
+const has = (one) => one.legs.some((leg) => ours(leg.channel_name));
+
+// Whether an event may change which call is shown. The list of all calls is long: hundreds of desktops must not ask for it at each event.
+function concerns(event) {
+  if (!event.type.startsWith("call.") && !event.type.startsWith("leg.")) return false;
+  if (event.call_id === (wanted || call)) return true;
+  if (wanted) return false;
+  return phone ? ours(event.data.channel) : event.type === "call.created";
+}
+
+// A phone that calls by itself is named by no event: an idle page looks at each call that begins.
+async function looksAt(event) {
+  if (call || wanted || !phone || event.type !== "call.active") return false;
+  const response = await fetch(`api/v1/calls/${encodeURIComponent(event.call_id)}`, { headers: headers(), cache: "no-store" });
+  return response.ok && has(await response.json());
+}
+
 async function choose() {
   const response = await fetch("api/v1/calls?active=true&limit=1000", { headers: headers(), cache: "no-store" });
   if (!response.ok) throw response.status;
   const calls = (await response.json()).calls;
-  const has = (one) => one.legs.some((leg) => leg.channel_name === phone || leg.channel_name.startsWith(`${phone}-`));
   const found = calls.find((one) => (wanted ? one.id === wanted : phone ? has(one) : true));
   const id = found ? found.id : null;
   if (id === call) return;
@@ -69,7 +86,7 @@ async function take(text) {
   if (!line("data")) return;
   const event = JSON.parse(line("data"));
   if (event.type.startsWith("transcript.") && event.call_id === call) show(event.data, event.type === "transcript.final");
-  if (event.type.startsWith("call.") || event.type.startsWith("leg.")) await choose();
+  if (concerns(event) || await looksAt(event)) await choose();
 }
 
 async function read(reader) {
