@@ -31,7 +31,7 @@ from kallglot_ari.media import recording
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.udp import open_socket
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.modes import diagnosis
+from kallglot_ari.modes import diagnosis, stillness
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.instance import earlier_name, instance_name
 from kallglot_ari.modes.journal import Journal
@@ -276,6 +276,7 @@ class Service:
         )  # fmt: skip
         self._tasks.spawn(self._probe(), name="probe")
         self._tasks.spawn(self.readiness.watch(), name="readiness")
+        self._tasks.spawn(stillness.watch(self.clock), name="stillness")
         self._tasks.spawn(self._give_back(), name="memory")
         self._on_stop("tasks", self._tasks.close)
         web_settings = s.web
