@@ -114,15 +114,30 @@ def judge(call: Call) -> list[c.Command]:
             call.problem = ""
             return [c.Publish("call.restored", {}), c.Publish("ladder", {"step": "restored"})]
         return []
-    if call.direct or not (down or lost_media):
+    if call.direct:
+        return _told_why(call, down)
+    if not (down or lost_media):
         return []
     call.problem = down.problem if down else "no media channel"
     if call.plan.on_unavailable == "hangup":
         return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE, hang_up=True)
     together = len(call.parties) + call.waits_for_transfer >= 2
-    if together or (call.plan.on_unavailable == "passthrough" and call.waits_for_agent):
+    if together or (call.waits_for_agent and _may_wait_untranslated(call)):
         return connect_directly(call, call.problem)
     return finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+
+
+def _told_why(call: Call, down: Link | None) -> list[c.Command]:
+    """Why it is not translated may be known only after the parties were connected."""
+    if down is None or down.problem == call.problem:
+        return []
+    call.problem = down.problem
+    return [c.Publish("call.degraded", {"reason": call.problem})]
+
+
+def _may_wait_untranslated(call: Call) -> bool:
+    """Who came from the dialplan can go on there instead; a customer whom we called and who has answered can only be hung up."""
+    return call.plan.on_unavailable == "passthrough" or any(leg.ours for leg in call.parties if leg.id == "customer")
 
 
 def _given_up(call: Call, link: Link) -> bool:

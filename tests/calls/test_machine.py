@@ -264,6 +264,20 @@ def test_kallglot_is_slow_after_the_answer() -> None:
     assert not s.machine.direct
 
 
+def test_why_a_call_is_not_translated_is_told_when_it_is_known() -> None:
+    s = Script()
+    s.done()
+    s.agent_answers()
+    s.done()
+    s.feed(e.TimerFired("ready"), after=5)
+    assert s.machine.view().degraded == "translation is not ready yet"
+    s.refused("402 insufficient_api_credits")
+    s.done()
+    reasons = [x.data["reason"] for x in s.asked(c.Publish, lambda x: x.event == "call.degraded")]
+    assert reasons == ["translation is not ready yet", "no session: 402 insufficient_api_credits"]
+    assert s.machine.view().degraded == reasons[-1]
+
+
 def test_where_calls_are_hung_up_nobody_talks_untranslated_while_kallglot_is_slow() -> None:
     s = Script(plan(on_unavailable="hangup"))
     s.done()
@@ -522,6 +536,22 @@ def test_outbound_dials_the_customer_first() -> None:
     s.feed(e.HangupAsked())
     s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
     assert c.Hangup(agent) in s.all
+
+
+@pytest.mark.parametrize("policy", ["continue", "hangup"])
+def test_an_outbound_customer_who_has_answered_is_not_dropped_while_the_agent_rings(policy: str) -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/c", on_unavailable=policy))
+    s.done()
+    s.agent_answers()
+    s.done()
+    s.refused("503")
+    if policy == "hangup":
+        s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+        return
+    s.agent_answers(1)
+    s.done()
+    assert s.machine.state == "active"
+    assert s.machine.direct
 
 
 def test_outbound_customer_does_not_answer() -> None:
