@@ -182,6 +182,14 @@ class Interruptible(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Pressed(Command):
+    """A leg's party pressed a key for so long; there was no sound meanwhile."""
+
+    leg: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Repeat(Command):
     """Say the last translation to a leg again."""
 

@@ -27,6 +27,7 @@ def dialled(call: Call, event: e.DtmfReceived) -> list[c.Command]:
     call.dtmf.append({"speaker": leg.speaker, "digit": event.digit, "at": at})
     del call.dtmf[:-KEPT]
     commands: list[c.Command] = [c.Publish("dtmf", {"speaker": leg.speaker, "digit": event.digit})]
+    commands.append(c.Pressed(leg.id, event.duration_ms / 1000))
     leg.digits += event.digit
     codes = call.plan.features
     if (feature := dict(codes).get(leg.digits)) is not None:

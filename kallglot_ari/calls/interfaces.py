@@ -90,6 +90,10 @@ class Flow(Protocol):
         """Start the uplink again, without what was said meanwhile."""
         ...
 
+    def pressed(self, seconds: float) -> None:
+        """The party's phone sent a digit of that length in the place of sound: what is missing of it was not lost."""
+        ...
+
     def interruptible(self, then: Callable[[], None] | None) -> None:
         """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
         ...

@@ -15,7 +15,19 @@ from kallglot_ari.errors import AriConflict, AriNotFound, KallglotAriError
 from kallglot_ari.log import get, of_call
 from kallglot_ari.tasks import Tasks
 
-INSTANT = (c.Publish, c.Uplink, c.Interruptible, c.Repeat, c.Tone, c.Hear, c.Route, c.SetTimer, c.CancelTimer, c.Finish)
+INSTANT = (
+    c.Publish,
+    c.Uplink,
+    c.Interruptible,
+    c.Pressed,
+    c.Repeat,
+    c.Tone,
+    c.Hear,
+    c.Route,
+    c.SetTimer,
+    c.CancelTimer,
+    c.Finish,
+)
 
 
 class Actions(Protocol):

@@ -120,6 +120,9 @@ class MediaFlow:
     def resume(self) -> None:
         self._command("resume")
 
+    def pressed(self, seconds: float) -> None:
+        self._command("pressed", seconds)
+
     def interruptible(self, then: Callable[[], None] | None) -> None:
         """Drop what waits to be played as soon as the party begins to speak, and call `then`; None: no longer."""
         self.on_interrupted = then

@@ -21,6 +21,7 @@ from kallglot_ari.media import drift
 from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.chunks import Chunk
+from kallglot_ari.media.digits import Digits
 from kallglot_ari.media.legs import STATS, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import LIBRARY, Native
@@ -109,6 +110,7 @@ class Plane:
         )
         self._encoding = encoding
         self._barge_in = BargeIn(encoding, self._listen.frame_bytes)
+        self._digits = Digits()
         self._retired: dict[bytes, tuple[int, float]] = {}
         self._current: dict[int, int] = {}
         """The generation of each row in use."""
@@ -155,6 +157,7 @@ class Plane:
         self._beat += 1
         if self._beat % _PUBLISH == 0:
             drift.measure(self.legs, now)
+            self._digits.settle(self.legs, now)
             self.publish()
         if self._beat % _LEVELS == 0:
             self._levels()
@@ -281,6 +284,9 @@ class Plane:
     def do_resume(self, row: int, generation: int) -> None:
         self._listen.resume(self.legs, row)
 
+    def do_pressed(self, row: int, generation: int, seconds: float) -> None:
+        self._digits.pressed(row, seconds, int(self.stats[row, STATS.index("lost")]), self._now)
+
     def do_hear(self, row: int, generation: int, other: int, gain: float, duck: float = 1.0) -> None:
         """`other` is a row; `gain` a factor, 0 for no longer, `duck` another while speech is played."""
         voice = self._speak.hear(self.legs, row, other, gain, duck)
@@ -294,6 +300,7 @@ class Plane:
             if ssrc >= 0:
                 self._retired[legs.name_of(row)] = (ssrc, self._now + _RETIRED)
         self._retired = {name: kept for name, kept in self._retired.items() if kept[1] > self._now}
+        self._digits.settle(legs, self._now, row)
         self.publish(row)
         figures = tuple(self.stats[row].tolist())
         self._listen.close(row)

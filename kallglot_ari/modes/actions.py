@@ -134,6 +134,9 @@ class CallActions:
                 (self._interruptible.add if command.on else self._interruptible.discard)(command.leg)
                 if flow := self._flows.get(command.leg):
                     flow.interruptible(partial(self._interrupted, command.leg) if command.on else None)
+            case c.Pressed():
+                if flow := self._flows.get(command.leg):
+                    flow.pressed(command.seconds)
             case c.Repeat():
                 self._repeat(command.leg)
             case c.Tone():

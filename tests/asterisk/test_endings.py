@@ -296,6 +296,11 @@ async def test_dtmf_is_passed_on_kept_and_published(scene: Scene) -> None:
     while seen["type"] != "dtmf":
         seen = await anext(events)
     assert seen["data"] == {"speaker": "customer", "digit": "7"}
+    await scene.customer.dtmf("89")
+    await agent.wait_dtmf("789")
+    await asyncio.sleep(1.5)
+    (call,) = scene.service.calls()
+    assert [leg.quality.packets_lost for leg in call.legs] == [0, 0], "a digit is no loss"
     await scene.service.dtmf(scene.service.calls()[0].id, party="customer", digits="12")
     await scene.customer.wait_dtmf("12")
     await scene.customer.hangup()

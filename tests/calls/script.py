@@ -47,6 +47,7 @@ class Script:
             c.Publish,
             c.Uplink,
             c.Interruptible,
+            c.Pressed,
             c.Repeat,
             c.Tone,
             c.Hear,

@@ -95,7 +95,7 @@ class World:
                 self.originals.pop((command.leg, command.other), None)
                 if command.gain_db is not None:
                     self.originals[command.leg, command.other] = command.gain_db
-            elif not isinstance(command, c.Publish | c.Interruptible | c.Repeat | c.Tone | c.Finish):
+            elif not isinstance(command, c.Publish | c.Interruptible | c.Pressed | c.Repeat | c.Tone | c.Finish):
                 self.lanes.setdefault(command.lane, []).append(command)
 
     def check(self, command: c.Command) -> None:
