@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, bindparam, delete, select, update
@@ -34,6 +35,8 @@ SEEN_SECONDS = 3 * 86400.0
 """How long a webhook's id is remembered: longer than its 8 deliveries take (about 41 h)."""
 LIST_MAX = 1000
 _RETENTION_EVERY = 3600.0
+_SET_AHEAD = 86400.0
+"""Seconds by which the clock may be set ahead between two looks at what is old."""
 _RETENTION_BATCH = 500
 
 _DELETE_MAPPING = delete(schema.mappings).where(
@@ -334,9 +337,15 @@ class Store:
         return deleted
 
     async def _keep_retention(self) -> None:
+        """A clock that was set far ahead since the last look may be wrong for a moment: what it makes old stays until the next."""
+        before = inf
         while True:
+            apart = self._clock.wall().timestamp() - self._clock.now()
+            ahead, before = apart - before, apart
             try:
-                if deleted := await self.delete_old():
+                if ahead > _SET_AHEAD:
+                    _log.warning("store_retention_postponed", clock_set_ahead=round(ahead))
+                elif deleted := await self.delete_old():
                     _log.info("store_old_calls_deleted", calls=deleted, days=self._retention_days)
             except KallglotAriError as error:
                 _log.warning("store_retention_failed", error=str(error))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kallglot_ari.calls.interfaces import CallStore, PendingSession
 from kallglot_ari.calls.model import CallView, LegQuality, LegView, TranscriptTurn
@@ -369,6 +370,25 @@ class TestRetention:
         assert await store.delete_old() == 0
         assert await store.get_call("c1") is not None
         assert await store.seen_once("evt", clock.wall().timestamp())
+
+    async def test_a_clock_that_is_wrong_for_a_moment_deletes_nothing(
+        self, url: str, opened: Open, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An NTP server or a real-time clock that says 2036, as the hour of the retention comes."""
+        monkeypatch.setattr("kallglot_ari.store.store._RETENTION_EVERY", 0.05)
+        store = await opened(url)
+        await store.save_call(call("young"))
+        await asyncio.sleep(0.2)
+        right = clock._epoch
+        with capture_logs() as logged:
+            clock._epoch = right + 4000 * 86400
+            async with asyncio.timeout(5):
+                while not any(line["event"] == "store_retention_postponed" for line in logged):
+                    await asyncio.sleep(0.001)
+            clock._epoch = right
+            await asyncio.sleep(0.2)
+        assert await store.get_call("young") is not None
+        assert [line["event"] for line in logged if line["event"].startswith("store_")] == ["store_retention_postponed"]
 
     async def test_it_runs_by_itself(self, url: str, opened: Open, clock: ManualClock) -> None:
         store = await opened(url, retention_days=0)
