@@ -7,6 +7,7 @@ import json
 import wave
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -252,6 +253,17 @@ async def test_a_registrar_that_is_no_address(registrar: str) -> None:
         await Phone.start("x", registrar, "y")
 
 
+async def test_a_phone_whose_process_ended_says_how() -> None:
+    pytest.importorskip("pjsua2", reason="NOT TESTED: phones need pjsua2")
+    phone = await Phone.start("x", "127.0.0.1:9", "y", register=False)
+    await phone.kill()
+    with pytest.raises(LabError, match=r"phone x is gone: its process ended \(-9\)"):
+        await phone.wait_spoken("nothing", 5)
+    with pytest.raises(LabError, match=r"phone x is gone: its process ended \(-9\)"):
+        await phone.hush()
+    await phone.stop()
+
+
 def result(verdicts: list[bool]) -> report.Result:
     """A conversation of as many turns."""
     turns = []
@@ -324,6 +336,8 @@ async def test_a_call_that_is_over_before_its_caller_looks_is_that_call(tmp_path
 
     class Process:
         stdout = out
+        returncode = 0
+        wait = AsyncMock()
 
         class stdin:  # noqa: N801
             is_closing = staticmethod(lambda: False)
