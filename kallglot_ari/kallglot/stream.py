@@ -28,6 +28,9 @@ _BACKLOG_MS = 500
 _FAIR = 16
 """Messages handled in a row before everybody else has a turn."""
 
+_PROBLEMS_TOLD = 20
+"""Of one stream; a server that says more of them would fill the log."""
+
 _AUDIO_OR_TEXT = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
 
 _log = get("kallglot_ari.kallglot.stream")
@@ -38,7 +41,7 @@ class Stream:
 
     __slots__ = (
         "_backlog", "_clock", "_closing", "_decoder", "_encoder", "_end", "_ended", "_heard_at", "_is_ready", "_log", "_metrics", "_over",
-        "_queue", "_ready", "_room", "_session_id", "_settings", "_sink", "_socket", "_straight", "_tasks", "_transport",
+        "_problems", "_queue", "_ready", "_room", "_session_id", "_settings", "_sink", "_socket", "_straight", "_tasks", "_transport",
         "_unobserved", "_uplink_latency", "_waiting",
     )  # fmt: skip
 
@@ -74,6 +77,7 @@ class Stream:
         self._tasks = Tasks(f"kallglot.stream.{session.id}")
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_ready = False
+        self._problems = 0
         self._over = asyncio.Event()
         self._ended = False
         self._end: StreamEnd | None = None
@@ -198,10 +202,22 @@ class Stream:
             self._became_ready()
         elif isinstance(event, StreamEnd):
             self._finish(event)
-        elif not self._ready.done() and isinstance(event, StreamProblem):
-            self._refuse(f"{event.code}: {event.message}")
+        elif isinstance(event, StreamProblem):
+            self._problem(event)
         else:
             self._tell(event)
+
+    def _problem(self, problem: StreamProblem) -> None:
+        if not self._ready.done():
+            self._refuse(f"{problem.code}: {problem.message}")
+            return
+        self._problems += 1
+        if self._problems > _PROBLEMS_TOLD:
+            self._metrics.stream_messages.labels("problem").inc()
+            return
+        self._tell(StreamProblem(redact(problem.code), redact(problem.message)))
+        if self._problems == _PROBLEMS_TOLD:
+            self._log.warning("stream_problems_no_longer_told", told=_PROBLEMS_TOLD)
 
     def _tell(self, event: StreamEvent) -> None:
         if self._ended or not self._is_ready:

@@ -28,6 +28,8 @@ class Transcripts:
         self._tasks = tasks
         self._waiting: deque[tuple[TranscriptTurn, float]] = deque()
         self._writing = False
+        self._lost = 0
+        """Turns that the store was too slow for, since it last had all."""
         self._log = get(__name__).bind(call=call_id)
         self.said: deque[TranscriptTurn] = deque(maxlen=TURNS_WAITING)
         """The last final turns."""
@@ -46,8 +48,10 @@ class Transcripts:
             return
         self.said.append(turn)
         if len(self._waiting) == TURNS_WAITING:
-            self._waiting.popleft()
-            self._log.warning("transcript_not_kept", turn=turn.id)
+            oldest, _ = self._waiting.popleft()
+            if not self._lost:
+                self._log.warning("transcript_not_kept", turn=oldest.id)
+            self._lost += 1
         self._waiting.append((turn, self._clock.wall().timestamp()))
         if not self._writing:
             self._writing = True
@@ -63,3 +67,6 @@ class Transcripts:
                     self._log.error("transcript_not_saved", turn=turn.id, error=str(error))
         finally:
             self._writing = False
+            if self._lost:
+                self._log.warning("transcript_incomplete", turns=self._lost)
+                self._lost = 0

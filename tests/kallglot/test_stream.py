@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from kallglot_ari.calls.interfaces import (
     StreamEnd,
@@ -482,3 +483,22 @@ async def test_a_connection_that_is_lost_while_a_ping_is_answered_is_a_stream_lo
             (end,) = await heard.until(1, StreamEnd, within=10)
     assert end.reason.startswith(("lost: ", "error: ", "closed by the server"))
     assert "task_failed" not in caplog.text
+
+
+async def test_problems_without_end_are_told_up_to_a_point_and_without_secrets() -> None:
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        for number in range(100):
+            await ws.send_str(f'{{"type":"session.error","code":"c{number}","message":"of kst_1234567890"}}')
+        await ws.send_str(said(1))
+        await gone(ws)
+
+    heard, metrics = Heard(), Metrics()
+    with capture_logs() as logs:
+        async with opened(converse, heard, metrics=metrics):
+            await heard.until(1, StreamTranscript)
+    problems = [event for event in heard if isinstance(event, StreamProblem)]
+    assert [problem.code for problem in problems] == [f"c{number}" for number in range(20)]
+    assert {problem.message for problem in problems} == {"of kst_[hidden]"}
+    assert value(metrics, "kallglot_stream_messages_total", reason="problem") == 80
+    assert [entry["event"] for entry in logs].count("stream_problems_no_longer_told") == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from structlog.testing import capture_logs
+
 from kallglot_ari.calls.interfaces import CallStore, Hub
 from kallglot_ari.calls.model import TranscriptTurn
 from kallglot_ari.clock import ManualClock
@@ -63,9 +65,14 @@ async def test_a_store_that_hangs_costs_the_oldest_and_no_listener() -> None:
         transcripts.take(turn(str(number)))
         await asyncio.sleep(0)
     assert len(hub.told) == TURNS_WAITING + 12
-    store.open.set()
-    await tasks.join(2)
-    assert store.kept[-1] == str(TURNS_WAITING + 11)
+    with capture_logs() as logs:
+        for number in range(TURNS_WAITING + 12, TURNS_WAITING + 20):
+            transcripts.take(turn(str(number)))
+        store.open.set()
+        await tasks.join(2)
+    assert [entry["event"] for entry in logs] == ["transcript_incomplete"], "that it is too slow was said once"
+    assert logs[0]["turns"] == TURNS_WAITING + 20 - len(store.kept)
+    assert store.kept[-1] == str(TURNS_WAITING + 19)
     assert TURNS_WAITING <= len(store.kept) < TURNS_WAITING + 12
     assert len(transcripts.context()) == CONTEXT_MAX
     await tasks.close()
