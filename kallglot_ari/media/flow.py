@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from kallglot_ari.media.recording import Form
 from kallglot_ari.rtp import quality
 
 _GAIN_LIMIT_DB = 12.0
+_PIECE_MS = 500
 _OWN_DELAY_MS = 20.0
 """Packet time, which every leg adds before anything else."""
 
@@ -60,6 +61,17 @@ def leg_quality(figures: tuple[float, ...]) -> LegQuality:
         backlog_ms=f["backlog"] * 1000,
         lag_ms=f["lag"] * 1000,
     )
+
+
+def _pieces(audio: StreamAudio) -> Iterator[StreamAudio]:
+    """Speech of many seconds in pieces that are converted in a moment each: no other leg's packets shall wait for all of it."""
+    encoding, rate, payload = audio
+    most = _PIECE_MS * rate // 1000 * (2 if encoding == "pcm_16" else 1)
+    if len(payload) <= most or most <= 0:
+        yield audio
+        return
+    for at in range(0, len(payload), most):
+        yield StreamAudio(encoding, rate, payload[at : at + most])
 
 
 class MediaFlow:
@@ -107,7 +119,8 @@ class MediaFlow:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
         if self._last is None:
-            self._owner.command("play", (self.row, self.generation, source, audio, at))
+            for piece in _pieces(audio):
+                self._owner.command("play", (self.row, self.generation, source, piece, at))
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)

@@ -39,6 +39,8 @@ PHASES = 2
 """Ticks in a packet time: each leg is sent its packet on one of them, so that the load is even and nobody waits long."""
 _RECEIVE_MOST = 0.006
 """Seconds a tick may spend on taking in; what is left waits in the socket."""
+_EXECUTE_MOST = 0.005
+"""And on commands: speech of minutes that comes at once takes its time to convert; what is left is done in the next tick, in order."""
 _PUBLISH = 10
 """Ticks between two publications of the figures."""
 _LEVELS = 30
@@ -206,8 +208,9 @@ class Plane:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def execute(self, commands: deque[Command], now: float) -> None:
-        """Run these and what is added meanwhile; one that makes no sense any more (its leg is gone) is dropped."""
+        """Run these and what is added meanwhile, or as many as time is for; one that makes no sense any more (its leg is gone) is dropped."""
         self._now = now
+        until = time.perf_counter() + _EXECUTE_MOST
         methods, current, next_one = self._commands, self._current, commands.popleft
         while commands:
             left = self._left([next_one() for _ in range(len(commands))], now)
@@ -215,6 +218,9 @@ class Plane:
                 for name, args in left:
                     if current.get(args[0]) == args[1] or name == "open":
                         methods[name](*args)
+                        if time.perf_counter() > until:
+                            commands.extendleft(reversed(list(left)))
+                            return
             except Exception:
                 commands.extendleft(reversed(list(left)))  # one that fails takes no other with it
                 raise

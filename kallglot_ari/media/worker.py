@@ -72,7 +72,8 @@ class Worker:
                 time.sleep(wait)
                 continue
             self._beats(deadlines)
-        self._execute(self._clock.now())
+        while self._commands:
+            self._execute(self._clock.now())
         report = self.plane.take(everything=True)
         if report is not None:
             self._deliver(report)

@@ -87,7 +87,9 @@ class Simulation:
     def commands(self, several: Sequence[tuple[Any, ...]]) -> None:
         """Each a name, a leg and its arguments; they come between two ticks."""
         generation = self._generations
-        self.plane.execute(deque((name, (leg, generation[leg], *args)) for name, leg, *args in several), self.now)
+        left = deque((name, (leg, generation[leg], *args)) for name, leg, *args in several)
+        while left:
+            self.plane.execute(left, self.now)
 
     def again(self, leg: int) -> None:
         """Another party in the place of one that was closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.audio.codecs.g722 import G722Decoder, G722Encoder
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import StreamAudio
+from kallglot_ari.kallglot.downlink import Encoding
+from kallglot_ari.media import flow, plane
 from kallglot_ari.media.fast import Decoders, Sending
 from kallglot_ari.media.legs import RTP_HEADER, Legs
 from kallglot_ari.media.native import Native
@@ -242,3 +245,41 @@ def test_a_row_that_is_used_again_begins_anew(library: Native) -> None:
     assert leg.says(made("noise", 9000, 99)) != first[0], "more rows: the state is kept"
     leg.sending.open(leg.legs, 0)
     assert [leg.says(made("noise", 9000, seed)) for seed in range(20)] == first
+
+
+@pytest.mark.parametrize("legs", [1, 20])
+def test_what_there_is_no_time_for_is_done_in_the_next_tick_in_order(
+    library: Native, legs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulation = Simulation(legs, library=library)
+    monkeypatch.setattr(plane, "_EXECUTE_MOST", 0.0)
+    done: list[object] = []
+    monkeypatch.setitem(simulation.plane._commands, "play", lambda *args: done.append(args))
+    several = [("play", (leg, leg + 1, "a", StreamAudio("pcm_16", 48000, bytes([n, 0])), 0.0)) for n in range(3) for leg in range(legs)]  # fmt: skip
+    commands: deque[plane.Command] = deque(several)
+    for left in range(len(several) - 1, -1, -1):
+        simulation.plane.execute(commands, 0.0)
+        assert len(commands) == left
+    assert done == [args for _, args in several]
+
+
+@pytest.mark.parametrize(("encoding", "width"), [("pcm_16", 2), ("mulaw", 1)])
+@pytest.mark.parametrize("rate", [8000, 24000, 48000])
+def test_speech_of_many_seconds_is_handed_over_in_pieces(encoding: Encoding, width: int, rate: int) -> None:
+    payload = np.arange(10 * rate * width + width, dtype=np.uint8).tobytes()
+    pieces = list(flow._pieces(StreamAudio(encoding, rate, payload)))
+    assert b"".join(piece.payload for piece in pieces) == payload
+    assert [len(piece.payload) for piece in pieces] == [rate * width // 2] * 20 + [width]
+    short = StreamAudio(encoding, rate, payload[: rate * width // 2])
+    assert list(flow._pieces(short)) == [short]
+
+
+def test_in_pieces_it_sounds_as_in_one() -> None:
+    audio = StreamAudio("pcm_16", 24000, tone(700.0, 3.0, 24000).tobytes())
+    heard = []
+    for pieces in ([audio], list(flow._pieces(audio))):
+        simulation = Simulation(1)
+        simulation.commands([("play", 0, "a", piece, 0.0) for piece in pieces])
+        simulation.run(3.3)
+        heard.append(simulation.heard(0))
+    assert np.array_equal(heard[0], heard[1])
