@@ -10,6 +10,10 @@ from dataclasses import dataclass
 SIP = 1
 _FAMILY, _SOURCE4, _DESTINATION4, _SOURCE6, _DESTINATION6 = 1, 3, 4, 5, 6
 _SOURCE_PORT, _DESTINATION_PORT, _SECONDS, _MICROSECONDS, _KIND, _PAYLOAD = 7, 8, 9, 10, 11, 15
+_NUMBER = 4
+"""Bytes of the longest number."""
+_TEXT = 16_384
+"""Bytes kept of a message: a SIP message is shorter, and to look for secrets in a longer one takes its time."""
 _CALL_ID = re.compile(r"^(?:call-id|i)[ \t]*:[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)
 _REQUEST = re.compile(r"[A-Z]{2,20} (\S{1,512}) SIP/2\.0")
 _CREDENTIALS = re.compile(
@@ -63,12 +67,12 @@ def parse(packet: bytes) -> SipMessage | None:
         stamp,
         _address(chunks.get(_SOURCE4) or chunks.get(_SOURCE6), chunks.get(_SOURCE_PORT)),
         _address(chunks.get(_DESTINATION4) or chunks.get(_DESTINATION6), chunks.get(_DESTINATION_PORT)),
-        chunks[_PAYLOAD].rstrip(b"\0").decode("utf-8", "replace"),
+        chunks[_PAYLOAD][:_TEXT].rstrip(b"\0").decode("utf-8", "replace"),
     )
 
 
 def _number(chunk: bytes | None) -> int:
-    return int.from_bytes(chunk or b"", "big")
+    return int.from_bytes(chunk, "big") if chunk and len(chunk) <= _NUMBER else 0
 
 
 def _address(host: bytes | None, port: bytes | None) -> str:

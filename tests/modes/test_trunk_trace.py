@@ -15,7 +15,7 @@ from kallglot_ari.errors import ConfigError
 from kallglot_ari.modes import trunk_trace
 from kallglot_ari.modes.trunk_call import TrunkCall
 from kallglot_ari.modes.trunk_trace import SipTrace
-from tests.pbx.test_hep import packet
+from tests.pbx.test_hep import chunk, packet
 
 pytestmark = pytest.mark.real_time
 
@@ -59,6 +59,18 @@ async def test_messages_find_their_call(trace: SipTrace, tmp_path: Path) -> None
     assert "KEY" not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [path.name for path in (tmp_path / "debug").iterdir()] == ["lab-t-1.sip.txt"]
+
+
+async def test_a_time_that_no_clock_has_does_not_end_the_writing(trace: SipTrace, tmp_path: Path) -> None:
+    text = "INVITE sip:sess_1@kallglot SIP/2.0\r\nCall-ID: leg\r\n\r\n"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asterisk:
+        asterisk.connect(("127.0.0.1", trace.port))
+        asterisk.send(packet(text, more=chunk(9, b"\xff" * 7)))
+        await asyncio.sleep(0.1)
+        asterisk.send(packet(text))
+        await asyncio.sleep(0.1)
+    await trace.stop()
+    assert (tmp_path / "debug/lab-t-1.sip.txt").read_text().count("INVITE") == 2
 
 
 async def test_it_stays_bounded(trace: SipTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

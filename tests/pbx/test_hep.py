@@ -46,6 +46,23 @@ def test_what_is_none(data: bytes) -> None:
     assert parse(data) is None
 
 
+@pytest.mark.parametrize("kind", [9, 10])
+@pytest.mark.parametrize("number", [b"", b"\xff" * 5, b"\xff" * 600])
+def test_a_time_that_is_none(kind: int, number: bytes) -> None:
+    """No clock has it, and nobody could write it down."""
+    found = parse(packet(more=chunk(kind, number)))
+    assert found is not None
+    assert found.at == (0.5 if kind == 9 else 100.0)
+    assert found.call_id == "abc@x"
+
+
+def test_of_a_message_longer_than_any_the_beginning_is_kept() -> None:
+    found = parse(packet(INVITE + "x" * 50_000))
+    assert found is not None
+    assert len(found.text) == 16_384
+    assert found.call_id == "abc@x"
+
+
 @given(st.binary(max_size=200).map(lambda tail: b"HEP3" + tail) | st.binary(max_size=50))
 def test_any_bytes_are_a_message_or_nothing(data: bytes) -> None:
     found = parse(data)
