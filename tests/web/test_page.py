@@ -49,6 +49,26 @@ def test_the_buttons_of_calls_stay_the_same_while_others_come_and_go(tmp_path: P
     assert gone == []
 
 
+def test_of_hundreds_of_calls_every_one_can_be_found(tmp_path: Path) -> None:
+    """The list showed the newest 200, and did not say that there were more."""
+    first, more, found, none = run(
+        """
+        for (let number = 100; number < 350; number += 1) keep({...call(`kg-${number}`, "01"), legs: [{speaker: "customer",
+          channel_name: `PJSIP/carrier-${number}`, packets_received: 0, mos: 4.4}]});
+        draw();
+        const first = [shown().length, $("more-calls").hidden], more = $("more-calls").textContent;
+        $("find").value = " PJSIP/Carrier-101 "; draw();
+        const found = [shown().map(([name]) => name), $("more-calls").hidden];
+        $("find").value = "nobody"; draw();
+        return [first, more, found, [shown().length, $("no-calls").hidden, $("no-calls").textContent]];
+        """,
+        tmp_path,
+    )
+    assert (first, more) == ([200, False], "50 more: find them above.")
+    assert found == [["kg-101"], True]
+    assert none == [0, False, "No live calls of this number, phone or id."]
+
+
 def test_signing_out_leaves_nothing_of_what_was_said(tmp_path: Path) -> None:
     left = run(
         """

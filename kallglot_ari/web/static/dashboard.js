@@ -12,6 +12,7 @@ let tab = "live";
 let turns = [];
 const notes = new Map(); // what happened beside the words, by call: since this page is open, the newest of each
 const NOTES = 40;
+const SHOWN = 200; // calls in the list at once
 const UNTOLD = new Set(["call.updated", "leg.quality", "leg.ringing", "session.created"]);
 const TROUBLE = new Set(["call.degraded", "leg.failed", "transfer.failed", "stream.down", "media.lost"]);
 let lastEventId = "";
@@ -251,6 +252,9 @@ function title(call) {
   return (first && (first.channel_name || first.channel_id)) || call.id;
 }
 
+const named = (call, text) => [title(call), call.id, call.session_id, ...call.legs.map((leg) => leg.channel_name)]
+  .some((name) => String(name || "").toLowerCase().includes(text));
+
 function draw() {
   const all = [...calls.values()].sort((a, b) => b.started_at.localeCompare(a.started_at));
   const live = all.filter((call) => call.state !== "ended");
@@ -259,10 +263,14 @@ function draw() {
   $("worst-mos").textContent = mos === Infinity ? "–" : mos.toFixed(2);
   $("worst-mos").className = mos === Infinity ? "" : `${mosClass(mos)}-text`;
   $("degraded-count").textContent = live.filter((call) => call.degraded).length;
-  const shown = (tab === "live" ? live : all.filter((call) => call.state === "ended")).slice(0, 200);
+  const sought = $("find").value.trim().toLowerCase();
+  const found = (tab === "live" ? live : all.filter((call) => call.state === "ended")).filter((call) => named(call, sought));
+  const shown = found.slice(0, SHOWN);
   drawList(shown);
   $("no-calls").hidden = shown.length > 0;
-  $("no-calls").textContent = tab === "live" ? "No live calls." : "No ended calls.";
+  $("no-calls").textContent = `No ${tab} calls${sought ? " of this number, phone or id" : ""}.`;
+  $("more-calls").hidden = found.length <= SHOWN;
+  $("more-calls").textContent = `${found.length - SHOWN} more: find them above.`;
   drawCall();
 }
 
@@ -427,6 +435,7 @@ for (const name of ["live", "ended"]) {
   });
 }
 
+$("find").addEventListener("input", draw);
 $("back").addEventListener("click", () => choose(null));
 document.addEventListener("keydown", (key) => {
   const other = { ArrowLeft: "live", ArrowRight: "ended" }[key.key];
