@@ -20,6 +20,7 @@ from kallglot_ari import log
 from kallglot_ari.ami import protocol
 from kallglot_ari.errors import AmiError, AmiUnauthorized, AmiUnavailable
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.portions import Portions
 from kallglot_ari.settings import AmiSettings
 from kallglot_ari.tasks import Tasks, happens
 
@@ -34,6 +35,8 @@ BACK_OFF = (0.5, 15.0)
 REFUSED_SECONDS = 60.0
 """Pause after a wrong password, which time does not cure."""
 MAX_BUFFER = 1 << 20
+PORTION = 8192
+"""Octets looked at before everybody else has a turn: 90 events or so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,23 @@ class _Connection(Manager):  # type: ignore[misc]  # panoramisk has no types
 class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     """panoramisk's protocol with a bound, and without the repetition of actions on the next connection."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._portions = Portions(transport, self._look_at, self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._portions.drop()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self._portions:
+            self._portions.hold(data)
+        else:
+            self._look_at(data)
+
+    def _look_at(self, data: bytes) -> None:
+        self._portions.hold(data[PORTION:])
+        super().data_received(data[:PORTION])
         if sum(map(len, self.queue)) > MAX_BUFFER:
             _log.error("ami_flood", expected=f"events below {MAX_BUFFER} octets")
             self.transport.abort()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import SecretStr
 
 from kallglot_ari.ami.client import AmiClient
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import AmiSettings
+from tests.turns import longest_turn
 
 
 async def _nothing(_: object) -> None:
@@ -24,3 +26,45 @@ async def test_it_stops_at_whatever_moment_its_connection_is_refused(turns: int)
         await asyncio.sleep(0)
     async with asyncio.timeout(2):
         await client.stop()
+
+
+@pytest.mark.real_time
+async def test_very_many_events_leave_calls_their_turn() -> None:
+    event = b"Event: Newstate\r\nUniqueid: 1.1\r\nChannel: PJSIP/a-1\r\nLinkedid: 1.1\r\nChannelState: 6\r\n\r\n"
+    events, told = 20_000, 0
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"Asterisk Call Manager/5.0\r\n")
+        while line := await reader.readline():
+            name, _, value = line.strip().partition(b": ")
+            if name == b"Action":
+                action = value
+            elif name.lower() == b"actionid":
+                answer = b"Response: Success\r\nActionID: " + value + b"\r\nChallenge: 1\r\n\r\n"
+                if action == b"CoreShowChannels":
+                    answer += (
+                        b"Event: CoreShowChannelsComplete\r\nActionID: " + value + b"\r\nEventList: Complete\r\n\r\n"
+                    )
+                writer.write(answer)
+                if action == b"CoreShowChannels":
+                    await asyncio.sleep(0.1)
+                    writer.write(event * events)
+
+    def heard(_: object) -> None:
+        nonlocal told
+        told += 1
+        if told == events:
+            over.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = AmiSettings(port=port, username="kallglot", password=SecretStr("p"))
+    client = AmiClient(settings, Metrics(), on_event=heard, on_connected=_nothing)
+    await client.start()
+    assert await client.wait_connected(5)
+    assert await longest_turn(0.5) < 0.02
+    async with asyncio.timeout(20):
+        await over.wait()
+    await client.stop()
+    server.close()
