@@ -312,9 +312,11 @@ class Doctor:
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http,
                 http.get(url, ssl=tls.asking(self._s.web)) as answer,
             ):
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
+                said = orjson.loads(await answer.content.read(65536))
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
             return False
+        # Also one that is not well, or does not let us in (web.allowed_ips), has its ports.
+        return isinstance(said, dict) and bool(said.keys() & {"status", "error"})
 
     async def _port(self, bind: str, port: int, setting: str) -> str:
         if port == 0:

@@ -15,6 +15,7 @@ from kallglot_ari.doctor import Doctor, Finding, run_doctor
 from kallglot_ari.modes import asterisk_doctor
 from kallglot_ari.settings import Settings
 from tests.ari.fake import PASSWORD, FakeAsterisk
+from tests.web.conftest import Make, make_site  # noqa: F401 - a fixture
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +165,13 @@ async def test_it_makes_no_database_that_the_service_could_not_write(tmp_path: P
     assert found["store"] == Finding("store", True, f"{tmp_path}/calls.db is not there yet; the service makes it")
     assert list(tmp_path.glob("calls.db*")) == []
     assert (await examine(store={"url": "sqlite:////proc/calls.db"}))["store"].ok is False
+
+
+@pytest.mark.parametrize("allowed", [[], ["192.0.2.1"]])
+async def test_the_running_service_s_port_is_no_failure(make_site: Make, allowed: list[str]) -> None:  # noqa: F811
+    site = await make_site(allowed_ips=allowed)
+    port = int(site.server.url.rsplit(":", 1)[1])
+    found = await examine(web={"port": port, "allowed_ips": allowed})
+    assert (found["web port"].ok, found["web port"].found) == (
+        True, f"127.0.0.1:{port} is in use, by the running service",
+    )  # fmt: skip
