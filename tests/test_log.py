@@ -262,6 +262,13 @@ def test_hide_takes_the_longest_first_and_leaves_short_words() -> None:
     assert redact("open more") == "[hidden] [hidden]"
 
 
+def test_a_configuration_without_secrets_hides_nothing() -> None:
+    """`url = "embedded"` on a machine of one's own: its log stays readable."""
+    hide(["", "abc"])
+    assert redact("a call has begun") == "a call has begun"
+    assert redact({"call": "kg-1"}) == {"call": "kg-1"}
+
+
 def test_a_secret_is_found_as_python_json_and_urls_write_it() -> None:
     secret = 'pä"ss\\w/rd'
     hide([secret])

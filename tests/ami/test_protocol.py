@@ -92,10 +92,20 @@ NAMES = [
 ]
 
 
-@given(st.sampled_from(NAMES), st.dictionaries(st.sampled_from(["uniqueid", "channel", "cause", "rtt", "reason", "destuniqueid",
-       "transfereruniqueid", "report0iajitter", "sentpackets", "aor"]), st.text(max_size=12)))  # fmt: skip
+@given(
+    st.sampled_from(NAMES),
+    st.dictionaries(
+        st.sampled_from([
+            "uniqueid", "channel", "cause", "rtt", "reason", "destuniqueid", "transfereruniqueid", "report0iajitter",
+            "report0fractionlost", "sentpackets", "aor",
+        ]),
+        st.text(max_size=12) | st.integers(-(10**6), 10**6).map(str),
+    ),
+)  # fmt: skip
 def test_any_fields_are_an_event_or_nothing(name: str, fields: dict[str, str]) -> None:
-    ami.parse({**fields, "event": name})
+    event = ami.parse({**fields, "event": name})
+    if isinstance(event, ami.Rtcp):
+        assert 0.0 <= event.fraction_lost < 1.0
 
 
 def test_an_action_holds_one_line() -> None:

@@ -139,11 +139,11 @@ def feed(
     return times, np.frombuffer(data, np.uint8).reshape(-1, 2)
 
 
-def test_a_side_alone_is_sent_with_silence_beside_it() -> None:
-    times, frames = feed(Interleaver("l", "r", chunk_ms=100), [("l", 1, at) for at in range(0, 500, 100)])
+@pytest.mark.parametrize("who", ["l", "r"])
+def test_a_side_alone_is_sent_with_silence_beside_it(who: str) -> None:
+    times, frames = feed(Interleaver("l", "r", chunk_ms=100), [(who, 1, at) for at in range(0, 500, 100)])
     assert times == [0, 100, 200, 300]
-    assert (frames[:, 0] == 1).all()
-    assert (frames[:, 1] == 0xFF).all()
+    assert (frames == ([1, 0xFF] if who == "l" else [0xFF, 1])).all()
 
 
 def test_a_side_that_joins_later_starts_beside_what_is_being_sent() -> None:
@@ -167,6 +167,23 @@ def test_a_jump_in_time_does_not_become_minutes_of_silence() -> None:
     _, frames = feed(mixer, [("l", 1, 0), ("r", 2, 0), ("l", 1, 600_000), ("r", 2, 100)])
     assert len(frames) == 1600
     assert (frames == [1, 2]).all()
+
+
+def test_a_pause_of_one_side_stays_where_it_was_beside_what_the_other_says() -> None:
+    """Chunks that were lost, or a leg that was on hold: what comes after belongs to what the other says by then."""
+    mixer = Interleaver("l", "r", chunk_ms=100)
+    script = [("l", 1, 0), ("r", 2, 0), ("r", 2, 100), ("r", 2, 200), ("l", 3, 300), ("r", 2, 300)]
+    times, frames = feed(mixer, script)
+    assert times == [0, 100, 200, 300]
+    assert frames[::800].tolist() == [[1, 2], [0xFF, 2], [0xFF, 2], [3, 2]]
+
+
+def test_a_chunk_that_overlaps_the_one_before_is_heard_from_its_end_on() -> None:
+    mixer = Interleaver("l", "r", chunk_ms=100)
+    _, frames = feed(mixer, [("l", 1, 0), ("l", 3, 50), ("r", 2, 0), ("l", 3, 150), ("r", 2, 100)])
+    assert (frames[:800] == [1, 2]).all()
+    assert (frames[800:] == [3, 2]).all()
+    assert len(frames) == 1600
 
 
 def test_a_side_that_is_always_late_is_heard_all_the_same() -> None:
