@@ -67,6 +67,7 @@ class Written:
     problem: str = ""
     dtmf: list[dict[str, str]] = field(default_factory=list)
     consulting: tuple[str, str] | None = None
+    human: str = ""
     unwanted: list[str] = field(default_factory=list)
     ringing_told: bool = False
     session_told: list[str] = field(default_factory=list)
@@ -123,6 +124,7 @@ def write(machine: CallMachine) -> dict[str, Any]:
         problem=machine.problem,
         dtmf=machine.dtmf,
         consulting=machine.consulting,
+        human=machine.human,
         unwanted=sorted(machine.unwanted),
         ringing_told=machine.ringing_told,
         session_told=sorted(machine.session_told),
@@ -174,7 +176,7 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
     machine.failures, machine.dtmf = written.failures, written.dtmf
     machine.direct, machine.problem = written.direct, written.problem
     machine.direct_told = written.direct
-    machine.consulting, machine.unwanted = written.consulting, set(written.unwanted)
+    machine.consulting, machine.human, machine.unwanted = written.consulting, written.human, set(written.unwanted)
     machine.ringing_told, machine.session_told = written.ringing_told, set(written.session_told)
     machine.last_session = written.last_session
     missed: list[e.Event] = []

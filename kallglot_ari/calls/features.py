@@ -64,7 +64,8 @@ def _do(call: Call, leg: Leg, feature: str) -> list[c.Command]:
         return [told, c.Repeat(leg.id)]
     if feature == "original":
         before = call.plan.original_gain_db if leg.original_db is None else leg.original_db
-        leg.original_db = OFF if before not in (None, OFF) else call.plan.original_gain_db or ORIGINAL_DB
+        usual = ORIGINAL_DB if call.plan.original_gain_db is None else call.plan.original_gain_db
+        leg.original_db = usual if before in (None, OFF) else OFF
         return [told]
     return [told, *_ask_for_human(call, leg)]
 
@@ -77,7 +78,8 @@ def original(call: Call, event: e.OriginalAsked) -> list[c.Command]:
     return []
 
 
-OFF = float("-inf")
+OFF = -1000.0
+"""dB: not at all. JSON, as which calls are written down, has no infinity."""
 
 
 def _ask_for_human(call: Call, leg: Leg) -> list[c.Command]:

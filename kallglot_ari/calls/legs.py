@@ -89,7 +89,7 @@ class Leg:
     last_digit: tuple[str, float] = ("", 0.0)
     """The digit, and when it ended by Asterisk's clock."""
     original_db: float | None = None
-    """How loud it hears others' own voices; None: as the call was set up, -inf: not at all."""
+    """How loud it hears others' own voices; None: as the call was set up, `features.OFF`: not at all."""
     music_on: bool = False
     originals: dict[str, tuple[float, float]] = field(default_factory=dict)
 

@@ -17,10 +17,12 @@ from kallglot_ari.calls import adopt
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.dialling import SCREENING
-from kallglot_ari.calls.ending import RING_TIMER
-from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Thing
+from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER
+from kallglot_ari.calls.features import OFF
+from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Candidate, Thing
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallState, Session, SessionRequest
+from kallglot_ari.calls.translating import READY_SECONDS
 from tests.calls.script import CALLER, EPOCH, Script, plan
 from tests.calls.test_machine_any_order import World
 
@@ -229,16 +231,104 @@ def test_another_form_is_not_read() -> None:
 
 def test_everything_a_machine_knows_is_written_or_found_again() -> None:
     """Whoever adds something to the machine decides here what becomes of it when the process is killed."""
-    script, _, there = talking()
+    script, agent, there = talking()
     machine = script.machine
-    taken = adopt.resume(through_the_store(machine), there, 200.0, EPOCH).machine
+    machine.failures, machine.problem = [(17, True)], "no session: 503"
+    machine.dtmf = [{"speaker": "agent", "digit": "1", "at": "2026-01-01T00:00:00Z"}]
+    machine.consulting, machine.human, machine.unwanted = ("agent", "customer"), "agent", {"1700000000.9"}
+    machine.direct = machine.direct_told = True
+    target = script.machine.next_id("d")
+    machine.candidates[target] = Candidate(target, "PJSIP/9", "agent", True, True, True, "fr", agent, False)
+    there = replace(there, channels={**there.channels, target: "PJSIP/9-1"})
+    customer = machine.legs["customer"]
+    customer.held, customer.digits, customer.last_digit, customer.original_db = True, "*", ("*", 5.0), OFF
+    machine.legs["agent"].original_db = -15.0
     begun_anew = {"now", "wall", "_outstanding", "route", "_handlers", "ended_wall", "_finished", "answered_at"}
     begun_anew |= {"links", "legs"}
+    fresh = vars(CallMachine(plan(), 0.0, EPOCH)) | {"state": CallState.SETUP, "plan": None, "start_wall": None}
+    fresh |= {"reason": ..., "status": ...}  # of a call that ends, which is not taken up
+    for name, value in vars(machine).items():
+        if name not in begun_anew:
+            assert value != fresh[name], f"{name}: nothing is said of it by what every call begins with"
+    taken = adopt.resume(through_the_store(machine), there, 200.0, EPOCH).machine
     for name, value in vars(machine).items():
         if name not in begun_anew:
             assert vars(taken)[name] == value, name
     for leg_id, leg in machine.legs.items():
         assert taken.legs[leg_id] == replace(leg, media_since=taken.now)
+
+
+def test_who_is_connected_and_waits_for_kallglot_is_not_left_in_silence_by_a_kill() -> None:
+    script = Script()
+    script.done()
+    agent = script.agent_answers()
+    script.done()
+    customer, other = script.machine.legs["customer"], script.machine.legs["agent"]
+    there = seen(
+        {CALLER: True, agent: True, customer.media_id: True, other.media_id: True},
+        {customer.bridge_id: {CALLER, customer.media_id}, other.bridge_id: {agent, other.media_id}},
+    )
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert c.SetTimer(READY_TIMER, READY_SECONDS) in taken.all
+    taken.feed(e.TimerFired(READY_TIMER), after=READY_SECONDS)
+    assert taken.machine.direct
+
+
+def as_it_is(machine: CallMachine, **more: bool) -> adopt.Seen:
+    """Asterisk with all that the call has there; and `more` channels, answered or not."""
+    channels, bridges = dict(more), {}
+    for leg in machine.legs.values():
+        channels |= {leg.channel_id: True, leg.media_id: True}
+        bridges[leg.bridge_id] = {leg.channel_id, leg.media_id}
+    return seen(channels, bridges)
+
+
+def test_who_heard_another_ones_own_voice_hears_it_again_after_a_kill() -> None:
+    """Asterisk has the channels, but what each is played was known to the process that is gone."""
+    script = Script()
+    script.talking()
+    script.feed(e.PartyJoined("1700000000.9", "PJSIP/x-1", language="en"))
+    script.done()
+    third = script.machine.leg_of("1700000000.9")
+    assert third is not None
+    assert third.originals
+    taken = Taken(adopt.resume(through_the_store(script.machine), as_it_is(script.machine), 200.0, EPOCH))
+    assert {(x.leg, x.other) for x in taken.asked(c.Hear)} == {("agent", third.id), (third.id, "agent")}
+
+
+def test_a_transfer_that_rings_goes_on_ringing_after_a_kill_and_not_for_ever() -> None:
+    script = Script()
+    script.talking()
+    script.feed(e.TransferAsked("agent", "PJSIP/9"))
+    target = script.asked(c.Dial)[-1].channel_id
+    there = as_it_is(script.machine, **{target: False})
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert not taken.asked(c.Hangup)
+    taken.feed(e.TimerFired(taken.one(c.SetTimer, lambda x: x.name == f"candidate.{target}").name), after=30)
+    assert c.Hangup(target) in taken.all
+    assert not taken.machine.candidates
+
+
+def test_a_third_party_that_was_dialled_and_is_gone_after_a_kill_is_no_longer_of_the_call() -> None:
+    script = Script()
+    script.talking()
+    there = as_it_is(script.machine)
+    script.feed(e.PartyAsked("PJSIP/3", "third"))
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert set(taken.machine.legs) == {"customer", "agent"}
+    assert not taken.asked(c.Dial)
+
+
+def test_the_person_who_was_asked_for_is_not_dialled_again_after_a_kill() -> None:
+    script = Script(plan(features=(("*9", "human"),), human="PJSIP/7"))
+    agent = script.talking()
+    for digit in "*9":
+        script.feed(e.DtmfReceived(CALLER, digit))
+    script.comes()
+    taken = Taken(adopt.resume(through_the_store(script.machine), as_it_is(script.machine), 200.0, EPOCH))
+    for digit in "*9":
+        taken.feed(e.DtmfReceived(agent, digit))
+    assert not taken.asked(c.Dial)
 
 
 class Killable(World):

@@ -76,6 +76,19 @@ def test_feature_codes() -> None:
     assert s.feed(e.TimerFired("digits.nobody")) == []
 
 
+@pytest.mark.parametrize(
+    ("set_up", "seen"), [(None, [-15.0, None, -15.0]), (-20.0, [None, -20.0, None]), (0.0, [None, 0.0, None])]
+)
+def test_the_original_voice_comes_back_as_loud_as_the_call_was_set_up(
+    set_up: float | None, seen: list[float | None]
+) -> None:
+    s = Script(plan(features=FEATURES, original_gain_db=set_up))
+    s.talking()
+    for wanted in seen:
+        pressed = [x for digit in "*2" for x in s.feed(e.DtmfReceived(CALLER, digit))]
+        assert [x.gain_db for x in pressed if isinstance(x, c.Hear)] == [wanted]
+
+
 def test_a_digit_that_is_told_twice_counts_once() -> None:
     s = Script()
     s.talking()

@@ -208,7 +208,7 @@ async def test_allowed_ips(make_site: Make, allowed: tuple[str, ...], status: in
 
 @pytest.mark.parametrize("peer", ["10.1.2.3", "::ffff:10.1.2.3", "fe80::1%eth0", "2001:db8::5"])
 def test_peers_in_any_spelling(peer: str) -> None:
-    guard = Guard(WebSettings(token=SecretStr(TOKEN), allowed_ips=("10.1.2.0/24", "fe80::/10", "2001:db8::/32")))
+    guard = Guard(WebSettings(token=SecretStr(TOKEN), allowed_ips=("10.1.2.7/24", "fe80::/10", "2001:db8::/32")))
     guard.admit(Access.TOKEN, peer, {"Authorization": f"Bearer {TOKEN}"})
 
 
