@@ -6,6 +6,7 @@ import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
 from tests.calls.script import CALLER, Script, plan
 
@@ -87,6 +88,25 @@ def test_the_original_voice_comes_back_as_loud_as_the_call_was_set_up(
     for wanted in seen:
         pressed = [x for digit in "*2" for x in s.feed(e.DtmfReceived(CALLER, digit))]
         assert [x.gain_db for x in pressed if isinstance(x, c.Hear)] == [wanted]
+
+
+def test_digits_of_who_listens_are_nobody_s() -> None:
+    """A supervisor who presses a key must not answer the menu that the caller is in."""
+    s = Script(plan(features=FEATURES))
+    s.talking()
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.WHISPER))
+    supervisor = s.comes()
+    assert [s.feed(e.DtmfReceived(supervisor, digit)) for digit in "*15"] == [[], [], []]
+    assert s.machine.view().dtmf == []
+
+
+def test_two_digits_that_are_dialled_faster_than_they_are_long_are_two() -> None:
+    s = Script()
+    agent = s.talking()
+    for digit, ended_at in (("1", 50.0), ("2", 50.04)):
+        told = s.feed(e.DtmfReceived(CALLER, digit, 100, ended_at))
+        assert c.Publish("dtmf", {"speaker": "customer", "digit": digit}) in told
+        assert c.SendDtmf(agent, digit) in told
 
 
 def test_a_digit_that_is_told_twice_counts_once() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.link import HEAL_TIMER
 from kallglot_ari.calls.model import DialplanStatus, EndReason
-from tests.calls.script import CALLER, Script
+from tests.calls.script import CALLER, Script, plan
 
 
 def music(s: Script, channel: str) -> list[bool]:
@@ -164,6 +167,78 @@ def test_who_is_brought_from_the_dialplan_too_late_is_hung_up() -> None:
     assert s.feed(e.ChannelEntered("1700000000.8")) == [c.Hangup("1700000000.8")]
     assert s.feed(e.ChannelEntered("1700000000.8")) == [], "once"
     assert s.machine.state == "active"
+
+
+ORDERS = (
+    e.TransferAsked("agent", "PJSIP/9"),
+    e.TransferAsked("agent", "PJSIP/9", consult=True),
+    e.DialplanAsked("agent", "voicemail", "1"),
+    e.DtmfAsked("agent", "1"),
+    e.SuperviseChanged("agent", Role.LISTEN),
+)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_asked_of_one_who_is_not_there_does_nothing(order: e.Event) -> None:
+    """Of one who has left and whose place is being filled, of nobody, and of a call that is over."""
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    s.leaves(agent)
+    assert s.feed(order) == []
+    assert s.feed(replace(order, speaker="nobody")) == []  # type: ignore[call-arg]
+    s.feed(e.HangupAsked())
+    assert s.feed(order) == []
+    assert s.feed(replace(order, speaker="customer")) == []  # type: ignore[call-arg]
+
+
+def test_what_a_phone_asks_that_is_no_partys_any_more_does_nothing() -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    s.comes()
+    for event in (
+        e.FetchAsked(agent, "1.8", "PJSIP/8-1"),
+        e.PartyGiven(agent),
+        e.TransferAsked("agent", "PJSIP/3", referrer=agent),
+    ):
+        assert s.feed(event) == []
+    assert s.machine.state == "active"
+
+
+@pytest.mark.parametrize("referrer", [True, False])
+def test_who_was_put_in_the_place_of_a_party_is_the_party_and_the_phone_that_asked_is_told(referrer: bool) -> None:
+    s = Script()
+    agent = s.talking()
+    s.feed(e.TransferAsked("agent", "PJSIP/2"))
+    rings = s.asked(c.Dial)[-1].channel_id
+    commands = s.feed(e.PartyReplaced(agent, "1700000000.7", "PJSIP/7-1", "fr", referrer))
+    assert [(x.channel_id, x.state) for x in commands if isinstance(x, c.TransferProgress)] == [
+        (agent, "channel_answered")
+    ] * referrer
+    assert {x.channel_id for x in commands if isinstance(x, c.Hangup)} == {agent, rings}
+    assert c.Publish("leg.replaced", {"speaker": "agent", "channel": "PJSIP/7-1"}) in commands
+    leg = s.machine.legs["agent"]
+    assert (leg.channel_id, leg.language, leg.ours) == ("1700000000.7", "fr", True)
+
+
+def test_a_channel_in_the_place_of_nobody_is_hung_up() -> None:
+    """It is in our application, and no call has it."""
+    s = Script()
+    s.talking()
+    for old in ("1700000000.6", ""):
+        assert s.feed(e.PartyReplaced(old, "1700000000.7")) == [c.Hangup("1700000000.7")]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_second_consultation_and_one_in_a_full_call_are_told_to_have_failed(full: bool) -> None:
+    s = Script(plan(max_parties=2 if full else 5))
+    s.talking()
+    if not full:
+        told = s.feed(e.TransferAsked("agent", "PJSIP/8", consult=True))
+        assert c.Publish("transfer.started", {"speaker": "agent", "target": "PJSIP/8", "consult": True}) in told
+    failed = c.Publish("transfer.failed", {"speaker": "customer", "target": "PJSIP/9"})
+    assert s.feed(e.TransferAsked("customer", "PJSIP/9", consult=True)) == [failed]
 
 
 # --- with consultation --------------------------------------------------------------------------------------------------
