@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from xml.sax.saxutils import escape, quoteattr
 
+from kallglot_ari.errors import ConfigError
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
-from kallglot_ari.pbx.files import RenderedFile
+from kallglot_ari.pbx.files import RenderedFile, plain
 from kallglot_ari.settings import Settings, TrunkSettings, WebSettings, reached_at
 
 CODECS = {"opus": "OPUS", "G722": "G722", "PCMU": "PCMU", "PCMA": "PCMA"}
@@ -27,7 +28,19 @@ NOT_FOUND = (
 
 
 def render(settings: Settings) -> list[RenderedFile]:
-    """The files of `config freeswitch`."""
+    """The files of `config freeswitch`.
+
+    :raises ConfigError: text that its files cannot hold.
+    """
+    plain("web.token", settings.web.token.get_secret_value(), forbidden=" '\\$")  # stands in api_hangup_hook
+    for name, value in (
+        ("username", settings.trunk.username),
+        ("password", settings.trunk.password.get_secret_value()),
+    ):
+        if "$${" in value:
+            raise ConfigError(
+                f"trunk.{name}: expected text without $${{, which FreeSWITCH takes for a variable of its own"
+            )
     return [
         RenderedFile("sip_profiles/external/kallglot.xml".replace("/", "-"), gateways(settings.trunk), secret=True),
         RenderedFile("dialplan-kallglot.xml", static_dialplan(settings.trunk)),

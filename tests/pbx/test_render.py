@@ -75,6 +75,7 @@ def test_a_port_that_nothing_else_has() -> None:
     """For port 0 Asterisk takes 5061 or 5060, away from the PBX's own phones when it is loaded first."""
     made = dict(sections(asterisk.pjsip(trunk(bind_port=5999, endpoints=(Endpoint(uri="[2001:db8::1]:5071"),)))))
     assert made["kallglot-tls"]["bind"] == "[::]:5999"
+    assert "rtp_ipv6 = yes" in asterisk.pjsip(trunk(endpoints=(Endpoint(uri="[2001:db8::1]"),)))
     assert made["kallglot"]["contact"] == "sip:[2001:db8::1]:5071\\;transport=tls"
 
 
@@ -196,6 +197,19 @@ def test_freeswitch_is_xml_with_every_secret_escaped() -> None:
         if file.name.endswith(".xml"):
             ElementTree.fromstring(file.text)
     assert freeswitch.hangup_hook(Settings().web, "a b") == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(web=WebSettings(token=SecretStr("it's"))), r"web\.token: .*, found \"'\" in it"),
+        (Settings(web=WebSettings(token=SecretStr("a${b}"))), r"web\.token: .*, found '\$' in it"),
+        (Settings(trunk=trunk(password=SecretStr("a$${b}"))), r"trunk\.password: expected text without "),
+    ],
+)
+def test_what_freeswitch_would_read_otherwise_is_refused(settings: Settings, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        freeswitch.render(settings)
 
 
 def test_cucm_holds_no_secret() -> None:
