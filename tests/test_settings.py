@@ -182,6 +182,7 @@ def test_errors_name_the_setting(text: str, words: str) -> None:
         ('[trunk]\nendpoints = [{uri = "a:99999"}]\n', "trunk.endpoints.0.uri: expected host or host:port (IPv6 in brackets), found 'a:99999' (from c.toml)"),
         ('[trunk]\nendpoints = [{uri = "::1"}]\n', "trunk.endpoints.0.uri: expected host or host:port (IPv6 in brackets), found '::1' (from c.toml)"),
         ('[trunk]\nrefer_notify_url = "nonsense"\n', "trunk.refer_notify_url: expected a URL that begins with http:// or https://, found 'nonsense' (from c.toml)"),
+        ('[trunk]\nexternal_address = "192.0.2.1:5061"\n', "trunk.external_address: expected an IP address or a host name, found '192.0.2.1:5061' (from c.toml)"),
         ('[trunk]\nendpoints = [{uri = "sip:a.example"}]\n', "trunk.endpoints.0.uri: expected host or host:port without sip:, found 'sip:a.example' (from c.toml)"),
         ('[trunk]\ntransport = "udp"\n', "trunk.transport: expected \"tls\" with srtp (SDES keys would go over udp in clear), or srtp = false, found 'udp' (from c.toml)"),
         ('[trunk]\nendpoints = [{uri = "sip:u@a.example"}]\n', "trunk.endpoints.0.uri: expected a host, or host:port, without sip:, found 'sip:u@a.example' (from c.toml)"),

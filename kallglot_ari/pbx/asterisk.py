@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from importlib.resources import files
 
@@ -50,6 +51,18 @@ def check(trunk: TrunkSettings) -> None:
         raise ConfigError(
             "trunk.endpoints: an Asterisk transport has one IP version, found IPv6 addresses beside others: expected only one kind"
         )
+    if trunk.external_address and _version(trunk.external_address) not in (0, 6 if _ipv6(trunk) else 4):
+        raise ConfigError(
+            f"trunk.external_address: expected the IP version of trunk.endpoints, found {trunk.external_address}"
+        )
+
+
+def _version(host: str) -> int:
+    """4 or 6; 0 for a name."""
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return 0
 
 
 def _ipv6(trunk: TrunkSettings) -> bool:

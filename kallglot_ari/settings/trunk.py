@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from kallglot_ari.settings.kinds import Port, Section, SrtpSuite, valid_networks, valid_url
+from kallglot_ari.settings.kinds import Port, Section, SrtpSuite, valid_host, valid_networks, valid_url
 
 
 class Endpoint(Section):
@@ -68,7 +68,9 @@ class TrunkSettings(Section):
     """UDP port, on `agi.bind` and for `agi.allowed_ips`, that Asterisk's res_hep sends copies of SIP messages to when `sip_trace` is on; 0 = any free one."""
     bind_port: int = Field(5095, ge=1, le=65535)
     """Port that Asterisk's own transport for these calls listens on, for `config asterisk`: one that nothing else on the PBX has."""
-    external_address: str = Field("", pattern=r"^[A-Za-z0-9.\-:]{0,253}$")
+    external_address: Annotated[str, AfterValidator(lambda value: value and valid_host(value))] = Field(
+        "", pattern=r"^[A-Za-z0-9.\-:]{0,253}$"
+    )
     """Public address of the PBX when it is behind NAT, for `config`; empty: no NAT."""
     local_networks: tuple[str, ...] = ()
     """Networks on the inside of that NAT, as 10.0.0.0/8."""

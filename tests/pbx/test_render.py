@@ -106,6 +106,7 @@ def test_codecs_keep_their_order_and_tls_its_version() -> None:
             {"endpoints": (Endpoint(uri="sip.example"), Endpoint(uri="[2001:db8::1]"))},
             "trunk.endpoints: an Asterisk transport has one IP version",
         ),
+        ({"external_address": "2001:db8::5"}, "trunk.external_address: expected the IP version of trunk.endpoints"),
     ],
 )
 def test_what_asterisk_cannot_do_is_refused(options: dict[str, object], message: str) -> None:
