@@ -89,10 +89,15 @@ def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) ->
 
 
 def _all_named(arguments: Sequence[str]) -> None:
-    """:raises UsageError: for an argument that is no ``key=value``."""
+    """:raises UsageError: for an argument that is no ``key=value``, or a key that was there before."""
+    seen: set[str] = set()
     for argument in arguments:
-        if argument.strip() and not argument.partition("=")[1]:
+        key, equals, _ = argument.partition("=")
+        if argument.strip() and not equals:
             raise UsageError(f"AGI argument {argument[:40]!r}: expected key=value")
+        if equals and key.strip() in seen:
+            raise UsageError(f"AGI argument {key.strip()[:40]}: given twice")
+        seen.add(key.strip())
 
 
 def _number(name: str, text: str, low: float, high: float) -> float:

@@ -304,8 +304,13 @@ async def test_a_bad_argument_costs_nothing(lab: Lab, argument: str, message: st
     assert not lab.api.created
 
 
-@pytest.mark.parametrize("arguments", [("sourc=de", "target=en"), ("source=de", "en"), ("join=sess_1", "trget=en")])
-async def test_an_unknown_argument_is_refused_and_the_dialplan_goes_on(lab: Lab, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("sourc=de", "target=en"), ("source=de", "en"), ("join=sess_1", "trget=en"), ("target=en", "target=de")],
+)
+async def test_an_argument_that_is_unknown_or_twice_there_is_refused_and_the_dialplan_goes_on(
+    lab: Lab, arguments: tuple[str, ...]
+) -> None:
     assert await lab.channel().agi("session", *arguments) == {"SESSION_ID": "", "KALLGLOT_STATUS": "FAILED"}
     assert not lab.api.created
 
