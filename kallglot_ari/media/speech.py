@@ -12,11 +12,14 @@ from kallglot_ari.audio import catchup
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.audio.mix import Mixer
+from kallglot_ari.errors import MediaError
 from kallglot_ari.media.heard import HeardVoice
 from kallglot_ari.media.source import Source
 from kallglot_ari.media.stored import Stored
 from kallglot_ari.rtp.playout import Prebuffer
 
+SPEAKERS_MAX = 64
+"""Who may be heard by one leg at once: more than a conference has, and few enough to mix in a tick whoever names them."""
 _BURST_MS = 200
 """With so much of it there a talkspurt begins at once: it did not come at the pace of speech."""
 
@@ -97,12 +100,12 @@ class Speech:
     def play(self, name: str, encoding: str, rate: int, payload: bytes, now: float, received_at: float) -> int:
         """Queue a piece of speech; the number of 20 ms frames dropped because too much waits already, the oldest.
 
-        :raises MediaError: when it is no sound of that encoding. :raises ValueError: for an impossible rate.
+        :raises MediaError: when it is no sound of that encoding, or too many speak already. :raises ValueError: for an impossible rate.
         """
         self._stop_passing()
         source = self._sources.get(name)
         if source is None:
-            source = self._sources[name] = Source(self._codec, self._form)
+            source = self._sources[name] = self._new_source()
         data = source.convert(encoding, rate, payload)
         if not data:
             return 0
@@ -118,6 +121,14 @@ class Speech:
         frames = -(-excess // self._unit)
         source.drop_oldest(frames * self._unit)
         return frames
+
+    def _new_source(self) -> Source:
+        if len(self._sources) >= SPEAKERS_MAX:
+            for name in [name for name, source in self._sources.items() if not source.size and not source.started]:
+                del self._sources[name]
+            if len(self._sources) >= SPEAKERS_MAX:
+                raise MediaError(f"speech: expected at most {SPEAKERS_MAX} speakers at once, found one more")
+        return Source(self._codec, self._form)
 
     def passes(self, name: str, encoding: str, rate: int, size: int, now: float) -> bool:
         """Whether `size` bytes of `name`'s speech can go out as they are and at once, behind what is on its way; counts them if so."""

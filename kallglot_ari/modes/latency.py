@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from kallglot_ari.audio.codecs.registry import loud_share
@@ -29,17 +30,22 @@ class TurnLatency:
         self._histogram = histogram
         self._voice: dict[str, float] = {}
         self._translated: dict[str, float] = {}
+        """Only of those who have spoken: whom else the server names, and how many, is its own affair."""
 
     def spoke(self, speaker: str, audio: StreamAudio, now: float) -> None:
         """A chunk of `speaker` went up."""
         if loud_share(audio.encoding, audio.payload) >= VOICE_SHARE:
             self._voice[speaker] = now
+            if speaker not in self._translated:
+                self._translated[speaker] = -math.inf
 
     def translated(self, speaker: str, now: float) -> None:
         """Translated audio of `speaker` came down."""
         before = self._translated.get(speaker)
+        if before is None:
+            return
         self._translated[speaker] = now
         spoken = self._voice.get(speaker)
-        if spoken is not None and (before is None or now - before > TURN_GAP) and now - spoken < LONGEST:
+        if spoken is not None and now - before > TURN_GAP and now - spoken < LONGEST:
             del self._voice[speaker]  # a pause within the translation is no second turn
             self._histogram.observe(max(0.0, now - spoken))

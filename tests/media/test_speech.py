@@ -21,6 +21,7 @@ from kallglot_ari.media import flow, plane
 from kallglot_ari.media.fast import Decoders, Sending
 from kallglot_ari.media.legs import RTP_HEADER, Legs
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.speech import SPEAKERS_MAX
 from kallglot_ari.media.stored import SETTLE_FRAMES, Stored
 from kallglot_ari.media.udp import pack_address
 from tests.audio_checks import assert_steady_tone, tone
@@ -283,3 +284,16 @@ def test_in_pieces_it_sounds_as_in_one() -> None:
         simulation.run(3.3)
         heard.append(simulation.heard(0))
     assert np.array_equal(heard[0], heard[1])
+
+
+def test_more_speakers_than_can_be_mixed_are_refused_and_their_places_come_free_again(library: Native) -> None:
+    simulation = Simulation(1, library=library)
+    simulation.run(0.1)
+    audio = StreamAudio("mulaw", 8000, bytes([0x10]) * 800)
+    simulation.commands([("play", 0, f"x:{n}", audio, simulation.now) for n in range(200)])
+    assert len(simulation.plane._speak.speech[0]._sources) == SPEAKERS_MAX
+    assert simulation.plane.report.discarded["speech_unusable"] == 200 - SPEAKERS_MAX
+    simulation.run(1.0)
+    simulation.commands([("play", 0, f"y:{n}", audio, simulation.now) for n in range(SPEAKERS_MAX)])
+    names = simulation.plane._speak.speech[0]._sources
+    assert sum(name.startswith("y:") for name in names) == len(names) == SPEAKERS_MAX

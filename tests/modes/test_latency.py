@@ -97,3 +97,9 @@ def test_audio_that_came_in_before_the_last_chunk_went_up_is_no_negative_time(la
     latency.spoke("customer", LOUD, 1.0)
     latency.translated("customer", 0.9)
     assert seen.values == [0.0]
+
+
+def test_speakers_whom_only_the_server_knows_are_not_remembered(latency: TurnLatency) -> None:
+    for number in range(1000):
+        latency.translated(f"nobody-{number}", 1.0)
+    assert latency._translated == {}
