@@ -213,25 +213,30 @@ class Plane:
         until = time.perf_counter() + _EXECUTE_MOST
         methods, current, next_one = self._commands, self._current, commands.popleft
         while commands:
-            left = self._left([next_one() for _ in range(len(commands))], now)
+            left, to_the_end = self._left([next_one() for _ in range(len(commands))], now)
             try:
                 for name, args in left:
                     if current.get(args[0]) == args[1] or name == "open":
                         methods[name](*args)
-                        if time.perf_counter() > until:
-                            commands.extendleft(reversed(list(left)))
-                            return
+                        if not to_the_end and time.perf_counter() > until:
+                            break
             except Exception:
                 commands.extendleft(reversed(list(left)))  # one that fails takes no other with it
                 raise
+            commands.extendleft(reversed(list(left)))
+            if time.perf_counter() > until:
+                return
 
-    def _left(self, batch: list[Command], now: float) -> Iterator[Command]:
-        """Those of `batch` that are to be run one after the other. Speech alone, of many legs, goes by without that where it can."""
+    def _left(self, batch: list[Command], now: float) -> tuple[Iterator[Command], bool]:
+        """Those of `batch` that are to be run one after the other, and whether all of them now.
+
+        Speech alone, of many legs, goes by without that where it can: then what goes by waits for what is before it.
+        """
         if len(batch) >= _MANY:
             names, args = zip(*batch, strict=True)
-            if names.count("play") == len(batch):
-                return (batch[place] for place in self._speak.pass_by(self.legs, args, now))
-        return iter(batch)
+            if names.count("play") == len(batch) and (places := self._speak.pass_by(self.legs, args, now)) is not None:
+                return (batch[place] for place in places), True
+        return iter(batch), False
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
