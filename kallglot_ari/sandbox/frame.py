@@ -70,6 +70,9 @@ class Frame:
         except web.HTTPException as error:
             code = _CODES.get(error.status, "invalid_request")
             response = _error(Problem(error.status, code, error.reason), request_id)
+        except ConnectionError:  # the client has gone meanwhile: a caller who hangs up as the stream is being opened
+            _log.debug("sandbox_client_gone", path=request.path)
+            response = _error(Problem(408, "client_gone", "nobody waits for this answer"), request_id)
         except Exception:  # noqa: BLE001 - boundary: whatever breaks, the client gets an answer in the API's shape
             _log.exception("sandbox_request_failed", path=request.path)
             response = _error(Problem(500, "internal_error", "the sandbox failed", kind="api_error"), request_id)

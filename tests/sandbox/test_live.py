@@ -10,6 +10,8 @@ import aiohttp
 import numpy as np
 import orjson
 import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
 
 from kallglot_ari.calls.interfaces import StreamEnd, StreamProblem, StreamSpeech, StreamTranscript
 from kallglot_ari.calls.model import SessionRequest, StreamAudio, UplinkChunk
@@ -350,3 +352,18 @@ async def test_twenty_sessions_at_once_leave_nothing_behind() -> None:
         assert call.sandbox._live == {}
     names = [task.get_name() for task in asyncio.all_tasks()]
     assert not [name for name in names if name.startswith(("kallglot", "sandbox"))]
+
+
+async def test_a_client_that_goes_while_its_stream_is_opened_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller who hangs up just then left a traceback in the log each time."""
+
+    async def gone(*_: object) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    async with sandboxed() as call:
+        with capture_logs() as logged, monkeypatch.context() as patch:
+            patch.setattr(web.WebSocketResponse, "prepare", gone)
+            with pytest.raises(aiohttp.ClientError):
+                await connect(call, ROUTED)
+        assert [line["event"] for line in logged if line["log_level"] == "error"] == []
+        assert (await call.create()).status == 200
