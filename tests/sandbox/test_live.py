@@ -366,4 +366,4 @@ async def test_a_client_that_goes_while_its_stream_is_opened_is_no_fault(monkeyp
             with pytest.raises(aiohttp.ClientError):
                 await connect(call, ROUTED)
         assert [line["event"] for line in logged if line["log_level"] == "error"] == []
-        assert (await call.create()).status == 200
+        assert (await call.create()).status == 201
