@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kallglot_ari.calls import names
 from kallglot_ari.errors import ConfigError
-from kallglot_ari.settings import SECTIONS, FeatureSettings, load, reached_at
+from kallglot_ari.settings import SECTIONS, Endpoint, FeatureSettings, load, reached_at
 from kallglot_ari.settings.kinds import DIAL_STRING_PATTERN
 
 DEFAULTS = """
@@ -130,7 +130,7 @@ def test_environment_of_every_type(name: str, raw: str, expected: object) -> Non
     [
         ("[arri]\n", "unknown section [arri]"),
         ("[ari]\nuser = 1\n", "unknown key ari.user"),
-        ("ari = 1\n", "ari"),
+        ("ari = 1\n", "ari: expected a table, found 1"),
         ("[ari\n", "not TOML"),
         ('[ari]\nurl = "ftp://x"\n', "ari.url: expected a URL"),
         ("[service]\nmax_calls = -1\n", "service.max_calls"),
@@ -167,6 +167,16 @@ def test_errors_name_the_setting(text: str, words: str) -> None:
     ("text", "line"),
     [
         ('[agi]\nport = "4573"\n', "agi.port: expected a whole number, found '4573' (from c.toml)"),
+        ("[agi]\nport = -1\n", "agi.port: expected at least 0, found -1 (from c.toml)"),
+        ("[media]\noriginal_gain_db = -61\n", "media.original_gain_db: expected at least -60, found -61 (from c.toml)"),
+        ("[media]\noriginal_gain_db = 7\n", "media.original_gain_db: expected at most 6, found 7 (from c.toml)"),
+        ("[trunk]\nbind_port = 65536\n", "trunk.bind_port: expected at most 65535, found 65536 (from c.toml)"),
+        ("[trunk]\nfailover_timeout_ms = 100\n", "trunk.failover_timeout_ms: expected at least 500, found 100 (from c.toml)"),
+        ('[trunk]\nendpoints = [{uri = "a:0"}]\n', "trunk.endpoints.0.uri: expected host or host:port (IPv6 in brackets), found 'a:0' (from c.toml)"),
+        ('[trunk]\nendpoints = [{uri = "a:"}]\n', "trunk.endpoints.0.uri: expected host or host:port (IPv6 in brackets), found 'a:' (from c.toml)"),
+        ('[kallglot]\nurl = "https://h/v1#x"\n', "kallglot.url: expected a URL without a query (?…) or a fragment (#…), found 'https://h/v1#x' (from c.toml)"),
+        ('[kallglot]\nurl = "https://h/v1?"\n', "kallglot.url: expected a URL without a query (?…) or a fragment (#…), found 'https://h/v1?' (from c.toml)"),
+        ('[ari]\npassword = "a\\u007fb"\n', "ari.password: expected text without line ends and other control characters (from c.toml)"),
         ("[agi]\nport = true\n", "agi.port: expected a whole number, found true (from c.toml)"),
         ("[service]\nmax_calls = 2.0\n", "service.max_calls: expected a whole number, found 2.0 (from c.toml)"),
         ("[service]\ndrain_seconds = -1\n", "service.drain_seconds: expected at least 0, found -1 (from c.toml)"),
@@ -210,6 +220,29 @@ def test_errors_name_the_setting(text: str, words: str) -> None:
 )  # fmt: skip
 def test_an_error_says_what_was_expected_and_what_was_found(text: str, line: str) -> None:
     assert fails(text) == line
+
+
+def test_what_is_no_section_is_told_though_the_environment_sets_a_key_of_it() -> None:
+    assert fails("ari = 1\n", {"KALLGLOT__ARI__USERNAME": "x"}) == "c.toml: ari: expected a section [ari]"
+    assert fails("kallglot = 1\n", {"KALLGLOT_API_KEY": "k"}) == "c.toml: kallglot: expected a section [kallglot]"
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "key", "expected"),
+    [
+        ('[ami]\nhost = "pbx.example.com"\n', "ami", "host", "pbx.example.com"),
+        ('[ami]\nhost = "asterisk_1"\n', "ami", "host", "asterisk_1"),
+        ('[ami]\nhost = "[::1]"\n', "ami", "host", "::1"),
+        ('[features]\nhuman_endpoint = "PJSIP/1001@trunk"\n', "features", "human_endpoint", "PJSIP/1001@trunk"),
+        ('[web]\nbind = "localhost"\n', "web", "bind", "localhost"),
+        ('[trunk]\nrefer_notify_url = "https://h/x?token=1"\n', "trunk", "refer_notify_url", "https://h/x?token=1"),
+        ('[trunk]\nendpoints = [{uri = "[2001:db8::1]:5061"}]\n', "trunk", "endpoints", (Endpoint(uri="[2001:db8::1]:5061"),)),
+        ('[agi]\nbind = "127.0.0.1"\nallowed_ips = ["10.1.2.3/24"]\n', "agi", "allowed_ips", ("10.1.2.3/24",)),
+        ("[media]\noriginal_gain_db = 0\n", "media", "original_gain_db", 0.0),
+    ],
+)  # fmt: skip
+def test_what_people_write_is_taken(text: str, section: str, key: str, expected: object) -> None:
+    assert getattr(getattr(load(write(text), {}), section), key) == expected
 
 
 def test_embedded_in_a_list_is_embedded_when_it_stands_alone() -> None:

@@ -30,6 +30,18 @@ def packet(text: str = INVITE, *, kind: int = 1, ipv6: bool = False, more: bytes
     return b"HEP3" + struct.pack("!H", len(body) + 6) + body
 
 
+def test_what_lies_behind_a_packet_is_none_of_it() -> None:
+    found = parse(packet() + chunk(15, b"BYE sip:x SIP/2.0"))
+    assert found is not None
+    assert found.text == INVITE
+
+
+def test_a_message_of_an_unknown_address_is_written_down_all_the_same() -> None:
+    body = chunk(3, b"\x7f\0\0") + chunk(7, struct.pack("!H", 5060)) + chunk(11, b"\1") + chunk(15, INVITE.encode())
+    found = parse(b"HEP3" + struct.pack("!H", len(body) + 6) + body)
+    assert found == SipMessage(0.0, "?:5060", "?:0", INVITE)
+
+
 def test_a_message() -> None:
     found = parse(packet())
     assert found == SipMessage(100.5, "127.0.0.1:5060", "10.0.0.2:5061", INVITE)

@@ -290,6 +290,21 @@ def test_what_is_no_curri_request(body: bytes, message: str) -> None:
         curri.parse(body)
 
 
+def test_a_curri_request_in_the_letters_of_either_of_ciscos_examples() -> None:
+    """Element names with a prefix or without, text in pieces, and values that belong to no attribute."""
+    body = (
+        '<x:Request xmlns:x="urn:oasis"><AttributeValue>stray</AttributeValue>'
+        '<x:Attribute AttributeID="urn:Cisco:uc:1.0:callingnumber"><x:AttributeValue> +49&#51;0<![CDATA[1]]> </x:AttributeValue></x:Attribute>'
+        '<attribute attributeId="urn:Cisco:uc:1.0:callednumber">ignored<attributevalue>8 00</attributevalue>'
+        "<attributevalue>second</attributevalue></attribute><AttributeValue>stray</AttributeValue>"
+        '<Attribute AttributeId="urn:Cisco:uc:1.0:transformedcdpn"><AttributeValue/></Attribute>'
+        '<Attribute AttributeId="urn:other:callid"><AttributeValue>no</AttributeValue></Attribute>'
+        '<Attribute AttributeId="urn:Cisco:uc:1.0:callid"><AttributeValue>77</AttributeValue></Attribute></x:Request>'
+    )
+    expected = curri.CurriRequest("+4930" + "1", "8 00", call_id="77")
+    assert curri.parse(body) == curri.parse(body.encode()) == expected
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_or_read(body: bytes) -> None:
     with contextlib.suppress(UsageError):

@@ -69,6 +69,7 @@ def test_digest_of_rfc_2617() -> None:
     assert answer is not None
     assert 'response="6629fae49393a05397450978507c4ef1"' in answer
     assert 'opaque="5ccc"' in answer
+    assert 'qop=auth, nc=00000001, cnonce="0a4f113b"' in answer, "what the response was made with"
 
 
 def test_digest_of_rfc_7616() -> None:
@@ -89,7 +90,7 @@ def test_digest_without_qop() -> None:
 
 
 @pytest.mark.parametrize(
-    "challenge", ["", "Basic realm=x", 'Digest realm="r"', 'Digest nonce="n", algorithm=AKAv1-MD5']
+    "challenge", ["", "Basic realm=x", 'Basic nonce="n"', 'Digest realm="r"', 'Digest nonce="n", algorithm=AKAv1-MD5']
 )
 def test_challenges_that_cannot_be_answered(challenge: str) -> None:
     assert sip.authorization(challenge, "INVITE", "sip:x", "u", "p", cnonce="c") is None
