@@ -90,6 +90,14 @@ def test_the_original_voice_comes_back_as_loud_as_the_call_was_set_up(
         assert [x.gain_db for x in pressed if isinstance(x, c.Hear)] == [wanted]
 
 
+def test_in_a_full_call_a_person_is_asked_for_and_not_dialled() -> None:
+    s = Script(plan(features=FEATURES, human="PJSIP/7", max_parties=2))
+    s.talking()
+    told = [x for digit in "*9" for x in s.feed(e.DtmfReceived(CALLER, digit))]
+    assert c.Publish("human.asked", {"speaker": "customer"}) in told
+    assert [x.endpoint for x in s.asked(c.Dial)] == ["PJSIP/agent"]
+
+
 def test_digits_of_who_listens_are_nobody_s() -> None:
     """A supervisor who presses a key must not answer the menu that the caller is in."""
     s = Script(plan(features=FEATURES))

@@ -6,6 +6,7 @@ import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.legs import Role
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
 from tests.calls.script import CALLER, Script, plan
 
@@ -29,6 +30,44 @@ def labels(s: Script) -> dict[str, set[str]]:
     for leg, _, label in s.asked(c.Route)[-1].speaks:
         found.setdefault(leg, set()).add(label)
     return found
+
+
+def test_a_call_as_the_api_shows_it() -> None:
+    request = SessionRequest(source_language="de", target_language="en", metadata={"order": "7"})
+    s = Script(plan(request=request, caller="+4930", customer_name="PJSIP/in-1"))
+    agent = s.talking()
+    shown = s.machine.view().as_json()
+    assert (shown["id"], shown["session_id"], shown["state"], shown["translation"]) == (
+        "kg-t-1",
+        "sess_1",
+        "active",
+        "up",
+    )
+    assert (shown["caller"], shown["metadata"], shown["status"], shown["end_reason"]) == (
+        "+4930",
+        {"order": "7"},
+        None,
+        None,
+    )
+    assert [(x["speaker"], x["channel_id"], x["channel_name"], x["language"], x["role"]) for x in shown["legs"]] == [
+        ("customer", CALLER, "PJSIP/in-1", "de", "party"),
+        ("agent", agent, "PJSIP/agent-0001", "en", "party"),
+    ]
+    s.leaves(agent)
+    over = s.machine.view().as_json()
+    assert (over["state"], over["translation"], over["session_id"]) == ("ended", "", "sess_1")
+    assert (over["status"], over["end_reason"]) == ("COMPLETED", "agent_hangup")
+
+
+def test_supervisors_take_no_partys_place() -> None:
+    s = Script(plan(max_parties=3))
+    s.talking()
+    s.feed(e.SuperviseAsked("PJSIP/supervisor", Role.LISTEN))
+    s.comes()
+    s.feed(e.PartyAsked("PJSIP/3", "third"))
+    assert s.asked(c.Dial)[-1].endpoint == "PJSIP/3"
+    s.feed(e.PartyAsked("PJSIP/4", "fourth"))
+    assert s.asked(c.Dial)[-1].endpoint == "PJSIP/3", "three are there or come"
 
 
 def test_a_third_party_of_the_customers_language_speaks_as_a_customer() -> None:
