@@ -18,7 +18,7 @@ from kallglot_ari.calls.commands import (
     Publish,
     SetTimer,
 )
-from kallglot_ari.calls.model import AGENT, CUSTOMER, EndReason, Session
+from kallglot_ari.calls.model import AGENT, CUSTOMER, EndReason, Session, of_customer
 
 RETRY_TIMER = "link.retry"
 HEAL_TIMER = "link.heal"
@@ -111,16 +111,23 @@ class Link:
         return f"{STABLE_TIMER}.{self.name}" if self.name else STABLE_TIMER
 
     def label(self, leg_id: str, speaker: str, *, of_source: bool) -> str:
-        """What a leg is called on this link; once given it stays. Kallglot's contract knows `customer` and whoever else there is."""
-        if leg_id not in self.labels:
-            if of_source and leg_id != CUSTOMER:
-                speaker = CUSTOMER if CUSTOMER not in self.labels.values() else f"{CUSTOMER}-{speaker}"
-            elif not of_source and speaker.startswith(CUSTOMER):
-                speaker = f"{AGENT}-{speaker}"
-            if speaker in self.labels.values():  # of one who has left: a speaker's time must never run back
-                speaker = f"{speaker}-{leg_id}"
-            self.labels[leg_id] = speaker
-        return self.labels[leg_id]
+        """What a leg is called on this link. Once given it stays, unless who is there now speaks the other language: Kallglot's
+        contract knows `customer`, who speaks the source language, and whoever else there is.
+        """
+        given = self.labels.get(leg_id)
+        if given is not None and of_customer(given) == of_source:
+            return given
+        used = set(self.labels.values())  # by one who has left, too: a speaker's time must never run back
+        if given is not None:
+            self.labels[f"{leg_id}.{len(self.labels)}"] = given
+        if of_source:
+            speaker = CUSTOMER if CUSTOMER not in used else f"{CUSTOMER}-{speaker}"
+        elif speaker.startswith(CUSTOMER):
+            speaker = f"{AGENT}-{speaker}"
+        while speaker in used:
+            speaker = f"{speaker}-{leg_id}"
+        self.labels[leg_id] = speaker
+        return speaker
 
     @property
     def created_count(self) -> int:

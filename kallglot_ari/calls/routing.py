@@ -76,7 +76,10 @@ def _hears(call: Call, leg: Leg, up: list[Leg]) -> list[tuple[str, str, tuple[st
     if len(up) == 1:
         alone = call.plan.request.mode in ALONE and len(call.legs) == 1
         link = link_for(call, leg, None)
-        return [(leg.id, link.name, () if alone else (leg.speaker,))] if link is not None else []
+        if link is None:
+            return []
+        own = link.label(leg.id, leg.speaker, of_source=of_source(link, leg))
+        return [(leg.id, link.name, () if alone else (own,))]
     found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for other in up:
         link = None if other is leg or agree(call, leg, other) else link_for(call, leg, other)

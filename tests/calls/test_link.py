@@ -176,4 +176,19 @@ def test_a_label_is_never_given_to_a_second_leg() -> None:
     link = pair()
     first = link.label("agent", "agent", of_source=False)
     assert link.label("p5", "agent", of_source=False) == "agent-p5"
-    assert link.label("agent", "another name", of_source=True) == first
+    assert link.label("agent", "another name", of_source=False) == first
+
+
+def test_whoever_speaks_the_source_language_is_a_customer_whatever_it_is_called() -> None:
+    """`Stasis(kallglot,speaker=anna)`: as anybody but a customer it would be translated from the other language."""
+    assert pair().label("customer", "anna", of_source=True) == "customer"
+
+
+def test_a_leg_whose_party_speaks_the_other_language_now_is_called_otherwise() -> None:
+    link = pair()
+    assert link.label("customer", "customer", of_source=True) == "customer"
+    assert link.label("agent", "agent", of_source=False) == "agent"
+    assert link.label("agent", "agent", of_source=True) == "customer-agent"
+    assert link.label("agent", "agent", of_source=False) == "agent-agent", "its first label's time must not run back"
+    assert link.label("p9", "agent", of_source=False) == "agent-p9"
+    assert link.label("agent", "agent", of_source=True) == "customer-agent-agent"

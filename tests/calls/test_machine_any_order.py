@@ -24,7 +24,8 @@ from kallglot_ari.calls.link import (
     LinkState,
 )
 from kallglot_ari.calls.machine import CallMachine
-from kallglot_ari.calls.model import CallState, Session, SessionRequest
+from kallglot_ari.calls.model import CallState, Session, SessionRequest, of_customer
+from kallglot_ari.calls.translating import of_source
 from tests.calls.script import CALLER, plan, session
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -379,6 +380,9 @@ class World:
         there = [leg for leg in talking if not (leg.id == "customer" and call.waits_for_agent)]
         for one, other in ((one, other) for one in there for other in there if one is not other):
             assert self.is_heard(one, other), f"{one.id} does not hear {other.id}"
+        for leg_id, link, label in self.route.speaks:
+            on = next(x for x in call.links if x.name == link)
+            assert of_customer(label) == of_source(on, call.legs[leg_id]), f"{leg_id} is {label} to Kallglot"
         for leg in up:
             waits = leg not in talking or (len(talking) < 2 and (len(up) > 1 or call.waits_for_transfer))
             if call.direct and len(up) > 1:

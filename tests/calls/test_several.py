@@ -70,6 +70,17 @@ def test_supervisors_take_no_partys_place() -> None:
     assert s.asked(c.Dial)[-1].endpoint == "PJSIP/3", "three are there or come"
 
 
+def test_an_agent_replaced_by_one_of_the_customers_language_speaks_as_a_customer_from_then_on() -> None:
+    s, third = with_a_third("en")
+    s.feed(e.TransferAsked("agent", "PJSIP/4", language="de"))
+    s.comes()
+    last = s.asked(c.Route)[-1]
+    assert {(leg, label) for leg, _, label in last.speaks} == {
+        ("customer", "customer"), ("agent", "customer-agent"), (third, "party-3"),
+    }  # fmt: skip
+    assert (third, "", ("party-3",)) in last.hears
+
+
 def test_a_third_party_of_the_customers_language_speaks_as_a_customer() -> None:
     """To Kallglot the label says from which language to which: as an agent it would be translated from English."""
     s, third = with_a_third("de-AT")
