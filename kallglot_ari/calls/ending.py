@@ -94,15 +94,15 @@ def without(call: Call, leg: Leg, status: DialplanStatus) -> list[c.Command]:
 
 
 def leg_failed(call: Call, leg: Leg, error: str) -> list[c.Command]:
-    """Asterisk does not give a leg what it needs: the call goes on without it, if it is not one of the first two and these are there."""
-    others = [other for other in call.parties if other is not leg]
-    if leg.id in ("customer", "agent") or len(others) < 2:
+    """Asterisk does not give a leg what it needs: the call goes on without it, if it can."""
+    was_up = leg.up
+    if leg.id in ("customer", "agent") or (was_up and leg.role is Role.PARTY and too_few_without(call, leg)):
         call.problem = error
         return finish(call, EndReason.ERROR, DialplanStatus.FAILED)
-    commands: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})] if leg.up else []
-    if leg.up and leg.ours:
+    commands: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})] if was_up else []
+    if was_up and leg.ours:
         commands.append(c.Hangup(leg.channel_id))
-    elif leg.up:
+    elif was_up:
         commands += without_music(leg)
         commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", DialplanStatus.FAILED.value))
         commands.append(c.ContinueInDialplan(leg.channel_id))
@@ -112,7 +112,9 @@ def leg_failed(call: Call, leg: Leg, error: str) -> list[c.Command]:
 
 def too_few_without(call: Call, leg: Leg) -> bool:
     """Whether nobody, or one alone, is left in a call when this leg is no party of it any more."""
-    remaining = call.parties
+    if not call.first_are_there and leg.id not in ("customer", "agent"):
+        return False  # these two are still to come
+    remaining = [other for other in call.parties if other is not leg]
     waiting = sum(other.vacant for other in call.legs.values() if other is not leg)
     return len(remaining) + waiting < 2 or not remaining or _only_consulting(call, leg)
 

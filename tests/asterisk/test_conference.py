@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kallglot_ari.calls.orders import Invitation
+from kallglot_ari.calls.orders import Invitation, Transfer
 from kallglot_ari.errors import UsageError
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
@@ -58,6 +58,31 @@ async def test_five_parties_three_languages(stage: Stage) -> None:
     await stage.active(2)
     await second.hangup()
     await stage.over(agent)
+
+
+async def test_a_caller_with_a_label_and_an_agent_of_the_callers_language(stage: Stage) -> None:
+    """Both are customers to Kallglot, for both speak the session's source language."""
+    await stage.asterisk.extension(
+        "961", "Stasis(kallglot,source=de,target=en,agent=PJSIP/agent,speaker=anna)", "Hangup()"
+    )
+    customer, agent = await stage.call("961")
+    await stage.talk(customer, agent)
+    call = stage.service.calls()[0].id
+    third = await stage.phone("agent3", on_call=0.1)
+    await stage.service.add_leg(call, Invitation(endpoint="PJSIP/agent3", language="en"))
+    await stage.active(3)
+    german = await stage.phone("agent2", on_call=0.1)
+    await stage.service.transfer(call, Transfer(party="agent", target="PJSIP/agent2", language="de"))
+    await german.wait_state("CONFIRMED")
+    await stage.active(3)
+    async with Interpreter(stage.double):
+        await hears(third, {HZ["customer"] + SHIFT["en"], HZ["agent2"] + SHIFT["en"]})
+        await hears(german, {HZ["customer"], HZ["agent3"] + SHIFT["de"]})
+        await hears(customer, {HZ["agent2"], HZ["agent3"] + SHIFT["de"]})
+    assert [leg.speaker for leg in stage.service.calls()[0].legs] == ["anna", "agent", "party-3"]
+    await customer.hangup()
+    await german.hangup()
+    await stage.over(third)
 
 
 @long_form

@@ -244,6 +244,37 @@ def test_a_third_party_that_cannot_be_placed_leaves_the_others_talking(fails: ty
     assert [x.channel_id for x in away] == [leg.channel_id]
 
 
+def test_a_person_who_cannot_be_placed_leaves_the_caller_with_kallglot() -> None:
+    s = Script(plan(agents=(), answer_now=True, request=SessionRequest("ai_agent", "de", "en")))
+    s.done()
+    s.kallglot_up()
+    s.done()
+    assert s.machine.state == "active"
+    s.feed(e.PartyAsked("PJSIP/3"))
+    create = next(x for x in s.open if isinstance(x, c.CreateBridge))
+    s.open.remove(create)
+    s.feed(e.Failed(create, "500"))
+    assert s.machine.state == "active"
+    assert list(s.machine.legs) == ["customer"]
+
+
+@pytest.mark.parametrize("outbound", [False, True])
+def test_a_third_who_comes_and_goes_while_the_agent_rings_ends_nothing(outbound: bool) -> None:
+    s = Script(plan(customer_channel="", dial_customer="PJSIP/c") if outbound else plan())
+    s.done()
+    s.kallglot_up()
+    s.feed(e.PartyJoined("17.1", "PJSIP/x", "expert"))
+    s.done()
+    s.leaves("17.1")
+    assert s.machine.active
+    s.agent_answers()
+    if outbound:
+        s.agent_answers(1)
+    s.done()
+    assert s.machine.state == "active"
+    assert list(s.machine.legs) == ["customer", "agent"]
+
+
 def test_a_bridge_of_one_who_is_gone_already_ends_nothing() -> None:
     s = Script()
     s.talking()
