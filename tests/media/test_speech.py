@@ -297,25 +297,3 @@ def test_more_speakers_than_can_be_mixed_are_refused_and_their_places_come_free_
     simulation.commands([("play", 0, f"y:{n}", audio, simulation.now) for n in range(SPEAKERS_MAX)])
     names = simulation.plane._speak.speech[0]._sources
     assert sum(name.startswith("y:") for name in names) == len(names) == SPEAKERS_MAX
-
-
-def test_however_little_time_there_is_the_order_stays(library: Native, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of speech that goes by: nothing of a leg may overtake what came before it."""
-    rng = np.random.default_rng(7)
-    sound = rng.integers(0, 256, 40_000, dtype=np.uint8).tobytes()
-    heard = []
-    for most in (1e9, 0.0):
-        monkeypatch.setattr(plane, "_EXECUTE_MOST", most)
-        simulation, asked = Simulation(20, library=library), np.random.default_rng(8)
-        for turn in range(40):
-            several = []
-            for _ in range(int(asked.integers(1, 60))):
-                at, size = int(asked.integers(0, 30_000)), int(asked.choice([160, 800, 800, 800, 1234, 4000]))
-                leg, who = int(asked.integers(0, 20)), str(asked.choice(["a", "a", "a", "b"]))
-                several.append(("play", leg, who, StreamAudio("mulaw", 8000, sound[at : at + size]), simulation.now))
-            simulation.commands(several)
-            simulation.run(0.02 * turn + 0.02)
-        simulation.run(3.0)
-        heard.append([simulation.heard(leg) for leg in range(20)])
-    for one, other in zip(*heard, strict=True):
-        assert np.array_equal(one, other)
