@@ -189,6 +189,23 @@ def test_addresses(uri: str, transport: str, expected: str) -> None:
     assert addresses.sip_uri("s", Endpoint(uri=uri), transport) == expected
 
 
+@pytest.mark.parametrize("uri", ["[2001:db8::1]", "host", "[::1]", "10.0.0.1"])
+def test_an_address_without_a_port_has_the_transports_own(uri: str) -> None:
+    assert addresses.split_port(uri, "tls") == (uri, 5061)
+    assert addresses.split_port(f"{uri}:5070", "tls") == (uri, 5070)
+
+
+def test_what_the_dialplan_dials_is_in_failover_order_for_either_channel_driver() -> None:
+    """`KALLGLOT_URIS`; the sections are those of the generated configuration, which has them in the same order."""
+    endpoints = (Endpoint(uri="b.example", priority=2), Endpoint(uri="a.example:5071", priority=1))
+    trunk = TrunkSettings(endpoints=endpoints)
+    assert addresses.dial_strings("sess_1", trunk) == [
+        "PJSIP/kallglot/sip:sess_1@a.example:5071;transport=tls",
+        "PJSIP/kallglot-2/sip:sess_1@b.example;transport=tls",
+    ]
+    assert addresses.dial_strings("sess_1", trunk, "SIP") == ["SIP/kallglot/sess_1", "SIP/kallglot-2/sess_1"]
+
+
 def test_freeswitch_is_xml_with_every_secret_escaped() -> None:
     gateways = ElementTree.fromstring(freeswitch.gateways(trunk()))
     assert [gateway.get("name") for gateway in gateways] == ["kallglot", "kallglot-2", "kallglot-3"]
