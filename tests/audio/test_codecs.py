@@ -280,3 +280,16 @@ def test_stream_encodings() -> None:
     ):
         with pytest.raises(MediaError, match=r"stream encoding: expected one of mulaw, .* found 'mp3'"):
             call()
+
+
+def test_opus_over_a_websocket_has_frames_of_one_length_and_over_rtp_as_long_as_the_sound_needs() -> None:
+    """Asterisk cuts what a websocket brings by length alone; over RTP, silence is not paid for with bandwidth."""
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    hiss = np.random.default_rng(1).normal(0, 5000, 320).astype(np.int16)
+    frames = [np.zeros(320, dtype=np.int16), hiss, tone(16000, 0.02)] * 5
+    constant, variable = registry.get("opus_cbr").encoder(), registry.get("opus").encoder()
+    assert {len(constant.encode(frame)) for frame in frames} == {opus.CBR_BYTES} == {120}
+    lengths = [len(variable.encode(frame)) for frame in [frames[0]] * 20 + [hiss] * 20]
+    assert max(lengths[10:20]) < min(lengths[30:])
+    assert sum(lengths[30:]) / 10 * 8 / 0.02 == pytest.approx(24000, rel=0.4)

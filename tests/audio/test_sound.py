@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from kallglot_ari.audio import frame, level
 from kallglot_ari.audio.conceal import Concealer
-from kallglot_ari.audio.frame import Pcm
-from kallglot_ari.audio.mix import Mixer, ramp
+from kallglot_ari.audio.frame import FULL_SCALE, Pcm
+from kallglot_ari.audio.mix import Mixer, cross_fade, ramp, saturate
 from kallglot_ari.audio.resample import Resampler
 from tests.audio.signals import best_snr, snr, speech_like, tone
 
@@ -45,6 +45,49 @@ def test_loud_voices_do_not_clip_and_the_gain_comes_back() -> None:
     for i in range(0, quiet.size, 160):
         mixer.mix([quiet[i : i + 160]])
     assert mixer.gain == 1.0
+
+
+def test_the_gain_steps_back_within_5_ms_and_without_a_step() -> None:
+    """A second voice that comes in loud: longer, and it is distorted; at once, and it clicks."""
+    mixer = Mixer(8000)
+    one, two = np.full(160, 20000, dtype=np.int16), np.full(160, 20000, dtype=np.int16)
+    assert mixer.mix([one])[-1] == 20000
+    mixed = mixer.mix([one, two]).astype(int)
+    wanted = round(0.8 * FULL_SCALE)
+    assert np.abs(mixed[40:] - wanted).max() <= 1
+    assert (np.diff(mixed[:40]) <= 0).all()
+    assert mixed[0] > 31000
+
+
+def test_who_speaks_next_after_a_rest_has_the_whole_gain() -> None:
+    mixer = Mixer(8000)
+    loud = np.full(160, 30000, dtype=np.int16)
+    mixer.mix([loud] * 3)
+    assert mixer.gain < 0.5
+    mixer.rest()
+    assert mixer.mix([loud]) is loud
+
+
+@given(st.lists(st.floats(-200_000, 200_000), min_size=1, max_size=50))
+def test_what_is_too_loud_is_bent_and_never_turned_round(values: list[float]) -> None:
+    """Up to 80 % it stays as it is; above, louder is never quieter, and nothing passes full scale."""
+    samples = np.sort(np.array(values, dtype=np.float32))
+    bent = saturate(samples)
+    quiet = np.abs(samples) <= 0.8 * FULL_SCALE
+    assert np.array_equal(bent[quiet], samples[quiet])
+    assert (np.diff(bent) >= 0).all()
+    assert (np.abs(bent) <= np.minimum(np.abs(samples) + 0.01, FULL_SCALE)).all()
+
+
+def test_one_sound_fades_into_another_evenly_and_each_keeps_its_end() -> None:
+    before, after = np.full(161, 8000, dtype=np.int16), np.full(161, -8000, dtype=np.int16)
+    faded = cross_fade(before, after)
+    assert faded[0] == 8000
+    assert faded[-1] < -7800
+    assert np.abs(np.diff(faded.astype(int)) + 16000 / 161).max() <= 1
+    same = tone(8000, 0.02)
+    assert np.abs(cross_fade(same, same).astype(int) - same).max() <= 1
+    assert cross_fade(same[:0], same[:0]).size == 0
 
 
 @given(st.lists(st.lists(st.integers(-32768, 32767), min_size=40, max_size=40), min_size=1, max_size=6))

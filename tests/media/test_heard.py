@@ -11,6 +11,7 @@ from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.audio.level import gain
 from kallglot_ari.calls.model import StreamAudio
+from kallglot_ari.media.heard import HeardVoice
 from tests.audio_checks import goertzel, tone
 from tests.media.simulated import Simulation
 
@@ -100,3 +101,68 @@ def test_voices_switched_on_and_off_leave_nothing() -> None:
     simulation.run(3.0)
     assert not taps
     assert not simulation.plane.legs.tapped[1]
+
+
+def played(samples_a_frame: int, frames: int = 200) -> tuple[HeardVoice, Pcm]:
+    """A tone at full gain whose sender says it has `samples_a_frame` where we play 160."""
+    voice = HeardVoice(8000, 1.0)
+    said = tone(431.0, samples_a_frame * frames / 8000, 8000)
+    heard = []
+    for number in range(frames):
+        voice.put(said[number * samples_a_frame : (number + 1) * samples_a_frame])
+        frame = voice.next()
+        if frame is not None:
+            heard.append(frame)
+    return voice, np.concatenate(heard)
+
+
+@pytest.mark.parametrize("samples_a_frame", [157, 163, 170])
+def test_a_clock_that_goes_differently_makes_no_click(samples_a_frame: int) -> None:
+    """What is too much is overlapped, what is missing is made up; nothing is cut."""
+    _, heard = played(samples_a_frame)
+    usual = np.abs(np.diff(tone(431.0, 0.1, 8000).astype(int))).max()
+    assert heard.size > 190 * 160
+    assert np.abs(np.diff(heard[320:].astype(int))).max() < 1.3 * usual
+
+
+def test_a_voice_that_is_too_fast_never_lags_far_behind() -> None:
+    voice, _ = played(170)
+    left = 0
+    while (frame := voice.next()) is not None and frame.any():
+        left += 1
+    assert left <= 5 + 3, "at most five frames wait; the rest is the fade of what is made up"
+
+
+def test_after_a_pause_two_frames_are_waited_for_again_so_that_the_first_word_does_not_stumble() -> None:
+    voice = HeardVoice(8000, 1.0)
+    frame = tone(431.0, 0.02, 8000)
+    voice.put(frame)
+    assert voice.next() is None
+    voice.put(frame)
+    assert voice.next() is not None
+    assert voice.next() is not None, "once begun, one frame is enough"
+    while (made_up := voice.next()) is not None:
+        assert made_up.size == 160
+    voice.put(frame)
+    assert voice.next() is None
+    voice.put(frame)
+    assert voice.next() is not None
+
+
+def test_ducking_takes_some_frames_down_and_many_up() -> None:
+    """A voice that is pulled away at once, or comes back in each short pause, is heard as a fault."""
+    voice = HeardVoice(8000, 1.0, duck=0.25)
+    loud = np.full(160, 10000, dtype=np.int16)
+
+    def ducked(frames: int, *, under: bool) -> list[float]:
+        found = []
+        for _ in range(frames):
+            voice.put(loud)
+            frame = voice.next(under=under)
+            found.append(0.0 if frame is None else round(float(frame[-1]) / 10000, 2))
+        return found
+
+    assert ducked(4, under=False)[-1] == 1.0
+    assert ducked(4, under=True) == [0.75, 0.5, 0.25, 0.25]
+    assert ducked(3, under=False) == [0.27, 0.29, 0.31]
+    assert ducked(60, under=False)[-1] == 1.0
