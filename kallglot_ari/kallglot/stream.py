@@ -28,6 +28,8 @@ _BACKLOG_MS = 500
 _FAIR = 16
 """Messages handled in a row before everybody else has a turn."""
 
+_SPEECH_RATE, _SPEECH_BURST = 5000.0, 10_000.0
+"""Pieces of speech that a server may send in a second, and at once: fifty parties in pieces of 10 ms. All legs' media would wait for more."""
 _PROBLEMS_TOLD = 20
 """Of one stream; a server that says more of them would fill the log."""
 
@@ -40,7 +42,7 @@ class Stream:
     """Implements `calls.interfaces.Stream`. `run` it on a socket that has just opened."""
 
     __slots__ = (
-        "_backlog", "_clock", "_closing", "_decoder", "_encoder", "_end", "_ended", "_heard_at", "_is_ready", "_log", "_metrics", "_over",
+        "_backlog", "_clock", "_closing", "_credit", "_credit_at", "_decoder", "_encoder", "_end", "_ended", "_heard_at", "_is_ready", "_log", "_metrics", "_over",
         "_problems", "_queue", "_ready", "_room", "_session_id", "_settings", "_sink", "_socket", "_straight", "_tasks", "_transport",
         "_unobserved", "_uplink_latency", "_waiting",
     )  # fmt: skip
@@ -82,7 +84,8 @@ class Stream:
         self._ended = False
         self._end: StreamEnd | None = None
         self._closing = False
-        self._heard_at = clock.now()
+        self._credit = _SPEECH_BURST
+        self._credit_at = self._heard_at = clock.now()
         width = 1 if settings.encoding == "mulaw" else 2
         self._backlog = max(16384, settings.sample_rate * width * 2 * 4 // 3 * _BACKLOG_MS // 1000)
 
@@ -192,7 +195,11 @@ class Stream:
 
     def _handle(self, event: Decoded) -> None:
         if type(event) is StreamSpeech:
-            self._tell(event)
+            self._credit -= 1.0
+            if self._credit >= 0.0 or self._earned():
+                self._tell(event)
+            else:
+                self._metrics.stream_messages.labels("too_many").inc()
         elif isinstance(event, Unused):
             self._metrics.stream_messages.labels(event.reason).inc()
             self._log.debug("stream_message_unused", reason=event.reason, detail=redact(event.detail))
@@ -206,6 +213,16 @@ class Stream:
             self._problem(event)
         else:
             self._tell(event)
+
+    def _earned(self) -> bool:
+        """Whether one more piece of speech may come after all, since time has passed."""
+        now = self._heard_at
+        self._credit = min(_SPEECH_BURST, self._credit + (now - self._credit_at) * _SPEECH_RATE)
+        self._credit_at = now
+        if self._credit >= 0.0:
+            return True
+        self._credit += 1.0
+        return False
 
     def _problem(self, problem: StreamProblem) -> None:
         if not self._ready.done():

@@ -502,3 +502,34 @@ async def test_problems_without_end_are_told_up_to_a_point_and_without_secrets()
     assert {problem.message for problem in problems} == {"of kst_[hidden]"}
     assert value(metrics, "kallglot_stream_messages_total", reason="problem") == 80
     assert [entry["event"] for entry in logs].count("stream_problems_no_longer_told") == 1
+
+
+async def test_more_speech_than_anybody_speaks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_SPEECH_RATE", 100.0)
+    monkeypatch.setattr(stream, "_SPEECH_BURST", 50.0)
+    piece = (
+        '{"type":"audio.output","speaker":"agent","audio":{"encoding":"mulaw","sample_rate_hz":8000,"payload":"/w=="}}'
+    )
+
+    async def converse(ws: web.WebSocketResponse, request: web.Request) -> None:
+        await ws.send_str(READY)
+        for number in range(1000):
+            await ws.send_str(piece)
+            if number % 200 == 199:
+                await asyncio.sleep(0.05)
+        await ws.send_str(said(1))
+        await asyncio.sleep(0.3)
+        await ws.send_str(piece)
+        await ws.send_str(said(2))
+        await gone(ws)
+
+    heard, metrics = Heard(), Metrics()
+    began = time.monotonic()
+    async with opened(converse, heard, metrics=metrics):
+        await heard.until(1, StreamTranscript)
+        took = time.monotonic() - began
+        told = sum(isinstance(event, StreamSpeech) for event in heard)
+        await heard.until(2, StreamTranscript)
+    assert 50 + 15 <= told <= 52 + 100 * took
+    assert value(metrics, "kallglot_stream_messages_total", reason="too_many") == 1000 - told
+    assert sum(isinstance(event, StreamSpeech) for event in heard) == told + 1, "it may speak again"
