@@ -83,7 +83,7 @@ class Readiness:
         try:
             await self._store.check()
         except StoreError as error:
-            return [f"store: {error}"]
+            return [f"store: {str(error).removeprefix('store: ')}"]
         return []
 
     async def watch(self) -> None:

@@ -79,7 +79,7 @@ async def test_it_is_looked_at_though_nobody_asks(monkeypatch: pytest.MonkeyPatc
     parts = Parts()
 
     async def refuse() -> None:
-        raise StoreError("disk full")
+        raise StoreError("store: put mapping: disk full")
 
     monkeypatch.setattr(parts.store, "check", refuse)
     watching = asyncio.get_running_loop().create_task(parts.readiness.watch())
@@ -88,3 +88,4 @@ async def test_it_is_looked_at_though_nobody_asks(monkeypatch: pytest.MonkeyPatc
             await asyncio.sleep(0.01)
     watching.cancel()
     assert (parts.gauge("store"), parts.gauge("asterisk")) == (0, 1)
+    assert await parts.readiness.reasons() == ["store: put mapping: disk full"]
