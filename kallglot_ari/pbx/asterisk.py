@@ -147,8 +147,6 @@ def _endpoint(trunk: TrunkSettings, name: str, transport: str, user: str) -> str
         "dtmf_mode = rfc4733", "direct_media = no", "rtp_symmetric = yes", "force_rport = yes",
         "rtp_timeout = 60", "rtp_timeout_hold = 1800", "timers = yes",
     ]  # fmt: skip
-    if _ipv6(trunk):
-        lines.append("rtp_ipv6 = yes")
     return "\n".join(lines) + "\n"
 
 

@@ -18,6 +18,7 @@ from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.pbx_lost import Api
+from kallglot_ari.modes.trunk_book import YOUNG_SECONDS
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import running, settings_for
@@ -253,6 +254,21 @@ async def test_a_translated_call(
         embedded = services[0].embedded
         assert embedded is not None
         await trunk.until(lambda: not embedded.sessions.live())
+
+
+async def test_the_managers_list_ends_no_call_of_a_second_pbx(build: TrunkLab, phones: PhoneFactory) -> None:
+    trunk = await build()
+    other = await build.second_pbx(trunk)
+    phone = await phones(other, "customer")
+    call = await phone.call("300")
+    await phone.wait_state("CONFIRMED", 10, call)
+    await asyncio.sleep(YOUNG_SECONDS)
+    follower = trunk.mode._follower
+    assert follower is not None
+    assert follower.reconcile(await follower.client.channels()) == 0
+    assert await hears_itself(phone)
+    await phone.hangup()
+    assert await trunk.ended() == [("sess_1", "customer_hangup")]
 
 
 @pytest.mark.parametrize("then", ["Wait(60)", "Dial(PJSIP/agent)"])

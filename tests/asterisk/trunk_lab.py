@@ -228,6 +228,11 @@ class TrunkLab:
         self.asterisks.append(pbx)
         return pbx
 
+    async def second_pbx(self, trunk: Trunk) -> LabAsterisk:
+        """Another PBX with the same files and the same FastAGI; the service knows nothing of it."""
+        own = trunk.settings.trunk.model_copy(update={"bind_port": free_port()})
+        return await self._pbx("22", "PJSIP", trunk.settings.model_copy(update={"trunk": own}), trunk.edge)
+
     async def stop(self) -> None:
         for mode in self.modes:
             await mode.stop(grace=1)
