@@ -293,3 +293,13 @@ def test_opus_over_a_websocket_has_frames_of_one_length_and_over_rtp_as_long_as_
     lengths = [len(variable.encode(frame)) for frame in [frames[0]] * 20 + [hiss] * 20]
     assert max(lengths[10:20]) < min(lengths[30:])
     assert sum(lengths[30:]) / 10 * 8 / 0.02 == pytest.approx(24000, rel=0.4)
+
+
+def test_unsigned_8_bit_sound_has_its_silence_at_128() -> None:
+    """As WAV has it; half a step to the side, silence is a hum and full scale turns round."""
+    assert registry.stream_to_pcm("pcm_8", bytes([0, 127, 128, 129, 255])).tolist() == [-32768, -256, 0, 256, 32512]
+    every = bytes(range(256))
+    assert registry.pcm_to_stream("pcm_8", registry.stream_to_pcm("pcm_8", every)) == every
+    assert registry.pcm_to_stream("pcm_8", np.array([-32768, -1, 0, 255, 32767], dtype=np.int16)) == bytes(
+        [0, 127, 128, 128, 255]
+    )
