@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+HELD_MAX = 4 << 20
+"""Bytes held back at most; a peer that gets more of them in is cut off."""
+
 
 class Portions:
     """Holds back what came beyond a portion; meanwhile `transport` reads no more.
+
+    `reader` may let it read again all the same, a read at a time: so hold back after it was given its portion, when it has done that.
 
     :param give: told the bytes when it is their turn; it may hold back of them again.
     :param reader: aiohttp's protocol, which stops the transport for reasons of its own.
@@ -37,7 +42,11 @@ class Portions:
         if not self._held:
             self._loop.call_soon(self._next)
         self._held += data
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        if len(self._held) > HELD_MAX:
+            self._transport.abort()
+        else:
             self._transport.pause_reading()
 
     def drop(self) -> None:

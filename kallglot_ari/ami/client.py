@@ -87,8 +87,8 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
             self._look_at(data)
 
     def _look_at(self, data: bytes) -> None:
-        self._portions.hold(data[PORTION:])
         super().data_received(data[:PORTION])
+        self._portions.hold(data[PORTION:])
         if sum(map(len, self.queue)) > MAX_BUFFER:
             _log.error("ami_flood", expected=f"events below {MAX_BUFFER} octets")
             self.transport.abort()

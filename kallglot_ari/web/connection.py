@@ -56,9 +56,9 @@ class Connection(web.RequestHandler):
             self._look_at(data)
 
     def _look_at(self, data: bytes) -> None:
-        if self._portions is not None and len(data) > PORTION:
-            self._portions.hold(data[PORTION:])
         super().data_received(data[:PORTION])
+        if self._portions is not None:
+            self._portions.hold(data[PORTION:])
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._portions is not None:

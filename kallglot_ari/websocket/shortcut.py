@@ -129,10 +129,11 @@ class Shortcut(asyncio.Protocol):
 
     def _walk(self, data: bytes) -> None:
         if self._over:
-            if self._portions is not None:
+            if self._portions is None:
+                self._inner.data_received(data)
+            else:
+                self._inner.data_received(data[:_PORTION])
                 self._portions.hold(data[_PORTION:])
-                data = data[:_PORTION]
-            self._inner.data_received(data)
             return
         if self._held:
             data, self._held = self._held + data, b""
@@ -142,9 +143,10 @@ class Shortcut(asyncio.Protocol):
         at = min(self._left, size)
         self._left -= at
         heard = frames = 0
+        later = b""
         while at < size:
             if frames == _FRAMES and self._portions is not None:
-                self._portions.hold(data[at:])
+                later = data[at:]
                 break
             frames += 1
             begin, length = header(data, at)
@@ -181,6 +183,8 @@ class Shortcut(asyncio.Protocol):
             self._left = end - at
         if shown < at:
             self._inner.data_received(data[shown:at] if shown or at < size else data)
+        if later and self._portions is not None:
+            self._portions.hold(later)
 
     def _give_up(self) -> None:
         self._over = True

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from kallglot_ari import door
+from kallglot_ari.portions import Portions
 from tests.turns import flooding, longest_turn
 from tests.web.conftest import Make
 
@@ -101,10 +102,21 @@ _SIGNED = (
     ],
     ids=["chunks of one byte", "requests without a pause", "chunks nobody reads"],
 )
-async def test_a_flood_leaves_calls_their_turn(make_site: Make, first: bytes, again: bytes) -> None:
+async def test_a_flood_leaves_calls_their_turn(
+    make_site: Make, first: bytes, again: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = await make_site()
+    held: list[int] = []
+    hold = Portions.hold
+
+    def noted(portions: Portions, data: bytes) -> None:
+        hold(portions, data)
+        held.append(len(portions._held))
+
+    monkeypatch.setattr(Portions, "hold", noted)
     with flooding(site.server._port, first, again):
         assert await longest_turn(1.0) < 0.02
+    assert max(held) < 2_000_000, "what is held back does not grow"
     assert (await site.ask("GET", "/healthz"))[0] == 200
 
 
