@@ -64,6 +64,16 @@ def test_a_click_is_no_speech() -> None:
     assert not line.says(*[QUIET, LOUD, QUIET] * 20)
 
 
+@pytest.mark.parametrize(("dbfs", "speech"), [(-50.0, False), (-39.0, False), (-33.0, True), (-12.0, True)])
+def test_what_a_line_hisses_is_no_speech(dbfs: float, speech: bool) -> None:
+    """Else whoever has a fan in the room, or an old line, would never hear an answer to its end."""
+    line = Line()
+    hiss = np.random.default_rng(1).normal(0, 32768 * 10 ** (dbfs / 20), 40 * FRAME)
+    frames = np.rint(hiss.clip(-32768, 32767)).astype(np.int16).reshape(-1, FRAME)
+    assert not line.says(*[QUIET] * 20)
+    assert line.says(*frames) is speech
+
+
 def test_neither_on_hold_nor_when_not_watched() -> None:
     line = Line()
     line.legs.paused[0] = True
