@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Thing
@@ -128,3 +130,22 @@ def test_when_nobody_translates_asterisk_plays_the_music_of_a_hold() -> None:
     untranslated(s)
     s.feed(e.HoldChanged(agent, True))
     assert s.asked(c.MusicOnHold) == []
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_all_who_were_in_a_bridge_that_is_gone_are_together_again_and_nobody_else_is_moved(direct: bool) -> None:
+    """Somebody destroyed it from outside; two who share it would else hear each other no more."""
+    s = Script()
+    agent = s.talking()
+    if direct:
+        untranslated(s)
+    before = len(s.all)
+    s.feed(e.BridgeGone(s.machine.legs["customer"].bridge_id))
+    s.done()
+    bridge = s.machine.legs["customer"].bridge_id
+    placed = {x.channel_id for x in s.all[before:] if isinstance(x, c.AddToBridge)} & {CALLER, agent}
+    assert placed == ({CALLER, agent} if direct else {CALLER})
+    assert {leg.in_bridge_done for leg in s.machine.parties} == (
+        {bridge} if direct else {bridge, s.machine.legs["agent"].bridge_id}
+    )
+    assert s.machine.state == "active"

@@ -7,7 +7,7 @@ import pytest
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Role
-from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
+from kallglot_ari.calls.model import DialplanStatus, EndReason, LegQuality, SessionRequest, SipQuality
 from tests.calls.script import CALLER, Script, plan
 
 NEWCOMER = "1700000000.9"
@@ -53,10 +53,37 @@ def test_a_call_as_the_api_shows_it() -> None:
         ("customer", CALLER, "PJSIP/in-1", "de", "party"),
         ("agent", agent, "PJSIP/agent-0001", "en", "party"),
     ]
+    assert (shown["started_at"], shown["ended_at"], shown["legs"][0]["sip"]) == ("2026-01-01T00:00:00Z", None, None)
     s.leaves(agent)
     over = s.machine.view().as_json()
     assert (over["state"], over["translation"], over["session_id"]) == ("ended", "", "sess_1")
     assert (over["status"], over["end_reason"]) == ("COMPLETED", "agent_hangup")
+
+
+def test_figures_are_shown_as_exactly_as_they_are_meant() -> None:
+    s = Script()
+    s.talking()
+    view = s.machine.view()
+    view.legs[0].quality = LegQuality(
+        jitter_ms=1.23456, buffer_ms=40.06, level_dbfs=-31.44, r_factor=86.19, mos=4.236, lag_ms=12.34
+    )
+    view.legs[0].sip = SipQuality(
+        jitter_ms=0.12345, jitter_there_ms=2.0, round_trip_ms=12.34, r_factor=93.18, mos=4.411
+    )
+    view.legs[1].sip = SipQuality()
+    customer, agent = view.as_json()["legs"]
+    shown = {key: customer[key] for key in ("jitter_ms", "buffer_ms", "level_dbfs", "r_factor", "mos", "lag_ms")}
+    assert shown == {
+        "jitter_ms": 1.235,
+        "buffer_ms": 40.1,
+        "level_dbfs": -31.4,
+        "r_factor": 86.2,
+        "mos": 4.24,
+        "lag_ms": 12.3,
+    }
+    sip = {key: customer["sip"][key] for key in ("jitter_ms", "jitter_there_ms", "round_trip_ms", "r_factor", "mos")}
+    assert sip == {"jitter_ms": 0.123, "jitter_there_ms": 2.0, "round_trip_ms": 12.3, "r_factor": 93.2, "mos": 4.41}
+    assert agent["sip"]["round_trip_ms"] is None, "not known is not nothing"
 
 
 def test_supervisors_take_no_partys_place() -> None:
