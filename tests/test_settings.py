@@ -222,6 +222,37 @@ def test_an_error_says_what_was_expected_and_what_was_found(text: str, line: str
     assert fails(text) == line
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding", "rate"),
+    [
+        ("", "mulaw", 8000),
+        ("stream_sample_rate = 8000\n", "mulaw", 8000),
+        ('contract = "provider"\n', "pcm_16", 16000),
+        ('contract = "provider"\nstream_sample_rate = 24000\n', "pcm_16", 24000),
+        ('contract = "provider"\nstream_encoding = "mulaw"\n', "mulaw", 8000),
+    ],
+)
+def test_the_form_of_the_stream(text: str, encoding: str, rate: int) -> None:
+    kallglot = load(write("[kallglot]\n" + text), {}).kallglot
+    assert (kallglot.encoding, kallglot.sample_rate) == (encoding, rate)
+    assert kallglot.urls == ("embedded",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('stream_encoding = "pcm_16"\n', "stream_encoding: the routing contract carries mu-law only, found pcm_16"),
+        ("stream_sample_rate = 16000\n", "stream_sample_rate: mu-law is 8000 Hz, found 16000"),
+        ('contract = "provider"\nstream_encoding = "mulaw"\nstream_sample_rate = 16000\n', "mu-law is 8000 Hz, found 16000"),
+        ("url = [1]\n", 'url: expected "embedded", a URL, or a list of at least one URL'),
+        ("url = 1\n", 'url: expected "embedded", a URL, or a list of at least one URL'),
+    ],
+)  # fmt: skip
+def test_a_stream_that_the_contract_does_not_have_is_refused_at_once(text: str, words: str) -> None:
+    """Kallglot would refuse it in the middle of the first call."""
+    assert words in fails("[kallglot]\n" + text)
+
+
 def test_what_is_no_section_is_told_though_the_environment_sets_a_key_of_it() -> None:
     assert fails("ari = 1\n", {"KALLGLOT__ARI__USERNAME": "x"}) == "c.toml: ari: expected a section [ari]"
     assert fails("kallglot = 1\n", {"KALLGLOT_API_KEY": "k"}) == "c.toml: kallglot: expected a section [kallglot]"
