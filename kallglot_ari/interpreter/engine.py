@@ -252,8 +252,3 @@ class OfflineEngine:
     def _voices(self) -> list[Voice]:
         every: list[Voice] = [self._piper, PicoVoice(self._pico, self.languages), EspeakVoice(self.languages)]
         return [voice for voice in every if self._settings.voice in ("auto", voice.name)]
-
-
-def create_engine_factory(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -> OfflineEngine:
-    """The engine for these settings; nothing is loaded before `warm` or the first session. :raises InterpreterError:"""
-    return OfflineEngine(settings, metrics, clock)

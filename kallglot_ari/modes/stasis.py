@@ -38,6 +38,8 @@ _log = get(__name__)
 
 Q850_DEFAULT = 16
 Q850_BUSY = 17
+ARI_BREAK = 2.0
+"""Seconds for which a call that is to be placed waits for Asterisk."""
 FETCHED = ("join=fetched",)
 """What the dialplan of asterisk-conf says of a channel that it brings to us on our behalf."""
 
@@ -301,7 +303,7 @@ class StasisMode:
     # --- what people ask ---------------------------------------------------------------------------------------------
 
     async def originate(self, order: Outbound) -> CallView:
-        """:raises UsageError:"""
+        """:raises UsageError: :raises ServiceBusy: :raises AriError: Asterisk is away: a session for nobody would cost money."""
         plan = CallPlan(
             call_id=self.new_id(),
             customer_channel="",
@@ -323,6 +325,7 @@ class StasisMode:
             caller_id=order.caller_id,
             only_humans=order.only_humans,
         )
+        await self._plant.ari.wait_connected(ARI_BREAK)
         if self.full:
             raise ServiceBusy("this service takes no more calls at the moment")
         return self.calls.start(plan).machine.view()

@@ -16,6 +16,9 @@ from kallglot_ari.store.failures import explain, is_corrupt
 RESCUED = ("kallglot_pending_sessions", "kallglot_mappings")
 """Tables whose rows are read out of a damaged file: a session that nobody ends costs money."""
 
+_MAGIC = b"SQLite format 3\0"
+"""What a database begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rescue:
@@ -30,15 +33,27 @@ def inspect(path: Path, now: datetime, busy_timeout: float) -> Rescue | None:
     """Check the file, and set it aside when it is damaged.
 
     :param path: may be missing: a new database will be made.
-    :raises ConfigError: it is another program's database. :raises StoreError: locked, or not readable.
+    :raises ConfigError: it is another program's. :raises StoreError: locked, or not readable.
     """
     if not path.exists() or path.stat().st_size == 0:
         return None
+    if _is_something_else(path):
+        raise ConfigError(f"store.url: expected a SQLite database or nothing, found another kind of file at {path}")
     damage = _damage(path, busy_timeout)
     if damage is None:
         return None
     rows = _rescue(path)
     return Rescue(_set_aside(path, now), damage, rows)
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether it is no database and never was: one that lost its header to a crash has zeros there."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_MAGIC))
+    except OSError:  # SQLite says why
+        return False
+    return begin != _MAGIC and any(begin)
 
 
 def _damage(path: Path, busy_timeout: float) -> str | None:

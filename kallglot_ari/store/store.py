@@ -161,15 +161,7 @@ class Store:
 
     async def get_call(self, call_id: str) -> CallView | None:
         c = schema.calls.c
-        return await self._one_call(select(c.view).where(c.id == rows.clean(call_id)))
-
-    async def call_of_session(self, session_id: str) -> CallView | None:
-        """The newest call that has, or had, this session."""
-        c = schema.calls.c
-        query = select(c.view).where(c.session_id == rows.clean(session_id)).order_by(c.started_at.desc())
-        return await self._one_call(query.limit(1)) if session_id else None
-
-    async def _one_call(self, query: Select[str]) -> CallView | None:
+        query = select(c.view).where(c.id == rows.clean(call_id))
         view = await self._read("get call", lambda c: c.scalar(query))
         return None if view is None else rows.call_of(view)
 

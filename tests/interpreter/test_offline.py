@@ -15,7 +15,7 @@ from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import InterpreterError
 from kallglot_ari.interpreter.apertium import ApertiumTranslator
 from kallglot_ari.interpreter.endpoint import EndpointTranslator
-from kallglot_ari.interpreter.engine import OfflineEngine, create_engine_factory
+from kallglot_ari.interpreter.engine import OfflineEngine
 from kallglot_ari.interpreter.languages import shipped
 from kallglot_ari.interpreter.protocols import Sound
 from kallglot_ari.interpreter.recognise_file import recognise_sound
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.real_time
 
 @pytest.fixture
 async def engine() -> AsyncIterator[OfflineEngine]:
-    it = create_engine_factory(InterpreterSettings(), Metrics(), SystemClock())
+    it = OfflineEngine(InterpreterSettings(), Metrics(), SystemClock())
     if missing := it.check(("de", "en"), ("en", "de")):
         pytest.skip("; ".join(missing))
     yield it

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from kallglot_ari.calls.orders import Outbound
-from kallglot_ari.errors import ApiUnavailable, ServiceBusy
+from kallglot_ari.errors import ApiUnavailable, AriUnavailable, ServiceBusy
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx import PbxService
 from kallglot_ari.modes.stasis import StasisMode
@@ -138,3 +138,17 @@ async def test_a_call_that_gets_no_session_takes_no_place() -> None:
     await lab.pbx.stop()
     await lab.stasis.close()
     await lab.outbox.stop(1)
+
+
+async def test_no_call_is_placed_and_no_session_bought_while_asterisk_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab()
+
+    async def away(timeout: float) -> None:
+        raise AriUnavailable("ARI: no connection")
+
+    monkeypatch.setattr(lab.plant.ari, "wait_connected", away, raising=False)
+    with pytest.raises(AriUnavailable):
+        await lab.stasis.originate(Outbound(customer="PJSIP/1", agent="PJSIP/2"))
+    assert lab.active == 0
+    assert not lab.calls.runners()
+    await lab.stop()

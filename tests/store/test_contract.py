@@ -95,16 +95,6 @@ class TestCalls:
         assert [c.id for c in await store.list_calls(active=True)] == ["ending", "active", "ringing", "setup"]
         assert [c.id for c in await store.list_calls(active=False)] == ["ended"]
 
-    async def test_the_call_of_a_session(self, store: Store) -> None:
-        await store.save_call(call("old", session_id="s"))
-        await store.save_call(call("new", session_id="s", minutes=1))
-        await store.save_call(call("none", session_id=""))
-        found = await store.call_of_session("s")
-        assert found is not None
-        assert found.id == "new"
-        assert await store.call_of_session("") is None
-        assert await store.call_of_session("other") is None
-
     async def test_text_that_a_database_chokes_on(self, store: Store) -> None:
         hostile = call(HOSTILE, caller=HOSTILE, metadata={HOSTILE: HOSTILE})
         await store.save_call(hostile)

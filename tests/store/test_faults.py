@@ -151,10 +151,16 @@ class TestDamaged:
     def aside(self, file: Path) -> list[Path]:
         return sorted(path for path in file.parent.glob("*.corrupt-*") if not path.name.endswith(("-wal", "-shm")))
 
-    @pytest.mark.parametrize(
-        "rubbish", [b"not a database, " * 300, b"\x00" * 8192, b"SQLite format 3\x00" + b"\xff" * 9000]
-    )
-    async def test_a_file_that_is_no_database(
+    @pytest.mark.parametrize("content", [b"[service]\n", b"not a database, " * 300, b"SQLite format 2\0" * 99])
+    async def test_a_file_of_something_else_is_left_as_it_is(self, file: Path, opened: Open, content: bytes) -> None:
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"store\.url: expected a SQLite database or nothing"):
+            await opened(f"sqlite:///{file}")
+        assert file.read_bytes() == content
+        assert self.aside(file) == []
+
+    @pytest.mark.parametrize("rubbish", [b"\x00" * 8192, b"SQLite format 3\x00" + b"\xff" * 9000])
+    async def test_a_database_that_is_none_any_more(
         self, file: Path, opened: Open, clock: ManualClock, rubbish: bytes, caplog: Any
     ) -> None:
         file.write_bytes(rubbish)
@@ -186,15 +192,15 @@ class TestDamaged:
         assert len(self.aside(file)) == 1
 
     async def test_twice_in_one_second_overwrites_nothing(self, file: Path, opened: Open) -> None:
-        for rubbish in (b"first" * 999, b"second" * 999):
+        for rubbish in (b"SQLite format 3\0first" * 999, b"SQLite format 3\0secon" * 999):
             file.write_bytes(rubbish)
             await (await opened(f"sqlite:///{file}")).close()
-        assert [path.read_bytes()[:5] for path in self.aside(file)] == [b"first", b"secon"]
+        assert [path.read_bytes()[16:21] for path in self.aside(file)] == [b"first", b"secon"]
 
     async def test_a_write_ahead_log_that_belongs_to_the_damaged_file_goes_with_it(
         self, file: Path, opened: Open
     ) -> None:
-        file.write_bytes(b"rubbish" * 999)
+        file.write_bytes(bytes(4096))
         Path(f"{file}-wal").write_bytes(b"old log")
         await (await opened(f"sqlite:///{file}")).save_call(call())
         (aside,) = self.aside(file)
