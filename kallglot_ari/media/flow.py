@@ -17,7 +17,6 @@ from kallglot_ari.media.recording import Form
 from kallglot_ari.rtp import quality
 
 _GAIN_LIMIT_DB = 12.0
-_PIECE_MS = 500
 _OWN_DELAY_MS = 20.0
 """Packet time, which every leg adds before anything else."""
 
@@ -64,14 +63,15 @@ def leg_quality(figures: tuple[float, ...]) -> LegQuality:
 
 
 def _pieces(audio: StreamAudio) -> Iterator[StreamAudio]:
-    """Speech of many seconds in pieces that are converted in a moment each: no other leg's packets shall wait for all of it."""
+    """Speech of many seconds in pieces of half a second that are converted in a moment each: no other leg's packets shall wait for all of it."""
     encoding, rate, payload = audio
-    most = _PIECE_MS * rate // 1000 * (2 if encoding == "pcm_16" else 1)
-    if len(payload) <= most or most <= 0:
-        yield audio
-        return
+    most = _piece_bytes(audio)
     for at in range(0, len(payload), most):
         yield StreamAudio(encoding, rate, payload[at : at + most])
+
+
+def _piece_bytes(audio: StreamAudio) -> int:
+    return max(2, audio.sample_rate // 2 * (2 if audio.encoding == "pcm_16" else 1))
 
 
 class MediaFlow:
@@ -118,9 +118,13 @@ class MediaFlow:
     def play(self, source: str, audio: StreamAudio, received_at: float | None = None) -> None:
         """Queue speech of `source`. `received_at`: when it came in (monotonic seconds), for the latency figure; None: now."""
         at = self._owner.now() if received_at is None else received_at
-        if self._last is None:
-            for piece in _pieces(audio):
-                self._owner.command("play", (self.row, self.generation, source, piece, at))
+        if self._last is not None:
+            return
+        if len(audio.payload) <= _piece_bytes(audio):
+            self._owner.command("play", (self.row, self.generation, source, audio, at))
+            return
+        for piece in _pieces(audio):
+            self._owner.command("play_long", (self.row, self.generation, source, piece, at))
 
     def flush(self, source: str | None = None) -> None:
         self._command("flush", source)

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,8 +40,8 @@ PHASES = 2
 """Ticks in a packet time: each leg is sent its packet on one of them, so that the load is even and nobody waits long."""
 _RECEIVE_MOST = 0.006
 """Seconds a tick may spend on taking in; what is left waits in the socket."""
-_EXECUTE_MOST = 0.005
-"""And on commands: speech of minutes that comes at once takes its time to convert; what is left is done in the next tick, in order."""
+_LONG_MOST = 4
+"""Pieces of long speech that a tick converts, each of half a second: those take their time, and no other leg's packets shall wait for them."""
 _PUBLISH = 10
 """Ticks between two publications of the figures."""
 _LEVELS = 30
@@ -74,6 +75,35 @@ class Report:
     """Monotonic seconds at which it was handed over."""
     interrupted: list[tuple[int, int]] = field(default_factory=list)
     """Legs whose party spoke into what was said to them: row, generation."""
+
+
+_NAME = itemgetter(0)
+
+
+class _Later:
+    """Long speech beyond what a tick converts, and whatever follows it of the same rows, in order."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self._rows: set[object] = set()
+        self._room = _LONG_MOST
+
+    def sift(self, batch: list[Command]) -> list[Command]:
+        """Those of `batch` that are not put off."""
+        if not self._rows and "play_long" not in map(_NAME, batch):
+            return batch
+        return [command for command in batch if not self._put_off(*command)]
+
+    def _put_off(self, name: str, args: tuple[Any, ...]) -> bool:
+        if args[0] not in self._rows:
+            if name != "play_long":
+                return False
+            self._room -= 1
+            if self._room >= 0:
+                return False
+            self._rows.add(args[0])
+        self.commands.append((name, args))
+        return True
 
 
 class Plane:
@@ -208,35 +238,31 @@ class Plane:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def execute(self, commands: deque[Command], now: float) -> None:
-        """Run these and what is added meanwhile, or as many as time is for; one that makes no sense any more (its leg is gone) is dropped."""
+        """Run these and what is added meanwhile; one that makes no sense any more (its leg is gone) is dropped.
+
+        What is left there is long speech that this tick has no time for, and what follows it of the same leg.
+        """
         self._now = now
-        until = time.perf_counter() + _EXECUTE_MOST
         methods, current, next_one = self._commands, self._current, commands.popleft
+        later = _Later()
         while commands:
-            left, to_the_end = self._left([next_one() for _ in range(len(commands))], now)
+            left = self._left(later.sift([next_one() for _ in range(len(commands))]), now)
             try:
                 for name, args in left:
                     if current.get(args[0]) == args[1] or name == "open":
                         methods[name](*args)
-                        if not to_the_end and time.perf_counter() > until:
-                            break
             except Exception:
-                commands.extendleft(reversed(list(left)))  # one that fails takes no other with it
+                commands.extendleft(reversed([*left, *later.commands]))  # one that fails takes no other with it
                 raise
-            commands.extendleft(reversed(list(left)))
-            if time.perf_counter() > until:
-                return
+        commands.extendleft(reversed(later.commands))  # before what has come since
 
-    def _left(self, batch: list[Command], now: float) -> tuple[Iterator[Command], bool]:
-        """Those of `batch` that are to be run one after the other, and whether all of them now.
-
-        Speech alone, of many legs, goes by without that where it can: then what goes by waits for what is before it.
-        """
+    def _left(self, batch: list[Command], now: float) -> Iterator[Command]:
+        """Those of `batch` that are to be run one after the other. Speech alone, of many legs, goes by without that where it can."""
         if len(batch) >= _MANY:
             names, args = zip(*batch, strict=True)
-            if names.count("play") == len(batch) and (places := self._speak.pass_by(self.legs, args, now)) is not None:
-                return (batch[place] for place in places), True
-        return iter(batch), False
+            if names.count("play") == len(batch):
+                return (batch[place] for place in self._speak.pass_by(self.legs, args, now))
+        return iter(batch)
 
     def do_open(self, row: int, generation: int, ssrc: int, sequence: int, timestamp: int) -> None:
         counts = [rows.size for rows in self._due]
@@ -268,6 +294,9 @@ class Plane:
             return
         if dropped:
             self.report.discarded["speech_backlog"] += dropped
+
+    do_play_long = do_play
+    """A piece of a message of more than half a second."""
 
     def do_watch(self, row: int, generation: int, pcap: Pcap | None, track: Track | None) -> None:
         """Note the leg's packets and sound down, or no longer."""

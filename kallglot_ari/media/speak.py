@@ -124,24 +124,19 @@ class Speak:
         legs.queued[row] = speech.queued_frames
         return dropped
 
-    def pass_by(self, legs: Legs, plays: Sequence[Play], now: float) -> Iterator[int] | None:
-        """The places of those `plays` that are left to do, each when all before it are done; the others go by here, of many legs at once.
-
-        None: all are left to do, one after the other. Else they are to be gone through to the end.
-        """
+    def pass_by(self, legs: Legs, plays: Sequence[Play], now: float) -> Iterator[int]:
+        """The places of those `plays` that are left to do, each when all before it are done; the others go by here, of many legs at once."""
         count = len(plays)
         rows, generations, sources, audio, _ = zip(*plays, strict=True)
         encodings, rates, payloads = zip(*audio, strict=True)
         usual = encodings.count(self.form.encoding) == count == rates.count(self._codec.sample_rate)
         if self._sending is None or not usual:
-            return None
+            yield from range(count)
+            return
         self.settle(legs)
         numbers, sizes = map(self._numbers.get, sources, repeat(0)), map(len, payloads)
         pieces = np.fromiter(chain(rows, generations, numbers, sizes), np.int64, 4 * count).reshape(4, -1)
-        return self._passing(legs, self._sending.pass_by(legs, pieces, b"".join(payloads), now, self._prebuffer))
-
-    def _passing(self, legs: Legs, places: Iterator[int]) -> Iterator[int]:
-        for place in places:
+        for place in self._sending.pass_by(legs, pieces, b"".join(payloads), now, self._prebuffer):
             yield place
             self.settle(legs)  # what it left there comes before what goes by next
 

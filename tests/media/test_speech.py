@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -248,20 +249,45 @@ def test_a_row_that_is_used_again_begins_anew(library: Native) -> None:
     assert [leg.says(made("noise", 9000, seed)) for seed in range(20)] == first
 
 
-@pytest.mark.parametrize("legs", [1, 20])
-def test_what_there_is_no_time_for_is_done_in_the_next_tick_in_order(
-    library: Native, legs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    simulation = Simulation(legs, library=library)
-    monkeypatch.setattr(plane, "_EXECUTE_MOST", 0.0)
-    done: list[object] = []
-    monkeypatch.setitem(simulation.plane._commands, "play", lambda *args: done.append(args))
-    several = [("play", (leg, leg + 1, "a", StreamAudio("pcm_16", 48000, bytes([n, 0])), 0.0)) for n in range(3) for leg in range(legs)]  # fmt: skip
-    commands: deque[plane.Command] = deque(several)
-    for left in range(len(several) - 1, -1, -1):
+def test_long_speech_is_put_off_and_nothing_else_waits_for_it(library: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(20, library=library)
+    done: list[tuple[str, int]] = []
+    for name in ("play", "play_long", "flush"):
+        monkeypatch.setitem(simulation.plane._commands, name, lambda row, _, what: done.append((what, row)))
+    several = [("play_long", 0, f"long {n}") for n in range(6)] + [("flush", 0, "flush")]
+    several += [("play_long", 1, f"long {n}") for n in range(2)] + [("flush", 1, "flush")]
+    several += [("flush", leg, "flush") for leg in range(2, 20)]
+    commands: deque[plane.Command] = deque((name, (leg, leg + 1, what)) for name, leg, what in several)
+    simulation.plane.execute(commands, 0.0)
+    assert done == [(f"long {n}", 0) for n in range(4)] + [("flush", leg) for leg in range(2, 20)]
+    commands.append(("play", (0, 1, "came since")))
+    done.clear()
+    simulation.plane.execute(commands, 0.01)
+    assert done == [
+        ("long 4", 0), ("long 5", 0), ("flush", 0), ("long 0", 1), ("long 1", 1), ("flush", 1), ("came since", 0),
+    ]  # fmt: skip
+    assert not commands
+
+
+def test_one_that_fails_takes_nothing_along_that_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(3)
+    done: list[int] = []
+
+    def one(row: int, _: int, number: int) -> None:
+        if number == 5:
+            raise RuntimeError
+        done.append(number)
+
+    monkeypatch.setitem(simulation.plane._commands, "play_long", one)
+    monkeypatch.setitem(simulation.plane._commands, "play", one)
+    several = [("play_long", 0, n) for n in range(5)] + [("play", 1, 5), ("play", 0, 6), ("play", 1, 7), ("play", 2, 8)]
+    commands: deque[plane.Command] = deque((name, (leg, leg + 1, n)) for name, leg, n in several)
+    with pytest.raises(RuntimeError):
         simulation.plane.execute(commands, 0.0)
-        assert len(commands) == left
-    assert done == [args for _, args in several]
+    while commands:
+        simulation.plane.execute(commands, 0.01)
+    assert sorted(done) == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert done.index(4) < done.index(6)
 
 
 @pytest.mark.parametrize(("encoding", "width"), [("pcm_16", 2), ("mulaw", 1)])
@@ -273,6 +299,14 @@ def test_speech_of_many_seconds_is_handed_over_in_pieces(encoding: Encoding, wid
     assert [len(piece.payload) for piece in pieces] == [rate * width // 2] * 20 + [width]
     short = StreamAudio(encoding, rate, payload[: rate * width // 2])
     assert list(flow._pieces(short)) == [short]
+
+
+@pytest.mark.parametrize(("seconds", "name", "count"), [(0.1, "play", 1), (0.5, "play", 1), (1.2, "play_long", 3)])
+def test_what_is_long_is_named_so(seconds: float, name: str, count: int) -> None:
+    told: list[str] = []
+    owner: Any = SimpleNamespace(command=lambda command, _: told.append(command))
+    flow.MediaFlow(owner, "leg", 0, 1).play("a", StreamAudio("mulaw", 8000, bytes(int(8000 * seconds))), 0.0)
+    assert told == [name] * count
 
 
 def test_in_pieces_it_sounds_as_in_one() -> None:
