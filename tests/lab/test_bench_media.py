@@ -6,13 +6,18 @@ import pytest
 
 from kallglot_ari.errors import UsageError
 from kallglot_ari.lab.bench import Run, measure, run_bench
+from tests.asterisk.running import long_form
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("form", "encoding"), [("ulaw", "mulaw"), ("g722", "mulaw"), ("g722", "pcm_16"), ("slin16", "pcm_16")]
-)
+    ("form", "encoding"),
+    [
+        ("ulaw", "mulaw"), ("g722", "pcm_16"),
+        pytest.param("g722", "mulaw", marks=long_form), pytest.param("slin16", "pcm_16", marks=long_form),
+    ],
+)  # fmt: skip
 def test_every_format_is_carried_and_sounds_right(form: str, encoding: str) -> None:
     result = measure(Run("ours", 4, 1.0, form=form, encoding=encoding))
     assert (result["form"], result["encoding"]) == (form, encoding)
@@ -20,7 +25,7 @@ def test_every_format_is_carried_and_sounds_right(form: str, encoding: str) -> N
     assert result["tone_share"] > 0.99
 
 
-@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("tls", [pytest.param(False, marks=long_form), True])
 def test_a_stream_is_carried_in_clear_and_encrypted(tls: bool) -> None:
     result = measure(Run("stream", 4, 1.0, tls=tls))
     assert result["lost"] == result["silent_legs"] == result["dropped_chunks"] == 0
