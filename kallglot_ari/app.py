@@ -402,7 +402,8 @@ class Service:
             await asyncio.sleep(PROBE_AGAIN)
             if not self._api_problem:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ready_asked.wait(), PROBE_SECONDS - PROBE_AGAIN)
+                    async with asyncio.timeout(PROBE_SECONDS - PROBE_AGAIN):
+                        await self._ready_asked.wait()
 
     async def _give_back(self) -> None:
         """After the last of some calls: the memory that they took. Not while there are calls: they would hear it."""
