@@ -35,6 +35,13 @@ class Portions:
         """Whether something is held back: what comes now is for `hold`."""
         return bool(self._held)
 
+    def take(self, data: bytes) -> None:
+        """What the transport has just read: its turn is now, or behind what is held."""
+        if self._held:
+            self.hold(data)
+        else:
+            self._give(data)
+
     def hold(self, data: bytes) -> None:
         """Keep `data` behind what is held already."""
         if not data:

@@ -81,10 +81,7 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._portions:
-            self._portions.hold(data)
-        else:
-            self._look_at(data)
+        self._portions.take(data)
 
     def _look_at(self, data: bytes) -> None:
         super().data_received(data[:PORTION])

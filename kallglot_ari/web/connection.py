@@ -50,10 +50,8 @@ class Connection(web.RequestHandler):
             connection.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._portions:
-            self._portions.hold(data)
-        else:
-            self._look_at(data)
+        if self._portions is not None:
+            self._portions.take(data)
 
     def _look_at(self, data: bytes) -> None:
         super().data_received(data[:PORTION])

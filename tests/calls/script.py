@@ -11,6 +11,7 @@ from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import DialplanStatus, EndReason, Session, SessionRequest
+from kallglot_ari.calls.runner import INSTANT
 
 C = TypeVar("C", bound=c.Command)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,20 +44,7 @@ class Script:
 
     def _take(self, commands: list[c.Command]) -> list[c.Command]:
         self.all += commands
-        instant = (
-            c.Publish,
-            c.Uplink,
-            c.Interruptible,
-            c.Pressed,
-            c.Repeat,
-            c.Tone,
-            c.Hear,
-            c.Route,
-            c.SetTimer,
-            c.CancelTimer,
-            c.Finish,
-        )
-        self.open += [x for x in commands if not isinstance(x, instant)]
+        self.open += [x for x in commands if not isinstance(x, INSTANT)]
         return commands
 
     def feed(self, event: e.Event, after: float = 0.01) -> list[c.Command]:

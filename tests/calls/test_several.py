@@ -172,8 +172,8 @@ def test_who_holds_in_a_conference_is_not_heard_and_the_others_go_on() -> None:
     assert set(labels(s)) == {"customer", "agent", third}
 
 
-def test_a_caller_alone_with_kallglot_may_interrupt_it_and_two_who_talk_interrupt_nothing() -> None:
-    """Between people, what waits to be said in translation is what the other one said: it must not be dropped."""
+def alone_with_kallglot() -> Script:
+    """A caller who talks to Kallglot, in German."""
     s = Script(
         plan(
             agents=(),
@@ -184,6 +184,12 @@ def test_a_caller_alone_with_kallglot_may_interrupt_it_and_two_who_talk_interrup
     s.done()
     s.kallglot_up()
     s.done()
+    return s
+
+
+def test_a_caller_alone_with_kallglot_may_interrupt_it_and_two_who_talk_interrupt_nothing() -> None:
+    """Between people, what waits to be said in translation is what the other one said: it must not be dropped."""
+    s = alone_with_kallglot()
     assert s.asked(c.Interruptible)[-1] == c.Interruptible("customer", True)
     s.feed(e.PartyAsked("PJSIP/3", "human", "en"))
     s.kallglot_up(2)
@@ -196,16 +202,7 @@ def test_a_caller_alone_with_kallglot_may_interrupt_it_and_two_who_talk_interrup
 
 def test_a_caller_who_was_alone_with_kallglot_is_translated_to_the_person_who_comes() -> None:
     """The session that talked to the caller is ended, and not before the one that translates is there."""
-    s = Script(
-        plan(
-            agents=(),
-            answer_now=True,
-            request=SessionRequest(mode="ai_agent", source_language="de", target_language="de"),
-        )
-    )
-    s.done()
-    s.kallglot_up()
-    s.done()
+    s = alone_with_kallglot()
     s.feed(e.PartyAsked("PJSIP/3", "human", "en"))
     s.comes()
     assert s.asked(c.CreateSession)[-1].mode == "bidirectional_translation"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -207,3 +208,25 @@ def noting(got: list[Any]) -> Any:
         got.extend(await gone(ws))
 
     return converse
+
+
+def refused() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+def late(answer: web.Response, seconds: float) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(seconds)
+        return answer
+
+    return handler
+
+
+def said(number: int) -> str:
+    """A partial transcript."""
+    return orjson.dumps(
+        {"type": "transcript.partial", "speaker": "customer", "language": "de", "text": str(number)}
+    ).decode()

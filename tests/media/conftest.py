@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import numpy as np
 import pytest
 
+from kallglot_ari.audio.codecs import g711
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
 from tests.asterisk.conftest import missing
+from tests.audio.signals import tone
 
 Running = Callable[..., AbstractAsyncContextManager[MediaEngine]]
 
@@ -61,3 +64,12 @@ def running(metrics: Metrics) -> Running:
 def value(metrics: Metrics, name: str, **labels: str) -> float:
     """A sample of the registry, 0 when it is not there."""
     return metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+START = "MEDIA_START connection_id:c1 channel:WebSocket/INCOMING/0x1 channel_id:leg format:ulaw optimal_frame_size:160"
+"""What a chan_websocket of Asterisk's says first."""
+
+
+def ulaw(seconds: float, hertz: float = 400) -> bytes:
+    """A tone as mu-law."""
+    return g711.PCM_TO_ULAW[tone(8000, seconds, hertz).view(np.uint16)].tobytes()

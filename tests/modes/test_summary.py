@@ -20,8 +20,8 @@ from kallglot_ari.errors import ApiUnavailable
 from kallglot_ari.modes.summary import Course, line_of
 from tests.modes.outbox_bench import KEY, REQUEST
 from tests.modes.outbox_bench import Bench as Outboxes
+from tests.modes.pbx_lab import Lab as PbxLab
 from tests.modes.test_registry import Bench
-from tests.modes.test_trunk_pbx import Lab as PbxLab
 from tests.modes.trunk_lab import Lab
 
 STARTED = datetime(2026, 11, 28, 3, 0, tzinfo=UTC)

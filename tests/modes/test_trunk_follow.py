@@ -299,12 +299,14 @@ async def test_a_killed_process_leaves_no_session_whose_dialplan_still_waits_for
     await running
 
 
-async def test_of_two_agents_who_answer_at_once_one_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second, hanging up in wonder, would have ended the call of the other two."""
-    lab, dialled, cancelled = followed, [], []
+def agents_of(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Channels that are dialled for the call, and those that are hung up again."""
+    dialled: list[str] = []
+    cancelled: list[str] = []
 
-    async def originate(dial: str, *, channel_id: str, **_: object) -> None:
+    async def originate(dial: str, *, channel_id: str, variables: list[str], **_: object) -> None:
         dialled.append(channel_id)
+        assert variables == [f"KALLGLOT_CALL={lab.mode.calls()[0].id}"]
 
     async def hangup(channel: str, cause: int = 16) -> bool:
         cancelled.append(channel)
@@ -313,6 +315,13 @@ async def test_of_two_agents_who_answer_at_once_one_joins(followed: Lab, monkeyp
     monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
     monkeypatch.setattr(lab.follower.client, "originate", originate)
     monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    return dialled, cancelled
+
+
+async def test_of_two_agents_who_answer_at_once_one_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second, hanging up in wonder, would have ended the call of the other two."""
+    lab = followed
+    dialled, cancelled = agents_of(lab, monkeypatch)
     caller = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2"))
     await lab.until(lambda: len(dialled) == 2 and bool(lab.mode.calls()[0].session_id))
     call_id = lab.mode.calls()[0].id
@@ -369,20 +378,7 @@ async def test_a_call_on_another_asterisk_whose_end_nobody_told_is_ended_when_it
 
 async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = followed
-    dialled: list[str] = []
-    cancelled: list[str] = []
-
-    async def originate(dial: str, *, channel_id: str, variables: list[str], **_: object) -> None:
-        dialled.append(channel_id)
-        assert variables == [f"KALLGLOT_CALL={lab.mode.calls()[0].id}"]
-
-    async def hangup(channel: str, cause: int = 16) -> bool:
-        cancelled.append(channel)
-        return True
-
-    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
-    monkeypatch.setattr(lab.follower.client, "originate", originate)
-    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    dialled, cancelled = agents_of(lab, monkeypatch)
     running = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2"))
     await lab.until(lambda: len(dialled) == 2)
     call_id = lab.mode.calls()[0].id

@@ -315,13 +315,19 @@ def test_a_new_series_of_numbers_is_taken_when_two_agree() -> None:
     assert drain(buffer, 0.12)[-1] == 1
 
 
-def test_what_was_held_of_an_old_series_is_counted_when_a_new_one_begins() -> None:
-    """`expired` is all that came and was never heard."""
+def holding() -> JitterBuffer:
+    """One that waits for a packet, and holds the two after it."""
     buffer = JitterBuffer(8000, FRAME, min_ms=60)
     for i in (0, 2, 3):
         buffer.push(packet(i), i * 0.02)
         drain(buffer, i * 0.02)
     assert buffer.held == 2
+    return buffer
+
+
+def test_what_was_held_of_an_old_series_is_counted_when_a_new_one_begins() -> None:
+    """`expired` is all that came and was never heard."""
+    buffer = holding()
     for i in (0, 1):
         buffer.push(packet(i, start=40000, timestamp=i * FRAME), 0.07)
     assert (buffer.held, buffer.expired) == (1, 2)
@@ -362,11 +368,7 @@ def test_another_source_goes_on_where_the_output_stands() -> None:
 
 def test_nothing_that_waited_of_the_source_before_is_heard_as_the_new_one() -> None:
     """Its numbers may be the new one's as well."""
-    buffer = JitterBuffer(8000, FRAME, min_ms=60)
-    for i in (0, 2, 3):
-        buffer.push(packet(i), i * 0.02)
-        drain(buffer, i * 0.02)
-    assert buffer.held == 2
+    buffer = holding()
     buffer.restart()
     assert buffer.expired == 2
     for i in (11, 12, 13):
