@@ -169,24 +169,23 @@ class _Unhindered(logging.StreamHandler[TextIO]):
             super().emit(record)
             return
         try:
-            if self.lost and _takes(number):
-                lost, self.lost = self.lost, 0
-                self._write(number, self._of_the_lost(lost))
-            self._write(number, record)
+            if self.lost and _takes(number) and self._written(number, self._of_the_lost(self.lost)):
+                self.lost = 0
+            self.lost += not self._written(number, record)
         except Exception:  # noqa: BLE001 - as any handler's
             self.handleError(record)
 
-    def _write(self, number: int, record: logging.LogRecord) -> None:
-        """Piece by piece: whoever takes a piece of this size without waiting may not take two."""
+    def _written(self, number: int, record: logging.LogRecord) -> bool:
+        """Whether all of it was taken. Piece by piece: whoever takes one of this size without waiting may not take two."""
         line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
         if self._cut:
             line = b"\n" + line
         for begin in range(0, len(line), select.PIPE_BUF):
             if not _takes(number):
-                self.lost += 1
-                return
+                return False
             os.write(number, piece := line[begin : begin + select.PIPE_BUF])
             self._cut = not piece.endswith(b"\n")
+        return True
 
     @staticmethod
     def _of_the_lost(lines: int) -> logging.LogRecord:

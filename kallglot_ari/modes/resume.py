@@ -114,10 +114,9 @@ class Resume:
 
     def _take_up(self, written: adopt.Written, seen: adopt.Seen) -> None:
         clock = self._plant.clock
-        call_id = written.plan.call_id
-        self._plant.outbox.decide(call_id, () if self._sessions_lost else written.keys)
         resumed = adopt.resume(written, seen, clock.now(), clock.wall(), sessions_lost=self._sessions_lost)
         runner, actions = self._calls.take_up(resumed.machine)
+        self._plant.outbox.decide(runner.id, () if self._sessions_lost else written.keys)
 
         async def begin() -> None:
             lost: list[e.Event] = [

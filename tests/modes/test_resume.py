@@ -27,7 +27,7 @@ class _Calls:
 
     def take_up(self, machine: Any) -> tuple[Any, Any]:
         self.taken.append(machine.plan.call_id)
-        return SimpleNamespace(tasks=self.tasks, post=lambda event: None), None
+        return SimpleNamespace(id=machine.plan.call_id, tasks=self.tasks, post=lambda event: None), None
 
     def go_on(self, runner: Any, commands: Any) -> None:
         pass
@@ -49,7 +49,7 @@ async def test_a_call_that_cannot_be_taken_up_takes_no_other_with_it(monkeypatch
         return resumed(written, *args, **options)
 
     monkeypatch.setattr(adopt, "resume", fails)
-    decided: dict[str, set[str]] = {}
+    decided: list[tuple[str, set[str]]] = []
     forgotten: list[str] = []
 
     async def left() -> dict[str, Any]:
@@ -60,7 +60,7 @@ async def test_a_call_that_cannot_be_taken_up_takes_no_other_with_it(monkeypatch
 
     plant: Any = SimpleNamespace(
         clock=ManualClock(),
-        outbox=SimpleNamespace(decide=lambda call, keys=(): decided.update({call: set(keys)})),
+        outbox=SimpleNamespace(decide=lambda call, keys=(): decided.append((call, set(keys)))),
         store=SimpleNamespace(list_calls=none),
     )
     journal: Any = SimpleNamespace(read=left, forget=forgotten.append, inherited=frozenset())
@@ -70,7 +70,8 @@ async def test_a_call_that_cannot_be_taken_up_takes_no_other_with_it(monkeypatch
     resume.connected(Snapshot((22, 0, 0), AsteriskInfo(), None, (), ()), None)  # type: ignore[arg-type]
     await asyncio.sleep(0)
     assert calls.taken == ["kg-t-1"]
-    assert decided == {"kg-t-0": set(), "kg-t-1": {"kg-t-1.s1"}}, "the session of what cannot go on is ended"
+    # What was once kept is kept: a second decision would not end it.
+    assert decided == [("kg-t-0", set()), ("kg-t-1", {"kg-t-1.s1"})], "the session of what cannot go on is ended"
     assert sorted(forgotten) == ["kg-t-0", "kg-t-2", "kg-t-3", "kg-t-4"]
     await resume.close()
     await calls.tasks.close()
