@@ -53,8 +53,8 @@ from kallglot_ari.web.server import WebServer
 
 _log = log.get(__name__)
 
-PROBE_SECONDS = 15.0
-PROBE_AGAIN = 2.0
+PROBE_SECONDS, PROBE_AGAIN = 15.0, 2.0
+"""Seconds between two looks at the API at most, and at least."""
 CLAIM_EVERY = 1.0
 TAKE_OVER_SECONDS = 10.0
 """How long a run that takes over waits for the other to let go; then that one is taken for dead."""
@@ -95,17 +95,24 @@ def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -
 
 
 async def sandbox(
-    host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, webhooks: tuple[str, str] = ("", "")
+    host: str,
+    port: int,
+    interpreter: InterpreterSettings,
+    api_key: str | None,
+    *,
+    webhook_url: str = "",
+    webhook_secret: str = "",
 ) -> int:
-    """The embedded Kallglot on its own, until SIGINT or SIGTERM. :param webhooks: where they go, and what signs them."""
+    """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
     engine = make_engine(interpreter, Metrics(), SystemClock())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await engine.warm()
-        url, secret = webhooks
-        await run_sandbox(host, port, engine, api_key, until=stop, webhook_url=url, webhook_secret=secret)
+        await run_sandbox(
+            host, port, engine, api_key, until=stop, webhook_url=webhook_url, webhook_secret=webhook_secret
+        )
     finally:
         await engine.close()
     return 0

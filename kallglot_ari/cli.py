@@ -50,8 +50,10 @@ def _sandbox(args: argparse.Namespace) -> int:
     config = settings.load(args.config, only=("interpreter", "log"))
     log.configure(config.log.level, config.log.format)
     interpreter = config.interpreter.model_copy(update={"engine": args.engine or config.interpreter.engine})
-    webhooks = (args.webhook_url or "", args.webhook_secret)
-    return _run(sandbox(args.host, args.port, interpreter, args.api_key or None, webhooks))
+    url, secret = args.webhook_url or "", args.webhook_secret
+    return _run(
+        sandbox(args.host, args.port, interpreter, args.api_key or None, webhook_url=url, webhook_secret=secret)
+    )
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -135,7 +135,7 @@ def test_the_sandbox_takes_the_engine_of_the_configuration(
     taken: list[str] = []
 
     async def sandbox(
-        host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, webhooks: tuple[str, str]
+        host: str, port: int, interpreter: InterpreterSettings, api_key: str | None, **webhooks: str
     ) -> int:
         taken.append(interpreter.engine)
         return 0

@@ -198,9 +198,8 @@ def refusal(operation: str, status: int, message: str, settings: AriSettings) ->
 async def _read(operation: Operation, answer: aiohttp.ClientResponse) -> bytes:
     """The body. :raises AriError: it is longer than `MAX_ANSWER`, whatever its headers say."""
     parts: list[bytes] = []
-    size = answer.content_length or 0
-    if size <= MAX_ANSWER:
-        size = 0
+    size, stated = 0, answer.content_length or 0
+    if stated <= MAX_ANSWER:
         async for part in answer.content.iter_any():
             size += len(part)
             if size > MAX_ANSWER:
@@ -210,7 +209,7 @@ async def _read(operation: Operation, answer: aiohttp.ClientResponse) -> bytes:
             return b"".join(parts)
     answer.close()
     raise AriError(
-        f"{operation.name}: expected at most {MAX_ANSWER} bytes, found {size} or more",
+        f"{operation.name}: expected at most {MAX_ANSWER} bytes, found {max(size, stated)} or more",
         status=answer.status,
         operation=operation.name,
     )

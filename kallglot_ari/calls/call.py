@@ -230,12 +230,12 @@ class Call:
             degraded=self.problem if self.direct and self.active else "",
             translation=self.translation,
             legs=[
-                LegView(g.speaker, g.channel_id, g.channel_name, self._state(g), g.language, g.held, role=_role(g))
+                LegView(g.speaker, g.channel_id, g.channel_name, self._state_of(g), g.language, g.held, role=_role(g))
                 for g in self.legs.values()
             ],
         )
 
-    def _state(self, leg: Leg) -> LegState:
+    def _state_of(self, leg: Leg) -> LegState:
         """A leg that is being dialled rings as soon as one of its phones does."""
         rings = any(candidate.ringing for candidate in self.candidates.values() if candidate.leg == leg.id)
         return LegState.RINGING if rings and leg.state is LegState.DIALLING else leg.state

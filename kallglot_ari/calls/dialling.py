@@ -126,11 +126,12 @@ def _transfer_failed(call: Call, leg: Leg, candidate: Candidate) -> list[c.Comma
     """Told when nobody takes a transfer; with a consultation it is about the one who asked somebody in."""
     if any(other.leg == leg.id for other in call.candidates.values()):
         return []
-    consulting = call.consulting is not None and leg.id == call.consulting[1] and not leg.up
-    asked = call.legs.get(call.consulting[0]) if consulting and call.consulting is not None else leg
-    if asked is None or not (candidate.replaces or consulting):
+    about: Leg | None = leg if candidate.replaces else None
+    if call.consulting is not None and leg.id == call.consulting[1] and not leg.up:
+        about = call.legs.get(call.consulting[0])
+    if about is None:
         return []
-    return [c.Publish("transfer.failed", {"speaker": asked.speaker, "target": candidate.endpoint})]
+    return [c.Publish("transfer.failed", {"speaker": about.speaker, "target": candidate.endpoint})]
 
 
 def not_placed(call: Call, candidate: Candidate) -> list[c.Command]:

@@ -24,18 +24,26 @@ def finish(call: Call, reason: EndReason, status: DialplanStatus, *, hang_up: bo
     ]
     back = status is not DialplanStatus.COMPLETED and not hang_up
     for leg in call.legs.values():
-        if leg.up and leg.ours:
-            commands.append(c.Hangup(leg.channel_id))
-        elif leg.up:
-            commands += without_music(leg) if back else []
-            commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", status.value))
-            commands.append(c.ContinueInDialplan(leg.channel_id) if back else c.Hangup(leg.channel_id))
-        leg.up = leg.vacant = False
+        commands += _let_go(leg, status, back=back)
         commands += dismantle(leg)
     commands += call.drop_candidates()
     for link in call.links:
         commands += link.close(reason)
     return commands
+
+
+def _let_go(leg: Leg, status: DialplanStatus, *, back: bool) -> list[c.Command]:
+    """A leg's party is none of the call's any more. :param back: who came from the dialplan goes on there."""
+    was_up = leg.up
+    leg.up = leg.vacant = False
+    if not was_up:
+        return []
+    if leg.ours:
+        return [c.Hangup(leg.channel_id)]
+    told = c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", status.value)
+    if back:
+        return [*without_music(leg), told, c.ContinueInDialplan(leg.channel_id)]
+    return [told, c.Hangup(leg.channel_id)]
 
 
 def without_music(leg: Leg) -> list[c.Command]:
@@ -95,19 +103,11 @@ def without(call: Call, leg: Leg, status: DialplanStatus) -> list[c.Command]:
 
 def leg_failed(call: Call, leg: Leg, error: str) -> list[c.Command]:
     """Asterisk does not give a leg what it needs: the call goes on without it, if it can."""
-    was_up = leg.up
-    if leg.id in ("customer", "agent") or (was_up and leg.role is Role.PARTY and too_few_without(call, leg)):
+    if leg.id in ("customer", "agent") or (leg.up and leg.role is Role.PARTY and too_few_without(call, leg)):
         call.problem = error
         return finish(call, EndReason.ERROR, DialplanStatus.FAILED)
-    commands: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})] if was_up else []
-    if was_up and leg.ours:
-        commands.append(c.Hangup(leg.channel_id))
-    elif was_up:
-        commands += without_music(leg)
-        commands.append(c.SetVariable(leg.channel_id, "KALLGLOT_STATUS", DialplanStatus.FAILED.value))
-        commands.append(c.ContinueInDialplan(leg.channel_id))
-    leg.up = leg.vacant = False
-    return commands + remove(call, leg)
+    told: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker})] if leg.up else []
+    return told + _let_go(leg, DialplanStatus.FAILED, back=True) + remove(call, leg)
 
 
 def too_few_without(call: Call, leg: Leg) -> bool:

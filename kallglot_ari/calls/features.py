@@ -14,6 +14,8 @@ DIGIT_SECONDS = 2.0
 KEPT = 100
 ORIGINAL_DB = -15.0
 """How loud others' own voices are when somebody switches them on and no level is set."""
+OFF = -1000.0
+"""dB: not at all. JSON, as which calls are written down, has no infinity."""
 
 
 def dialled(call: Call, event: e.DtmfReceived) -> list[c.Command]:
@@ -76,10 +78,6 @@ def original(call: Call, event: e.OriginalAsked) -> list[c.Command]:
     if leg is not None:
         leg.original_db = OFF if event.gain_db is None else event.gain_db
     return []
-
-
-OFF = -1000.0
-"""dB: not at all. JSON, as which calls are written down, has no infinity."""
 
 
 def _ask_for_human(call: Call, leg: Leg) -> list[c.Command]:

@@ -11,14 +11,12 @@ MEDIA_TRIES = 3
 """External-media channels of a leg that may fail, one after the other, before it counts as without."""
 MEDIA_STABLE = 10.0
 """Seconds after which one that is in its bridge is taken as good: only then does the count begin again."""
-
-
 MEDIA_HEAL_FIRST, MEDIA_HEAL_LAST = 15.0, 300.0
 """Seconds until one that counts as without is given another try; doubled each time."""
 
 
 class Thing(Enum):
-    """Life of a channel or bridge that we make: it only moves down."""
+    """Life of a channel or bridge that we make: it only moves down, until another is made in its place."""
 
     NONE = auto()
     ASKED = auto()

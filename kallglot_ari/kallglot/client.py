@@ -105,8 +105,7 @@ class KallglotClient:
     @property
     def away(self) -> bool:
         """No address answers, for all that is known of them."""
-        addresses = self._parts()[0].addresses
-        return not any(addresses.breaker(url).closed for url in addresses.urls)
+        return not any(self._addresses.breaker(url).closed for url in self._addresses.urls)
 
     async def create_session(self, request: SessionRequest, *, idempotency_key: str) -> Session:
         """Create a session.

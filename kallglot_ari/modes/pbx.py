@@ -23,7 +23,7 @@ from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import LOOK_AT_ONCE, LOOK_SECONDS, Api, LostCalls, Turns
 from kallglot_ari.modes.pbx_records import Record, append, opened_of, request_for, stored, wanted
-from kallglot_ari.modes.summary import line_of_another
+from kallglot_ari.modes.summary import line_of_another, tell
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
 from kallglot_ari.modes.trunk_sessions import Sessions
@@ -460,6 +460,7 @@ class PbxService:
     def _forget(self, call_id: str) -> None:
         self._keys.pop(call_id, None)
         self._views.pop(call_id, None)
+        self._unheard.discard(call_id)
         self._by_session = {session: theirs for session, theirs in self._by_session.items() if theirs != call_id}
 
     def _view(self, record: Record) -> CallView:
@@ -470,8 +471,7 @@ class PbxService:
 
     async def _save(self, view: CallView, event: str) -> None:
         if event == "call.ended":
-            write = _log.warning if view.end_reason == EndReason.ERROR else _log.info
-            write("call_finished", call=view.id, **line_of_another(view))
+            tell(_log, view.id, line_of_another(view))
         else:
             _log.info(event, call=view.id, caller=view.caller, session_id=view.session_id, mode=view.mode)
         self._hub.publish(event, view.id, view.as_json())

@@ -1,4 +1,4 @@
-"""PBX calls whose end was never told, for a CURRI call has none to tell: Kallglot is asked whether their sessions still live."""
+"""Calls whose end may never be told, as a CURRI call's: Kallglot is asked whether their sessions still live."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ class LostCalls:
         except ApiNotFound:
             return True
         except ApiError as error:
-            _log.info("pbx_session_not_asked", session=session_id, error=str(error))
+            _log.info("session_not_asked", session=session_id, error=str(error))
             return False
         return session.get("status") == "ended"

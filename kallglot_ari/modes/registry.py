@@ -17,6 +17,7 @@ from kallglot_ari.errors import AriNotFound
 from kallglot_ari.log import get
 from kallglot_ari.modes.actions import CallActions, Plant
 from kallglot_ari.modes.journal import Journal
+from kallglot_ari.modes.summary import tell
 from kallglot_ari.tasks import happens
 
 NOBODY = ""
@@ -198,7 +199,7 @@ class Registry:
         assert machine.status is not None
         self._plant.metrics.calls.labels(end_reason=reason.value).inc()
         summary = actions.summary(Finish(reason, machine.status), self._plant.clock.wall())
-        (_log.warning if reason is EndReason.ERROR else _log.info)("call_finished", call=runner.id, **summary)
+        tell(_log, runner.id, summary)
         self._plant.hub.publish("call.ended", runner.id, {"end_reason": reason.value, "status": machine.status.value})
         runner.tasks.spawn(actions.save(), name="last-save")
         if not self._runners:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls.model import CallView, LegQuality, LegView
+from kallglot_ari.calls.model import CallView, EndReason, LegQuality, LegView
 
 
 class Course:
@@ -39,6 +39,12 @@ class Course:
     def untranslated(self, now: float) -> float:
         """Seconds without translation, so far."""
         return self._untranslated + (now - self._since if self._since is not None else 0.0)
+
+
+def tell(logger: Any, call_id: str, line: Mapping[str, object]) -> None:
+    """Log a call's one line; one that ended with an error is worth a look."""
+    write = logger.warning if line["end_reason"] == EndReason.ERROR else logger.info
+    write("call_finished", call=call_id, **line)
 
 
 def line_of(

@@ -15,7 +15,7 @@ from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, Sessio
 from kallglot_ari.clock import Clock
 from kallglot_ari.errors import StoreError
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.modes.summary import line_of_another
+from kallglot_ari.modes.summary import line_of_another, tell
 from kallglot_ari.modes.trunk_call import Opened, TrunkCall, TrunkLeg
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.tasks import Tasks, happens
@@ -181,6 +181,14 @@ class TrunkBook:
             self.publish("call.answered" if first else "call.updated", call)
             self.save(call)
 
+    def found_elsewhere(self, call: TrunkCall) -> None:
+        """Its channels are on an Asterisk that we are not connected to: no list of channels speaks of it from now on."""
+        call.elsewhere = True
+        self.save(call)
+        _log.warning(
+            "trunk_call_on_another_asterisk", call=call.id, effect="only its dialplan or Kallglot tells its end"
+        )
+
     def channel_gone(self, call: TrunkCall, uniqueid: str, cause: int = 0, text: str = "") -> None:
         """One of the call's channels is gone; the call may be over with it."""
         if call.channel_gone(uniqueid):
@@ -241,8 +249,7 @@ class TrunkBook:
         call.ended_at = self.clock.wall()
         self._leave(call)
         self._metrics.calls.labels(reason.value).inc()
-        write = _log.warning if reason is EndReason.ERROR else _log.info
-        write("call_finished", call=call.id, **line_of_another(call.view()))
+        tell(_log, call.id, line_of_another(call.view()))
         self.publish("call.ended", call)
         await self._save(call)
 

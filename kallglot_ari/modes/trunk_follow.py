@@ -191,9 +191,7 @@ class Follower:
             if "no such channel" not in str(error).lower():
                 _log.debug("trunk_channel_not_asked", channel=uniqueid, error=str(error))
             elif uniqueid in self._book.in_script:  # FastAGI still talks with it, so it lives, on another Asterisk
-                call.elsewhere = True
-                self._book.save(call)
-                _log.warning("trunk_call_on_another_asterisk", call=call.id, effect="only AGI tells its end")
+                self._book.found_elsewhere(call)
             else:
                 self._placed.discard(call.id)
 

@@ -100,9 +100,7 @@ class ChannelWatch:
                 _log.warning("trunk_channel_not_watched", call=call.id, channel=uniqueid, error=str(error))
             elif uniqueid in self._book.in_script:
                 # FastAGI still talks with it, so it lives, on an Asterisk that is not ARI's
-                call.elsewhere = True
-                self._book.save(call)
-                _log.warning("trunk_call_on_another_asterisk", call=call.id, effect="only AGI and AMI tell its end")
+                self._book.found_elsewhere(call)
             else:
                 self._book.channel_gone(call, uniqueid)
         else:
