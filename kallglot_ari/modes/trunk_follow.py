@@ -174,7 +174,8 @@ class Follower:
 
     def _place(self, call: TrunkCall) -> None:
         """Several Asterisks may ask our FastAGI; the list of this one's channels says nothing of the others' calls."""
-        if call.id in self._placed or not self.client.connected:
+        known = call.elsewhere or call.reason is not None or call.id in self._placed
+        if known or not self.client.connected:
             return
         for uniqueid in (call.caller_uniqueid, *call.legs):
             if uniqueid in self._book.in_script:

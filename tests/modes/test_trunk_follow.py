@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from kallglot_ari.ami import protocol as ami
 from kallglot_ari.ami.client import AmiClient, ChannelInfo
-from kallglot_ari.calls.model import LegQuality
+from kallglot_ari.calls.model import EndReason, LegQuality
 from kallglot_ari.errors import AmiError, AmiUnavailable
 from kallglot_ari.modes.pbx_lost import ASK_SECONDS
 from kallglot_ari.modes.trunk_book import YOUNG_SECONDS
+from kallglot_ari.modes.trunk_call import TrunkCall
 from tests.modes.trunk_lab import Lab, who
 
 
@@ -359,6 +361,29 @@ async def test_a_call_on_another_asterisk_is_not_ended_by_this_ones_list(
     if not ended:
         await lab.channel("1.1").agi("end", "hangup=1")
     await lab.quiet()
+
+
+@pytest.mark.parametrize("change", [{"elsewhere": True}, {"reason": EndReason.TIMEOUT}])
+async def test_where_a_call_is_is_not_asked_when_it_is_known_or_over(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    lab, asked = followed, []
+
+    async def variable(channel: str, _: str) -> str:
+        asked.append(channel)
+        return channel
+
+    monkeypatch.setattr(AmiClient, "connected", property(lambda _: True))
+    monkeypatch.setattr(lab.follower.client, "variable", variable)
+    call = TrunkCall("t-1", "m", "de", "en", lab.clock.wall(), "PJSIP/a-1", "1.1", "1.1", **change)
+    lab.mode._book.in_script.add("1.1")
+    lab.mode._book.index(call)
+    await asyncio.sleep(0)
+    assert asked == []
+    call.elsewhere, call.reason = False, None
+    lab.mode._book.index(call)
+    await asyncio.sleep(0)
+    assert asked == ["1.1"]
 
 
 async def test_a_call_on_another_asterisk_whose_end_nobody_told_is_ended_when_its_session_is(followed: Lab) -> None:
