@@ -58,11 +58,8 @@ ADVICE = {
     "trunk test call": "mend what failed above; then the log of Asterisk tells more",
 }
 """What to do about a failure that names itself."""
-ARI_ADVICE = (
-    "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)",
-    "load the modules that the next line names",
-)
-"""Without ARI, or the user; and with only a part of it."""
+NO_ARI = "check ari.url, ari.username and ari.password against http.conf and ari.conf (kallglot-ari config asterisk writes both)"
+PART_OF_ARI = "load the modules that the next line names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +166,7 @@ class Doctor:
                 await client.start(lambda _: None)
                 await client.wait_connected(PATIENCE - 2)
             except AriError as error:
-                raise Failure(str(error), ARI_ADVICE[asterisk_doctor.of_modules(error)]) from None
+                raise Failure(str(error), PART_OF_ARI if asterisk_doctor.of_modules(error) else NO_ARI) from None
             yield client
         finally:
             await client.close()

@@ -23,13 +23,13 @@ class Door:
     """The connections there are."""
 
     def __init__(
-        self, *, full: str, ask_within: float = ASK_WITHIN, most: int | None = None, silent: int | None = None
+        self, *, full: str, ask_within: float = ASK_WITHIN, most: int = CONNECTIONS_MAX, silent: int = SILENT_MAX
     ) -> None:
-        """:param full: what the log says when there are too many. :param silent: of those that have not asked yet, more than these go."""
+        """:param full: what the log says when there are more than `most`. :param silent: as many may not have asked yet."""
         self._told = full
         self._ask_within = ask_within
-        self._most = CONNECTIONS_MAX if most is None else most
-        self._silent_most = SILENT_MAX if silent is None else silent
+        self._most = most
+        self._silent_most = silent
         self._open: set[asyncio.BaseTransport] = set()
         self._silent: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         """Those that have not asked yet, the oldest first."""

@@ -80,6 +80,11 @@ def listening_setting(section: str, error: OSError) -> str:
     return f"{section}.port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else f"{section}.bind"
 
 
+def cannot_listen_at(section: str, bind: str, port: int, error: OSError) -> ListenError:
+    """For a server whose `section` has a `bind` and a `port`: what to change, and why."""
+    return ListenError(f"{listening_setting(section, error)}: cannot listen on {bind}:{port}: {cannot_listen(error)}")
+
+
 class AriError(KallglotAriError):
     """Asterisk's REST interface refused or failed. `status` is the HTTP status, 0 when there was no answer."""
 

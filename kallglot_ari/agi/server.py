@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kallglot_ari import log
 from kallglot_ari.agi import protocol
 from kallglot_ari.agi.protocol import AgiReply, AgiRequest
-from kallglot_ari.errors import AgiError, AgiGone, KallglotAriError, ListenError, cannot_listen, listening_setting
+from kallglot_ari.errors import AgiError, AgiGone, KallglotAriError, cannot_listen_at
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.peers import Networks
 from kallglot_ari.tasks import Tasks
@@ -153,9 +153,7 @@ class AgiServer:
                 self._accept, self._bind, self._port, limit=protocol.MAX_HEADER, backlog=BACKLOG
             )
         except OSError as error:
-            raise ListenError(
-                f"{listening_setting('agi', error)}: cannot listen on {self._bind}:{self._port}: {cannot_listen(error)}"
-            ) from error
+            raise cannot_listen_at("agi", self._bind, self._port, error) from error
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self, grace: float = 2.0) -> None:

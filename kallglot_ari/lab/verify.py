@@ -34,7 +34,7 @@ class Verdict:
 
     arrived: bool
     evidence: str
-    """For people: `correlation 0.93`, or what was recognised."""
+    """For people: `likeness 0.93`, or what was recognised."""
 
 
 def speech(recording: Recording) -> list[tuple[float, float]]:
@@ -54,21 +54,16 @@ def speech(recording: Recording) -> list[tuple[float, float]]:
     return found
 
 
-def correlation(said: Recording, heard: Recording) -> float:
-    """The greatest normalised cross-correlation (0 to 1) of what was said with any part of what was heard.
-
-    Both are compared at the same rate, from 300 to 3400 Hz, so that the telephone's band does not count as a difference.
-    """
-    return _best(*_bands(said, heard))[0]
-
-
 def likeness(said: Recording, heard: Recording) -> float:
     """Mean correlation (0 to 1) of what was said, piece by piece, with what was heard about where it should be.
 
     A jitter buffer, here or in a phone, may make a pause longer or shorter: all that follows is then a little late or early, and
-    the correlation of the whole is that of the longer part.
+    the correlation of the whole is that of the longer part. Both are compared at the same rate, from 300 to 3400 Hz, so that the
+    telephone's band does not count as a difference.
     """
-    a, b = _bands(said, heard)
+    if said.rate != heard.rate:
+        raise LabError(f"expected recordings of one rate, found {said.rate} and {heard.rate} Hz")
+    a, b = _band(said), _band(heard)
     lag = _best(a, b)[1]
     size, slip = round(_PIECE * said.rate), round(_SLIP * said.rate)
     found: list[float] = []
@@ -79,12 +74,6 @@ def likeness(said: Recording, heard: Recording) -> float:
         found.append(_best(piece, b[first : max(first, begin + lag + size + slip)])[0])
         weights.append(float(np.sqrt((piece**2).sum())))
     return float(np.average(found, weights=weights)) if sum(weights) else 0.0
-
-
-def _bands(said: Recording, heard: Recording) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    if said.rate != heard.rate:
-        raise LabError(f"expected recordings of one rate, found {said.rate} and {heard.rate} Hz")
-    return _band(said), _band(heard)
 
 
 def _best(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> tuple[float, int]:
@@ -119,7 +108,7 @@ def _band(recording: Recording) -> npt.NDArray[np.float64]:
 def same_speech(said: Recording, heard: Recording) -> Verdict:
     """For the echo engine."""
     found = likeness(said, heard)
-    return Verdict(found >= ALIKE, f"correlation {found:.2f}, at least {ALIKE} expected")
+    return Verdict(found >= ALIKE, f"likeness {found:.2f}, at least {ALIKE} expected")
 
 
 def framed(recording: Recording, around: float) -> Recording:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from kallglot_ari.media.legs import Legs
+from kallglot_ari.rtp.playout import PACKET
 
-PACKET = 0.020
-END_PACKETS = 3
+_END_PACKETS = 3
 """Packets that say that a digit has ended (RFC 4733 §2.5.1.4)."""
-WAIT = 1.0
+_WAIT = 1.0
 """Seconds until the hole must have been seen: it is as soon as there is sound again, after the last of some digits."""
 
 
@@ -23,7 +23,7 @@ class Digits:
     def pressed(self, row: int, seconds: float, lost_before: int, now: float) -> None:
         """A digit of that length has ended; `lost_before` were missing shortly before."""
         _, before, packets = self._open.get(row, (0.0, lost_before, 0))
-        self._open[row] = now + WAIT, before, packets + math.ceil(seconds / PACKET) + END_PACKETS
+        self._open[row] = now + _WAIT, before, packets + math.ceil(seconds / PACKET) + _END_PACKETS
 
     def settle(self, legs: Legs, now: float, row: int | None = None) -> None:
         """Take what is missing since for what it is, where that time is over, or for one row that ends."""

@@ -14,6 +14,7 @@ import orjson
 
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.rtp.jitter import CREEP
+from kallglot_ari.rtp.playout import PACKET
 from kallglot_ari.websocket.frames import BINARY, TEXT
 from kallglot_ari.websocket.socket import Direct
 
@@ -139,7 +140,7 @@ class Connection:
 
     def put(self, payload: bytes, now: float, *, silent: bool) -> None:
         """Send a frame, unless it is silence and Asterisk has enough to play."""
-        self._ahead = max(0.0, self._ahead - (now - self._counted) / 0.02)
+        self._ahead = max(0.0, self._ahead - (now - self._counted) / PACKET)
         self._counted = now
         if self._ask_at is None:
             self._ask_at = now + _ASK

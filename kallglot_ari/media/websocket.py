@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.door import ASK_WITHIN, Door, Guest
-from kallglot_ari.errors import ConfigError, ListenError, MediaError, cannot_listen, listening_setting
+from kallglot_ari.errors import ConfigError, MediaError, cannot_listen_at
 from kallglot_ari.media.leg_socket import Connection, parse_event
 from kallglot_ari.media.legs import RTP_HEADER
 from kallglot_ari.media.udp import NAME_BYTES, STRIDE, Block, Outbox
@@ -46,14 +46,11 @@ _CONNECTIONS_MAX, _SILENT_MAX = 20_000, 1_000
 """Connections at once, and of those the ones that have not said yet whose they are: after a restart all of Asterisk's come together."""
 _MESSAGE_MAX = 65_500
 """Asterisk takes no longer message."""
-
+_NAME = 16
+"""Bytes of a leg's name."""
 
 Frame = tuple[bytes, float, bytes]
 """Name of the leg, time of arrival (monotonic), packet; of one that is too long, nothing."""
-
-
-_NAME = 16
-"""Bytes of a leg's name."""
 
 
 def leg_name(number: int) -> bytes:
@@ -120,8 +117,7 @@ class WebSocketMedia:
             )  # fmt: skip
         except OSError as error:
             await runner.cleanup()
-            setting, at = listening_setting("media", error), f"{self._settings.bind}:{self._settings.port}"
-            raise ListenError(f"{setting}: cannot listen on {at}: {cannot_listen(error)}") from None
+            raise cannot_listen_at("media", self._settings.bind, self._settings.port, error) from None
         self._runner = runner
         self.port = self._listening.sockets[0].getsockname()[1]
 

@@ -16,7 +16,7 @@ from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.clock import Clock
 from kallglot_ari.door import ASK_WITHIN, Door
-from kallglot_ari.errors import KallglotAriError, ListenError, cannot_listen, listening_setting
+from kallglot_ari.errors import KallglotAriError, cannot_listen_at
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings, reached_at
 from kallglot_ari.web import tls
@@ -139,11 +139,8 @@ class WebServer:
             "access_log": None, "keepalive_timeout": 30, "lingering_time": LINGER,
             "logger": ServerLog(self._metrics.http_malformed),
         }  # fmt: skip
-        bind, port, door = (
-            self._settings.bind,
-            self._settings.port,
-            Door(full="web_connections_full", ask_within=self._ask_within),
-        )
+        bind, port = self._settings.bind, self._settings.port
+        door = Door(full="web_connections_full", ask_within=self._ask_within)
         try:
             listening = await loop.create_server(
                 lambda: Connection(server, loop=loop, door=door, **options), bind, port,
@@ -151,8 +148,7 @@ class WebServer:
             )  # fmt: skip
         except OSError as error:
             await runner.cleanup()
-            setting = listening_setting("web", error)
-            raise ListenError(f"{setting}: cannot listen on {bind}:{port}: {cannot_listen(error)}") from error
+            raise cannot_listen_at("web", bind, port, error) from error
         self._runner, self._listening = runner, listening
         self._port = listening.sockets[0].getsockname()[1]
         _log.info("web_listening", url=self.url)

@@ -92,9 +92,8 @@ class ServerSocket(Direct, web.WebSocketResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         transport, protocol = request.transport, request.protocol
         if transport is None or getattr(protocol, "_message_tail", None) != b"":
-            return await super().prepare(
-                request
-            )  # frames before the handshake was answered: where one begins is not known
+            # frames before the handshake was answered: where one begins is not known
+            return await super().prepare(request)
         shortcut = Shortcut(protocol, b"", masked=True, transport=transport)
         transport.set_protocol(shortcut)
         try:

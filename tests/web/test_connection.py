@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 
-from kallglot_ari import door
+from kallglot_ari.door import Door
 from kallglot_ari.portions import Portions
 from tests.turns import flooding, longest_turn
 from tests.web.conftest import Make
@@ -47,7 +48,7 @@ async def test_who_asks_for_nothing_is_dropped(make_site: Make, sent: bytes) -> 
 
 
 async def test_of_many_who_ask_for_nothing_the_oldest_goes(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "SILENT_MAX", 3)
+    monkeypatch.setattr("kallglot_ari.web.server.Door", partial(Door, silent=3))
     site = await make_site()
     async with AsyncExitStack() as stack:
         silent = [await opened(stack, site.server._port) for _ in range(5)]
@@ -58,7 +59,7 @@ async def test_of_many_who_ask_for_nothing_the_oldest_goes(make_site: Make, monk
 
 
 async def test_no_more_connections_than_there_may_be(make_site: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("kallglot_ari.web.server.Door", partial(Door, most=2))
     site = await make_site()
     async with AsyncExitStack() as stack:
         first = [await opened(stack, site.server._port) for _ in range(2)]
