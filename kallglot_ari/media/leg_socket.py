@@ -194,7 +194,9 @@ class Connection:
             await self._ready.wait()
             self._ready.clear()
             while self._may_send:
-                if self._commands:
+                if self._plain is not None and self._plain.get_write_buffer_size() > _BACKLOG:
+                    await asyncio.sleep(PACKET)  # aiohttp would take far more before it waits
+                elif self._commands:
                     await self.socket.send_str(self._commands.popleft())
                 else:
                     await self.socket.send_bytes(self._waiting.popleft())
