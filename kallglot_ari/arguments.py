@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -73,7 +74,8 @@ def folder(text: str) -> Path:
 
 def file_to_write(text: str) -> Path:
     """A file that is written in the end: what cannot be one is told before the work."""
-    if not text or Path(text).is_dir():
+    there = next((path for path in (Path(text), *Path(text).parents) if path.exists()), Path())
+    if not text or Path(text).is_dir() or not os.access(there, os.W_OK) or (there != Path(text) and not there.is_dir()):
         raise argparse.ArgumentTypeError(f"expected a file to write, found {text!r}")
     return Path(text)
 

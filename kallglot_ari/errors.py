@@ -75,6 +75,13 @@ def cannot_listen(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
+def cannot_connect(error: OSError) -> str:
+    """Why, in a few words, without the address, which uvloop leaves out and asyncio repeats."""
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error) or "no answer in time"
+
+
 def listening_setting(section: str, error: OSError) -> str:
     """What to change where `section` has a `bind` and a `port`: the port when it is taken or not for us, else the address."""
     return f"{section}.port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else f"{section}.bind"

@@ -81,6 +81,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("bench media --json .", "--json: expected a file to write, found '.'"),
         ("bench media --markdown=", "--markdown: expected a file to write, found ''"),
         ("bench agi --json .", "--json: expected a file to write, found '.'"),
+        ("bench agi --json c.toml/a.json", "--json: expected a file to write, found 'c.toml/a.json'"),
         ("bench media --seconds x", "--seconds: expected a number, found 'x'"),
         ("bench media --seconds 0", "--seconds: expected 1 to 3600, found 0"),
         ("bench agi --seconds 0", "--seconds: expected 1 to 86400, found 0"),

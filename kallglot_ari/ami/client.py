@@ -18,7 +18,7 @@ from panoramisk.manager import Manager
 
 from kallglot_ari import log
 from kallglot_ari.ami import protocol
-from kallglot_ari.errors import AmiError, AmiUnauthorized, AmiUnavailable
+from kallglot_ari.errors import AmiError, AmiUnauthorized, AmiUnavailable, cannot_connect
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.portions import Portions
 from kallglot_ari.settings import AmiSettings
@@ -191,8 +191,15 @@ class AmiClient:
         s = self._settings
         # Not wait_for, here and below: up to Python 3.11 it forgets a cancellation that comes together with what it waits for
         # (CPython issue 86296), and `stop` would wait for ever.
-        async with asyncio.timeout(ACTION_SECONDS):
-            pair = await loop.create_connection(_Protocol, s.host, s.port)
+        try:
+            async with asyncio.timeout(ACTION_SECONDS):
+                pair = await loop.create_connection(_Protocol, s.host, s.port)
+        except OSError as error:
+            why = cannot_connect(error)
+            raise AmiUnavailable(
+                f"ami.host, ami.port: no connection to {s.host}:{s.port} ({why}); "
+                "is the manager enabled and bound there in manager.conf?"
+            ) from None
         ready: asyncio.Future[Any] = loop.create_future()
         ready.set_result(pair)
         manager.connection_made(ready)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -303,6 +304,7 @@ def _cpu() -> float:
 
 def main() -> None:
     """Read the task as JSON from stdin, write the figures as JSON to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in `bench_serve`
     stay_on(1)
     with contextlib.suppress(OSError):  # only root may
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)

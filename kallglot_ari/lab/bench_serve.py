@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -198,6 +199,7 @@ async def serve(kind: str, legs: int, port: int, *of: str) -> None:
 
 
 def main(argv: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for `bench`; a traceback of ours would say nothing
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
     kind, legs, port, of = argv[0], int(argv[1]), int(argv[2]), argv[3:]

@@ -102,7 +102,8 @@ def read_file(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"configuration file {file}: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
+        hint = '; text stands between straight quotes: key = "text"' if "Invalid value" in str(error) else ""
+        raise ConfigError(f"configuration file {file}: not TOML: {error}{hint}") from None
     except ValueError:  # of Python's int, which tomllib lets through
         raise ConfigError(
             f"configuration file {file}: expected numbers of a few digits, found one of thousands"

@@ -74,6 +74,8 @@ def explain(
     source = origin.get((str(loc[0]), str(loc[1])), "") if len(loc) > 1 else str(file or "") if loc else ""
     source = f" (from {source})" if source else ""
     if first["type"] == "extra_forbidden":
+        if len(loc) == 1 and not isinstance(data.get(where), Mapping):
+            return f"{where}{source} stands before the first section; expected it below one of {', '.join(SECTIONS)}"
         if len(loc) == 1:
             return f"unknown section [{where}]{source}; expected one of {', '.join(SECTIONS)}"
         known = Endpoint if len(loc) > 2 else SECTIONS[str(loc[0])]

@@ -67,7 +67,7 @@ def _damage(path: Path, busy_timeout: float) -> str | None:
     except sqlite3.DatabaseError as error:
         if is_corrupt(error):
             return str(error)
-        raise explain(error, "open") from error
+        raise StoreError(f"store.url: {path}: {str(explain(error, 'open')).removeprefix('store: ')}") from error
     if found != "ok":
         return found
     if tables and "kallglot_schema" not in tables:

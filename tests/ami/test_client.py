@@ -28,6 +28,17 @@ async def test_it_stops_at_whatever_moment_its_connection_is_refused(turns: int)
         await client.stop()
 
 
+async def test_a_manager_that_is_not_there_is_named_with_its_settings() -> None:
+    client = AmiClient(AmiSettings(port=1), Metrics(), on_event=lambda _: None, on_connected=_nothing)
+    await client.start()
+    async with asyncio.timeout(5):
+        while client.problem == "not connected yet":
+            await asyncio.sleep(0.01)
+    await client.stop()
+    assert client.problem.startswith("ami.host, ami.port: no connection to 127.0.0.1:1 (")
+    assert client.problem.endswith("; is the manager enabled and bound there in manager.conf?")
+
+
 @pytest.mark.real_time
 async def test_very_many_events_leave_calls_their_turn() -> None:
     event = b"Event: Newstate\r\nUniqueid: 1.1\r\nChannel: PJSIP/a-1\r\nLinkedid: 1.1\r\nChannelState: 6\r\n\r\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -87,7 +88,9 @@ class TestLocked:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         try:
-            with pytest.raises(StoreError, match="another program holds the database"):
+            with pytest.raises(
+                StoreError, match=f"^store.url: {re.escape(str(file))}: .*another program holds the database"
+            ):
                 await opened(f"sqlite:///{file}", busy_timeout=0.1)
         finally:
             connection.close()
