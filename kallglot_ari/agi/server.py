@@ -22,6 +22,8 @@ _log = log.get(__name__)
 
 MAX_CONNECTIONS = 4096
 BACKLOG = 1024
+PORTION = 2048
+"""Octets of a connection that are looked at before everybody else has a turn."""
 HEADER_SECONDS = 5.0
 """Within which the whole header has to be there."""
 MAX_REPLIES = 1 << 20
@@ -238,7 +240,7 @@ class AgiServer:
 async def _read_header(reader: asyncio.StreamReader, lines: protocol.LineBuffer) -> tuple[AgiRequest, list[str]]:
     """The request, and the lines that came after it in the same piece."""
     header = protocol.HeaderParser()
-    while data := await reader.read(protocol.MAX_LINE):
+    while data := await reader.read(PORTION):
         complete = lines.feed(data)
         for index, text in enumerate(complete):
             if (request := header.line(text)) is not None:
@@ -256,7 +258,7 @@ async def _pump(reader: asyncio.StreamReader, lines: protocol.LineBuffer, rest: 
             for text in rest:
                 if (item := replies.line(text)) is not None:
                     session.received(item)
-            data = await reader.read(protocol.MAX_LINE)
+            data = await reader.read(PORTION)
             total += len(data)
             if not data:
                 return

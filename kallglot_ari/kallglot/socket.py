@@ -69,6 +69,7 @@ async def connect(
                 url,
                 headers=headers,
                 max_msg_size=MESSAGE_LIMIT,
+                autoping=False,
                 heartbeat=None if settings.contract == "routing" else 2 * PING_EVERY,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN),
             )

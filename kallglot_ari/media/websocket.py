@@ -183,7 +183,11 @@ class WebSocketMedia:
         if not connection_id:
             raise MediaError("media websocket: expected MEDIA_WEBSOCKET_CONNECTION_ID of the channel, found none")
         socket = await self._session.ws_connect(
-            f"{self._url}/media/{connection_id}", protocols=(PROTOCOL,), ssl=self._tls, max_msg_size=_MESSAGE_MAX
+            f"{self._url}/media/{connection_id}",
+            protocols=(PROTOCOL,),
+            ssl=self._tls,
+            autoping=False,
+            max_msg_size=_MESSAGE_MAX,
         )
         try:
             connection = await self._begin(socket)

@@ -11,7 +11,7 @@ from kallglot_ari.door import Door
 from kallglot_ari.portions import Portions
 from kallglot_ari.web.problem import of_http_error, of_status
 
-PORTION = 4096
+PORTION = 2048
 """Bytes of a request that are looked at before everybody else has a turn."""
 LINGER = 2.0
 """Seconds in which the rest of a body is still taken, and thrown away, when the answer was given without it."""

@@ -37,7 +37,7 @@ class Shortcut(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_first", "_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_masked", "_noted_at", "_over", "_portions",
+        "_begun", "_first", "_hear", "_heartbeat", "_held", "_in_fragments", "_inner", "_left", "_masked", "_noted_at", "_over", "_portions",
         "owed",
     )  # fmt: skip
 
@@ -65,9 +65,10 @@ class Shortcut(asyncio.Protocol):
         self._noted_at = 0.0
         self._over = False
         """Whether everything is aiohttp's from now on."""
+        self._begun = False
         self._inner = asyncio.Protocol()
         self._walk(seen)
-        self._inner = inner
+        self._inner, self._begun = inner, True
         if self._held:  # aiohttp has part of a header: where the next frame begins is not known here
             self._give_up()
         if transport is not None:
@@ -145,9 +146,13 @@ class Shortcut(asyncio.Protocol):
         heard = frames = 0
         later = b""
         while at < size:
-            if frames == _FRAMES and self._portions is not None:
-                later = data[at:]
-                break
+            if frames == _FRAMES:
+                if self._portions is not None:
+                    later = data[at:]
+                    break
+                if not self._begun:  # they came together with the answer to the upgrade, and aiohttp has them
+                    self._give_up()
+                    return
             frames += 1
             begin, length = header(data, at)
             if begin > size:

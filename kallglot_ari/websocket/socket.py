@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as sockets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -16,6 +16,8 @@ from kallglot_ari.websocket.frames import client_frame, server_frame
 from kallglot_ari.websocket.shortcut import Shortcut
 
 _MESSAGES = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
+_FAIR = 64
+"""Pings in a row, after which others have a turn: aiohttp would answer all that are there without a pause."""
 
 
 class Direct:
@@ -26,6 +28,7 @@ class Direct:
     _shortcut: Shortcut | None = None
     _bare = False
     """Whether a message is sent as it is: nothing was agreed that would change it."""
+    _pings = 0
 
     def listen(self, hear: Callable[[str], None]) -> None:
         """Tell `hear` what text messages can be told as they come in; `receive` has the others, and everything else."""
@@ -54,6 +57,17 @@ class Direct:
             with contextlib.suppress(OSError):
                 raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, size)
 
+    async def _is_ping(self, message: aiohttp.WSMessage, pong: Callable[[bytes], Awaitable[None]]) -> bool:
+        """Whether it is a ping, which is answered, or the answer to one."""
+        if message.type is aiohttp.WSMsgType.PING:
+            await pong(message.data)
+        elif message.type is not aiohttp.WSMsgType.PONG:
+            return False
+        self._pings += 1
+        if self._pings % _FAIR == 0:
+            await asyncio.sleep(0)
+        return True
+
     def _received(self, message: aiohttp.WSMessage) -> aiohttp.WSMessage:
         if self._shortcut is not None and message.type in _MESSAGES:
             self._shortcut.owed -= 1
@@ -78,7 +92,9 @@ class Socket(Direct, aiohttp.ClientWebSocketResponse):
             self.transport.set_protocol(self._shortcut)
 
     async def receive(self, timeout: float | None = None) -> aiohttp.WSMessage:
-        return self._received(await super().receive(timeout))
+        while await self._is_ping(message := await super().receive(timeout), self.pong):
+            pass
+        return self._received(message)
 
 
 class ServerSocket(Direct, web.WebSocketResponse):
@@ -87,7 +103,7 @@ class ServerSocket(Direct, web.WebSocketResponse):
     frame = staticmethod(server_frame)
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(compress=False, **kwargs)
+        super().__init__(compress=False, autoping=False, **kwargs)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         transport, protocol = request.transport, request.protocol
@@ -105,4 +121,6 @@ class ServerSocket(Direct, web.WebSocketResponse):
         return writer
 
     async def receive(self, timeout: float | None = None) -> aiohttp.WSMessage:
-        return self._received(await super().receive(timeout))
+        while await self._is_ping(message := await super().receive(timeout), self.pong):
+            pass
+        return self._received(message)

@@ -233,6 +233,19 @@ def test_of_a_flood_so_many_are_heard_in_a_row_and_the_rest_is_received() -> Non
     assert both.told == alone(b"".join([*flood, text("the next waits its turn"), text("now")]))[0]
 
 
+def test_a_flood_that_came_with_the_handshake_is_not_looked_at_again() -> None:
+    both = Both(text("x") * shortcut._FRAMES)
+    both.receive()
+    both.feed(text("y"))
+    assert both.heard == 1
+    both = Both(text("x") * (shortcut._FRAMES + 1))
+    both.receive()
+    both.feed(text("y"))
+    both.receive()
+    assert both.heard == 0
+    assert len(both.told) == shortcut._FRAMES + 2
+
+
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 500])
 def test_what_came_with_the_handshake_is_gone_on_from(size: int) -> None:
     first = text("x" * 1000)
