@@ -18,7 +18,14 @@ from tests.double.server import KallglotDouble
 
 LONG = os.environ.get("KALLGLOT_LONG") == "1"
 """The long form of a test: every variant, and for as long as it takes to be sure."""
-long_form = pytest.mark.skipif(not LONG, reason="long form: KALLGLOT_LONG=1")
+_WHY = "long form: KALLGLOT_LONG=1"
+long_form = pytest.mark.skipif(not LONG, reason=_WHY)
+
+
+def in_long_form() -> None:
+    """Skip what is left of this test, but in the long form."""
+    if not LONG:
+        pytest.skip(_WHY)
 
 
 def settings_for(

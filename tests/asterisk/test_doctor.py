@@ -8,7 +8,7 @@ import pytest
 
 from kallglot_ari.doctor import Doctor
 from kallglot_ari.lab.asterisk import LabAsterisk
-from tests.asterisk.running import settings_for
+from tests.asterisk.running import in_long_form, settings_for
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.asterisk16]
 
@@ -26,6 +26,8 @@ async def test_all_is_well(asterisk: LabAsterisk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["app_stasis.so", "res_ari_events.so", "chan_rtp.so"])
 async def test_a_module_that_is_not_loaded(asterisk: LabAsterisk, tmp_path: Path, module: str) -> None:
+    if asterisk.major < 22:
+        in_long_form()
     await asterisk.cli(f"module unload {module}")
     try:
         found = await examine(asterisk, tmp_path)

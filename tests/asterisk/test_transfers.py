@@ -15,7 +15,7 @@ from kallglot_ari.calls.orders import Transfer
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.phones import Phone, PhoneCall
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import LONG, long_form, running, settings_for, until
+from tests.asterisk.running import in_long_form, long_form, running, settings_for, until
 from tests.asterisk.stage import Stage, staged
 from tests.asterisk.tones import HZ, hears
 from tests.double.server import KallglotDouble
@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 async def stage(
     asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Stage]:
-    if asterisk.major < 22 and not LONG and request.node.originalname != "test_blind_by_phone":
-        pytest.skip("long form: KALLGLOT_LONG=1")
+    if asterisk.major < 22 and request.node.originalname != "test_blind_by_phone":
+        in_long_form()
     async with staged(asterisk, phones, tmp_path) as stage:
         yield stage
 

@@ -34,7 +34,7 @@ LINE = 1
             "de",
             {"translator": "openai", "translator_url": "http://127.0.0.1:1"},
             "translation endpoint: ",
-            marks=pytest.mark.models,
+            marks=[long_form, pytest.mark.models],
         ),
     ],
     ids=["no model", "corrupt model", "unknown language", "dead translation server"],

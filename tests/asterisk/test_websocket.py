@@ -13,7 +13,7 @@ import pytest
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.conf import make_certificate
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import nothing_left, running, settings_for, until
+from tests.asterisk.running import long_form, nothing_left, running, settings_for, until
 from tests.audio_checks import dominant_frequency, tone, tone_presence
 from tests.double.server import KallglotDouble
 
@@ -54,9 +54,9 @@ async def dialled_by_asterisk(asterisk: LabAsterisk, folder: Path, *, tls: bool)
     ("how", "contract", "form"),
     [
         ("we connect", "routing", "auto"),
-        ("we connect", "provider", "auto"),
+        pytest.param("we connect", "provider", "auto", marks=long_form),
         ("we connect", "provider", "opus"),
-        ("asterisk connects", "routing", "auto"),
+        pytest.param("asterisk connects", "routing", "auto", marks=long_form),
         ("asterisk connects by TLS", "provider", "auto"),
     ],
 )

@@ -19,6 +19,7 @@ from kallglot_ari.lab.dialogue import DIALOGUE
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.settings import InterpreterSettings
 from tests.asterisk.conftest import missing
+from tests.asterisk.running import long_form
 
 
 async def run(tmp_path: Path, version: Version, engine: demo.EngineName = "echo") -> tuple[int, str]:
@@ -41,7 +42,7 @@ async def run(tmp_path: Path, version: Version, engine: demo.EngineName = "echo"
 
 @pytest.mark.asterisk
 @pytest.mark.phones
-@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
+@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=[long_form, pytest.mark.asterisk16])])
 async def test_speech_arrives_on_both_sides(tmp_path: Path, version: Version) -> None:
     status, printed = await run(tmp_path, version)
     assert status == 0, printed
