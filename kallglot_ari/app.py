@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -19,13 +18,8 @@ from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
-from kallglot_ari.clock import Clock, SystemClock
-from kallglot_ari.errors import (
-    ApiError,
-    InterpreterError,
-    ListenError,
-    UsageError,
-)
+from kallglot_ari.clock import SystemClock
+from kallglot_ari.errors import ApiError, InterpreterError, ListenError, UsageError
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.media import recording
 from kallglot_ari.media.engine import MediaEngine
@@ -42,10 +36,10 @@ from kallglot_ari.modes.readiness import Readiness
 from kallglot_ari.modes.sip_quality import SipQualities
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.modes.trunk import TrunkMode
-from kallglot_ari.sandbox import echo
-from kallglot_ari.sandbox.engine import EngineFactory
-from kallglot_ari.sandbox.server import Sandbox, run_sandbox
-from kallglot_ari.settings import InterpreterSettings, MediaSettings, Settings
+from kallglot_ari.sandbox.engine import Engine
+from kallglot_ari.sandbox.run import make_engine
+from kallglot_ari.sandbox.server import Sandbox
+from kallglot_ari.settings import MediaSettings, Settings
 from kallglot_ari.store.store import open_store
 from kallglot_ari.tasks import Tasks
 from kallglot_ari.web import tls
@@ -63,59 +57,6 @@ QUIET_SECONDS = 10.0, 60.0
 """Without a call; then the memory that calls took is given back, and what the connections took that are closed by then."""
 WEBHOOKS = ("session.ended", "transcript.ready", "recording.ready")
 """What the embedded Kallglot notifies us of; the rest its streams tell."""
-
-
-class Engine(EngineFactory, Protocol):
-    """What stands behind the embedded Kallglot: models and workers that all its sessions share."""
-
-    async def warm(self, *directions: tuple[str, str]) -> None:
-        """Load what is large before the first call needs it. :raises InterpreterError: for what cannot be had."""
-        ...
-
-    async def close(self) -> None: ...
-
-
-class Echo(echo.Echo):
-    """Says back what it heard; nothing to load."""
-
-    async def warm(self, *directions: tuple[str, str]) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-
-def make_engine(settings: InterpreterSettings, metrics: Metrics, clock: Clock) -> Engine:
-    """The engine that the settings name."""
-    if settings.engine == "echo":
-        return Echo()
-    from kallglot_ari.interpreter.engine import OfflineEngine
-
-    return OfflineEngine(settings, metrics, clock)
-
-
-async def sandbox(
-    host: str,
-    port: int,
-    interpreter: InterpreterSettings,
-    api_key: str | None,
-    *,
-    webhook_url: str = "",
-    webhook_secret: str = "",
-) -> int:
-    """The embedded Kallglot on its own, until SIGINT or SIGTERM."""
-    engine = make_engine(interpreter, Metrics(), SystemClock())
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        await engine.warm()
-        await run_sandbox(
-            host, port, engine, api_key, until=stop, webhook_url=webhook_url, webhook_secret=webhook_secret
-        )
-    finally:
-        await engine.close()
-    return 0
 
 
 class Service:
@@ -139,6 +80,10 @@ class Service:
         self._take_over = take_over
         self._keep_calls = False
         self._run_id = secrets.token_hex(8)
+        self._instance, self._earlier = instance_name(settings), earlier_name(settings)
+        self._prefix = f"kg-{self._instance}"
+        self._earlier_prefix = f"kg-{self._earlier}" if self._earlier else ""
+        self._journal = Journal(self.store, self._prefix, self._earlier_prefix)
         self.replaced = asyncio.Event()
         """Another run of this instance wants to take the calls over: `hand_over` is waited for."""
         self._api_problem = "not asked yet"
@@ -156,9 +101,35 @@ class Service:
             raise
 
     async def _start(self) -> None:
-        s = self.settings
         await self.store.start()
         self._on_stop("store", self.store.close)
+        await self._start_kallglot()
+        if self.settings.debug.record != "off":
+            recording.check(self.settings.debug.record)
+        diagnosis.warn(self.settings)
+        self._on_stop("journal", self._journal.close)
+        if self._take_over and not await self._journal.take_over(self._run_id, TAKE_OVER_SECONDS):
+            _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
+        place = await self._journal.place()
+        await self._start_media(place)
+        await self._start_calls(place)
+        self._start_watching()
+        await self._start_web()
+        await self._journal.claim(self._run_id)
+        self._tasks.spawn(self._watch_claim(), name="claim")
+        _log.info(
+            "started",
+            web=self.web_url,
+            ari=self.settings.ari.url,
+            app=self.settings.ari.app,
+            kallglot="embedded" if self.embedded else ",".join(self.settings.kallglot.urls),
+            rtp=":".join(map(str, self.media.address)),
+            instance=self._prefix,
+        )
+
+    async def _start_kallglot(self) -> None:
+        """The API's client, and before it the embedded Kallglot if that is what it asks."""
+        s = self.settings
         urls: tuple[str, ...] | None = None
         api_key: str | None = None
         if s.kallglot.embedded:
@@ -173,16 +144,10 @@ class Service:
         self.translator = KallglotClient(s.kallglot, s.trunk, self.metrics, self.clock, urls=urls, api_key=api_key)
         await self.translator.start()
         self._on_stop("Kallglot client", self.translator.close)
-        if s.debug.record != "off":
-            recording.check(s.debug.record)
-        diagnosis.warn(s)
-        prefix = f"kg-{instance_name(s)}"
-        earlier = earlier_name(s)
-        journal = Journal(self.store, prefix, f"kg-{earlier}" if earlier else "")
-        self._on_stop("journal", journal.close)
-        if self._take_over and not await journal.take_over(self._run_id, TAKE_OVER_SECONDS):
-            _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
-        place = await journal.place()
+
+    async def _start_media(self, place: dict[str, Any]) -> None:
+        """:param place: where the earlier run's media were."""
+        s = self.settings
         self.media = MediaEngine(
             self._media_settings(place),
             encoding=s.kallglot.encoding,
@@ -195,38 +160,16 @@ class Service:
         )
         await self.media.start()
         self._on_stop("media", self.media.stop)
-        self.outbox = Outbox(
-            self.translator,
-            self.store,
-            self.metrics,
-            self.clock,
-            prefix=prefix,
-            embedded=self.embedded.url if self.embedded else "",
-            earlier=f"kg-{earlier}" if earlier else "",
-        )
-        plant = Plant(
-            self.ari,
-            s.ari.app,
-            self.media,
-            self.translator,
-            self.outbox,
-            self.store,
-            self.hub,
-            self.metrics,
-            self.clock,
-            SipQualities(self.ari, self.metrics, self.clock),
-            s.debug,
-        )
+
+    async def _start_calls(self, place: dict[str, Any]) -> None:
+        """The three kinds of calls and what they share, ARI among it. Those of the earlier run are taken up."""
+        s = self.settings
         load = Load(self.metrics, s.service.max_calls)
-        self.stasis = StasisMode(
-            plant, s.service, s.kallglot, s.media, s.conference, s.features, prefix, journal, load, self._is_trunk_s
-        )
-        await self.outbox.start(await self.stasis.resume.read())
-        self._on_stop("outbox", self.outbox.stop)
+        await self._start_media_mode(load)
         rtp = list(self.media.address)
         self.stasis.resume.start(same_port=place.get("rtp") == rtp)
-        await journal.settle(rtp=rtp)
-        journal.start()
+        await self._journal.settle(rtp=rtp)
+        self._journal.start()
         self.trunk = TrunkMode(
             self.translator,
             self.store,
@@ -239,8 +182,8 @@ class Service:
             metrics=self.metrics,
             clock=self.clock,
             load=load,
-            instance=instance_name(s),
-            earlier=earlier,
+            instance=self._instance,
+            earlier=self._earlier,
             debug=s.debug,
             ari=self.ari,
             app=s.ari.app,
@@ -261,18 +204,53 @@ class Service:
             metrics=self.metrics,
             clock=self.clock,
             load=load,
-            instance=instance_name(s),
+            instance=self._instance,
             trunk_mode=self.trunk,
         )
         await self.pbx.start()
         self._on_stop("PBX service", self.pbx.stop)
-        self.outbox.watch(f"{instance_name(s)}-t-", self.trunk.live_keys)
-        self.outbox.watch(f"{instance_name(s)}-p-", self.pbx.live_keys)
-        if earlier:
-            self.outbox.watch(f"{earlier}-t-", self.trunk.live_keys, only_to_end=True)
-            self.outbox.watch(f"{earlier}-p-", self.pbx.live_keys, only_to_end=True)
+        self.outbox.watch(f"{self._instance}-t-", self.trunk.live_keys)
+        self.outbox.watch(f"{self._instance}-p-", self.pbx.live_keys)
+        if self._earlier:
+            self.outbox.watch(f"{self._earlier}-t-", self.trunk.live_keys, only_to_end=True)
+            self.outbox.watch(f"{self._earlier}-p-", self.pbx.live_keys, only_to_end=True)
+
+    async def _start_media_mode(self, load: Load) -> None:
+        """Its calls and the outbox of their sessions; ARI is not connected yet."""
+        s = self.settings
+        self.outbox = Outbox(
+            self.translator,
+            self.store,
+            self.metrics,
+            self.clock,
+            prefix=self._prefix,
+            embedded=self.embedded.url if self.embedded else "",
+            earlier=self._earlier_prefix,
+        )
+        plant = Plant(
+            self.ari,
+            s.ari.app,
+            self.media,
+            self.translator,
+            self.outbox,
+            self.store,
+            self.hub,
+            self.metrics,
+            self.clock,
+            SipQualities(self.ari, self.metrics, self.clock),
+            s.debug,
+        )
+        self.stasis = StasisMode(
+            plant, s.service, s.kallglot, s.media, s.conference, s.features,
+            self._prefix, self._journal, load, self._is_trunk_s,
+        )  # fmt: skip
+        await self.outbox.start(await self.stasis.resume.read())
+        self._on_stop("outbox", self.outbox.stop)
+
+    def _start_watching(self) -> None:
+        """What looks at the parts from now on."""
         self.readiness = Readiness(
-            self.metrics, self.ari, self.media, s.media.transport, self.store,
+            self.metrics, self.ari, self.media, self.settings.media.transport, self.store,
             {
                 "api": self._api_problems,
                 "interpreter": lambda: [self._interpreter_problem and f"interpreter: {self._interpreter_problem}"],
@@ -286,9 +264,12 @@ class Service:
         self._tasks.spawn(stillness.watch(self.clock), name="stillness")
         self._tasks.spawn(self._give_back(), name="memory")
         self._on_stop("tasks", self._tasks.close)
-        web_settings = s.web
-        if self.embedded is not None and not s.web.webhook_secret.get_secret_value():
-            web_settings = s.web.model_copy(update={"webhook_secret": SecretStr(secrets.token_urlsafe(32))})
+
+    async def _start_web(self) -> None:
+        """The web server, which the embedded Kallglot is told of."""
+        s, web_settings = self.settings, self.settings.web
+        if self.embedded is not None and not web_settings.webhook_secret.get_secret_value():
+            web_settings = web_settings.model_copy(update={"webhook_secret": SecretStr(secrets.token_urlsafe(32))})
         webhook_secret = web_settings.webhook_secret.get_secret_value()
         log.hide([webhook_secret])
         self.web = WebServer(
@@ -307,20 +288,8 @@ class Service:
         await self.web.start()
         self._on_stop("web", self.web.stop)
         self.web_url = self.web.url
-        await journal.claim(self._run_id)
-        self._tasks.spawn(self._watch_claim(journal), name="claim")
-        self._journal = journal
         if self.embedded is not None and not s.web.allowed_ips:  # else loopback may be shut out
             self.embedded.notify(f"{self.web_url}/webhooks/kallglot", webhook_secret, WEBHOOKS, tls.asking(s.web))
-        _log.info(
-            "started",
-            web=self.web_url,
-            ari=s.ari.url,
-            app=s.ari.app,
-            kallglot="embedded" if self.embedded else ",".join(s.kallglot.urls),
-            rtp=":".join(map(str, self.media.address)),
-            instance=prefix,
-        )
 
     def _on_ari(self, event: SocketEvent) -> None:
         self.stasis.on_event(event)
@@ -356,16 +325,15 @@ class Service:
     def _on_stop(self, name: str, stop: Callable[[], Awaitable[None]]) -> None:
         self._stops.append((name, stop))
 
-    async def _watch_claim(self, journal: Journal) -> None:
-        while await journal.holder() in ("", self._run_id):  # noqa: ASYNC110 - the other run is another process
+    async def _watch_claim(self) -> None:
+        while await self._journal.holder() in ("", self._run_id):  # noqa: ASYNC110 - the other run is another process
             await asyncio.sleep(CLAIM_EVERY)
         _log.warning("another_run_takes_over", calls=len(self.calls()))
         self.replaced.set()
 
     async def hand_over(self) -> None:
         """Stop at once and leave the calls as they are, for the next run of this instance, and tell it that they are its own."""
-        journal = self._journal
-        self._stops.insert(1, ("claim", lambda: journal.release(self._run_id)))
+        self._stops.insert(1, ("claim", lambda: self._journal.release(self._run_id)))
         await self.stop(drain=False, keep_calls=True)
 
     async def stop(self, *, drain: bool = True, keep_calls: bool = False) -> None:

@@ -45,14 +45,14 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _sandbox(args: argparse.Namespace) -> int:
-    from kallglot_ari.app import sandbox
+    from kallglot_ari.sandbox.run import run_sandbox
 
     config = settings.load(args.config, only=("interpreter", "log"))
     log.configure(config.log.level, config.log.format)
     interpreter = config.interpreter.model_copy(update={"engine": args.engine or config.interpreter.engine})
     url, secret = args.webhook_url or "", args.webhook_secret
     return _run(
-        sandbox(args.host, args.port, interpreter, args.api_key or None, webhook_url=url, webhook_secret=secret)
+        run_sandbox(args.host, args.port, interpreter, args.api_key or None, webhook_url=url, webhook_secret=secret)
     )
 
 

@@ -141,7 +141,7 @@ def test_the_sandbox_takes_the_engine_of_the_configuration(
         taken.append(interpreter.engine)
         return 0
 
-    monkeypatch.setattr("kallglot_ari.app.sandbox", sandbox)
+    monkeypatch.setattr("kallglot_ari.sandbox.run.run_sandbox", sandbox)
     monkeypatch.setenv("KALLGLOT__INTERPRETER__ENGINE", "echo")
     assert main(["sandbox", *option]) == 0
     assert taken == [expected]

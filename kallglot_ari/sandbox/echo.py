@@ -75,7 +75,7 @@ class _Utterance:
 
 
 class Echo:
-    """Implements `EngineFactory`."""
+    """Implements `Engine`; there is nothing to load."""
 
     def __call__(
         self,
@@ -88,6 +88,12 @@ class Echo:
         sink: EngineSink,
     ) -> EchoSession:
         return EchoSession(mode, source_language, target_language, sink)
+
+    async def warm(self, *directions: tuple[str, str]) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
 
 class EchoSession:

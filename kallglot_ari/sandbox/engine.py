@@ -76,3 +76,13 @@ class EngineFactory(Protocol):
         says comes as transcripts. `metadata` is the session's, as the client sent it.
         """
         ...
+
+
+class Engine(EngineFactory, Protocol):
+    """A factory with the models and workers that all its sessions share."""
+
+    async def warm(self, *directions: tuple[str, str]) -> None:
+        """Load what is large before the first call needs it. :raises InterpreterError: for what cannot be had."""
+        ...
+
+    async def close(self) -> None: ...

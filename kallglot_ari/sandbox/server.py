@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -232,40 +232,3 @@ class Sandbox:
 
     def _shown(self, record: Record) -> dict[str, Any]:
         return record.as_json(self.clock.now())
-
-
-def _say(line: str) -> None:
-    """At once: a pipe or a file holds a line back until the end."""
-    print(line, flush=True)  # noqa: T201 - the command's output
-
-
-async def run_sandbox(
-    host: str,
-    port: int,
-    engine: EngineFactory,
-    api_key: str | None = None,
-    *,
-    until: asyncio.Event | None = None,
-    announce: Callable[[str], None] = _say,
-    webhook_url: str = "",
-    webhook_secret: str = "",
-) -> None:
-    """Serve until cancelled, or `until` is set; `announce` is told the URL and the key, a line each, and what webhooks are signed with.
-
-    :param webhook_url: where events are posted; empty: nowhere. :param webhook_secret: empty: one is made.
-    :raises ListenError: when the address cannot be bound.
-    """
-    if webhook_url and not webhook_secret:
-        webhook_secret = f"whsec_{secrets.token_urlsafe(24)}"
-    sandbox = Sandbox(
-        engine, host=host, port=port, api_key=api_key, webhook_url=webhook_url, webhook_secret=webhook_secret
-    )
-    await sandbox.start()
-    try:
-        announce(f"Kallglot sandbox: {sandbox.url}")
-        announce(f"API key:          {sandbox.api_key}")
-        if webhook_url:
-            announce(f"Webhook secret:   {webhook_secret}")
-        await (until or asyncio.Event()).wait()
-    finally:
-        await sandbox.stop()

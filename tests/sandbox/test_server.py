@@ -12,7 +12,8 @@ import pytest
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.errors import ListenError
 from kallglot_ari.sandbox.echo import Echo
-from kallglot_ari.sandbox.server import Sandbox, run_sandbox
+from kallglot_ari.sandbox.run import serve
+from kallglot_ari.sandbox.server import Sandbox
 
 ROUTED: dict[str, Any] = {
     "mode": "bidirectional_translation",
@@ -293,7 +294,7 @@ async def test_running_it_tells_url_and_key_and_stops_when_cancelled() -> None:
             told.set()
 
     async with asyncio.timeout(5):
-        running = asyncio.gather(run_sandbox("127.0.0.1", 0, Echo(), "sk_test_k", announce=announce))
+        running = asyncio.gather(serve("127.0.0.1", 0, Echo(), "sk_test_k", announce=announce))
         await told.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
