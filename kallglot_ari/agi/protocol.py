@@ -29,8 +29,7 @@ _RESULT = re.compile(r"result=(-?\d+)?(?:\s+(.*))?", re.DOTALL)
 class LineBuffer:
     """Cuts a byte stream into lines, and refuses what has no end."""
 
-    def __init__(self, max_line: int = MAX_LINE) -> None:
-        self._max = max_line
+    def __init__(self) -> None:
         self._data = bytearray()
 
     def __len__(self) -> int:
@@ -44,8 +43,8 @@ class LineBuffer:
         self._data += data
         *complete, rest = self._data.split(b"\n")
         longest = max(map(len, (*complete, rest)))
-        if longest >= self._max:
-            raise AgiError(f"AGI line: expected at most {self._max} octets, found {longest} or more")
+        if longest >= MAX_LINE:
+            raise AgiError(f"AGI line: expected at most {MAX_LINE} octets, found {longest} or more")
         self._data = rest
         return [line.removesuffix(b"\r").decode("utf-8", "replace") for line in complete]
 
@@ -87,8 +86,7 @@ class AgiRequest:
 class HeaderParser:
     """Collects a request's header, line by line."""
 
-    def __init__(self, max_total: int = MAX_HEADER) -> None:
-        self._max = max_total
+    def __init__(self) -> None:
         self._total = 0
         self._values: dict[str, str] = {}
 
@@ -98,8 +96,8 @@ class HeaderParser:
         :raises AgiError: this is not AGI, or there is too much of it.
         """
         self._total += len(text) + 1
-        if self._total > self._max:
-            raise AgiError(f"AGI header: expected at most {self._max} octets, found more")
+        if self._total > MAX_HEADER:
+            raise AgiError(f"AGI header: expected at most {MAX_HEADER} octets, found more")
         if text:
             name, colon, value = text.partition(":")
             if not colon or not name.startswith("agi_") or not _NAME.fullmatch(name):

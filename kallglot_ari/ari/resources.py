@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 
 from kallglot_ari.ari.models import Bridge, Channel
-from kallglot_ari.ari.operation import Requests
 from kallglot_ari.ari.operations import Asterisk, Bridges, Channels
 from kallglot_ari.ari.rest import Rest
 from kallglot_ari.ari.versions import FEATURES, UNKNOWN, has
@@ -97,9 +96,7 @@ class CallChannels(Channels):
         encapsulation: str = "rtp",
         transport: str = "udp",
         connection_type: str = "client",
-        direction: str = "both",
         variables: Mapping[str, str] | None = None,
-        app: str | None = None,
     ) -> Channel:
         """`externalMedia` to `external_host`: over RTP `HOST:PORT`, and `rtp_address` of the answer is where to send.
 
@@ -108,14 +105,14 @@ class CallChannels(Channels):
         """
         await self.need(format)
         return await self.external_media(
-            app=app or self._app,
+            app=self._app,
             channel_id=channel_id,
             external_host=external_host,
             format=format,
             encapsulation=encapsulation,
             transport=transport,
             connection_type=connection_type,
-            direction=direction,
+            direction="both",
             variables=variables,
         )
 
@@ -123,9 +120,6 @@ class CallChannels(Channels):
 class CallBridges(Bridges):
     """`/bridges`, with the kind of bridge that translated calls need."""
 
-    def __init__(self, requests: Requests) -> None:
-        super().__init__(requests)
-
-    async def create_for_media(self, bridge_id: str, *, name: str | None = None) -> Bridge:
-        """`createWithId` of a bridge that never connects its channels directly."""
-        return await self.create_with_id(bridge_id, type=BRIDGE_TYPE, name=name)
+    async def create_for_media(self, bridge_id: str) -> Bridge:
+        """`createWithId` of a bridge that never connects its channels directly; its id is its name too."""
+        return await self.create_with_id(bridge_id, type=BRIDGE_TYPE, name=bridge_id)

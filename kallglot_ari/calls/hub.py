@@ -55,12 +55,6 @@ class Subscription(AsyncIterator[dict[str, Any]]):
         self._closed = True
         self._ready.set()
 
-    async def aclose(self) -> None:
-        """End the iteration at once."""
-        self._events.clear()
-        self._lost = 0
-        self.close()
-
     def __aiter__(self) -> Subscription:
         return self
 

@@ -25,7 +25,7 @@ from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, InterpreterError
 from kallglot_ari.interpreter.engine import OfflineEngine
 from kallglot_ari.interpreter.protocols import Sound
-from kallglot_ari.interpreter.recognise_file import recognise_sound
+from kallglot_ari.interpreter.recognise_sound import recognise_sound
 from kallglot_ari.interpreter.score import chrf, word_error_rate
 from kallglot_ari.metrics import Metrics
 

@@ -26,6 +26,8 @@ from kallglot_ari.tasks import Tasks
 ESPEAK_WORDS_PER_MINUTE = 130
 ANSWER_SECONDS = 15.0
 START_SECONDS = 60.0
+_KEEP_MS = 40
+"""Of the silence before speech."""
 
 
 def read_wav(data: bytes) -> Sound:
@@ -45,12 +47,12 @@ def read_wav(data: bytes) -> Sound:
     return Sound(pcm[::channels], rate)
 
 
-def trimmed(sound: Sound, keep_ms: int = 40) -> Sound:
+def trimmed(sound: Sound) -> Sound:
     """Without the silence before the first sound: nobody should wait for it."""
     loud = np.flatnonzero(np.abs(sound.pcm.astype(np.int32)) > 200)
     if loud.size == 0:
         return sound
-    start = max(0, int(loud[0]) - sound.sample_rate * keep_ms // 1000)
+    start = max(0, int(loud[0]) - sound.sample_rate * _KEEP_MS // 1000)
     return Sound(sound.pcm[start:], sound.sample_rate)
 
 

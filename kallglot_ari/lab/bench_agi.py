@@ -117,12 +117,12 @@ def _service(folder: Path, config: str) -> Iterator[None]:
 class Load:
     """Makes calls over the manager interface and hangs each up after a time of its own."""
 
-    def __init__(self, pbx: LabAsterisk, longest: float, seed: int) -> None:
+    def __init__(self, pbx: LabAsterisk, longest: float) -> None:
         settings = AmiSettings(
             port=pbx.manager_port, username=pbx.manager_user, password=SecretStr(pbx.manager_password)
         )
         self._longest = longest
-        self._rng = random.Random(seed)
+        self._rng = random.Random(1)
         self.ami = AmiClient(settings, Metrics(), on_event=lambda _: None, on_connected=self._connected)
         self.failed = 0
 
@@ -186,7 +186,7 @@ async def _until_ready(port: int, folder: Path) -> None:
 
 
 async def measure(
-    calls_per_minute: float, seconds: float, *, longest: float = 8, seed: int = 1, step: Console | None = None
+    calls_per_minute: float, seconds: float, *, longest: float = 8, step: Console | None = None
 ) -> Result:
     """Two Asterisks, the service and the load. :param longest: seconds that a call may last. :raises LabError: something does not come up."""
     console = step or Console(quiet=True)
@@ -212,7 +212,7 @@ async def measure(
                 folder = Path(scratch)
                 with _service(folder, _config(pbx, edge, folder, agi, web)):
                     await _until_ready(web, folder)
-                    return await _measured(folder, web, calls_per_minute, seconds, Load(pbx, longest, seed))
+                    return await _measured(folder, web, calls_per_minute, seconds, Load(pbx, longest))
 
 
 def _config(pbx: LabAsterisk, edge: LabAsterisk, folder: Path, agi: int, web: int) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 
 from kallglot_ari.audio.codecs.g711 import ulaw_encoder
 from kallglot_ari.lab.asterisk import LabAsterisk
-from kallglot_ari.lab.roots import Progress, Version
 
 NOISE_SECONDS = 60
 SAMPLE_RATE = 8000
@@ -49,11 +48,9 @@ class Farm:
     :ivar customer: what every caller says, mu-law, from the moment it is answered; `agent` the same of the other side.
     """
 
-    def __init__(
-        self, version: Version | None = "22", progress: Progress = lambda _: None, *, codec: str = "ulaw"
-    ) -> None:
+    def __init__(self, *, codec: str = "ulaw") -> None:
         peer = _PEER.format(name="called", context="farm", codec=codec)
-        self.asterisk = LabAsterisk(version, phones=0, local={"pjsip.conf": peer}, progress=progress)
+        self.asterisk = LabAsterisk("22", phones=0, local={"pjsip.conf": peer})
         rng = np.random.default_rng(1)
         self.customer, self.agent = (
             ulaw_encoder().encode(rng.normal(0, 4000, SAMPLE_RATE * NOISE_SECONDS).clip(-32768, 32767).astype(np.int16))

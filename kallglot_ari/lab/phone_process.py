@@ -70,7 +70,7 @@ class Mouth(pj.AudioMediaPort):  # type: ignore[misc]
         self._position = 0
 
     def put(self, item: dict[str, object]) -> None:
-        """`{"token", "pcm": bytes, "loop": bool}` or `{"token", "tone": Hz, "amplitude", "samples": n}`."""
+        """`{"token", "pcm": bytes}` or `{"token", "tone": Hz, "amplitude", "samples": n}`."""
         self._items.append(item)
 
     def clear(self) -> None:
@@ -105,9 +105,8 @@ class Mouth(pj.AudioMediaPort):  # type: ignore[misc]
         self._position += len(part) // 2
         if self._position >= total:
             self._position = 0
-            if not item.get("loop"):
-                self._items.popleft()
-                emit({"event": "spoken", "token": item["token"], "at": now + len(part) / 2 / self._rate})
+            self._items.popleft()
+            emit({"event": "spoken", "token": item["token"], "at": now + len(part) / 2 / self._rate})
         return part
 
 
@@ -387,7 +386,7 @@ class PhoneProcess:
             pcm = file.readframes(file.getnframes())
         if not pcm:
             raise ValueError(f"{c['path']}: expected sound, found none")
-        self.mouth.put({"token": c["token"], "pcm": pcm, "loop": bool(c.get("loop"))})
+        self.mouth.put({"token": c["token"], "pcm": pcm})
         return None
 
     def do_tone(self, c: dict[str, object]) -> object:

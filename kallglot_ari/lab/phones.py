@@ -179,12 +179,12 @@ class Phone:
         samples = np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.int16)
         return Recording(self._ear_start, self.rate, samples)
 
-    async def play(self, sound: Path | Samples, *, rate: int | None = None, loop: bool = False) -> str:
-        """Queue a WAV file, or samples at `rate` (the phone's own by default); the token to wait for with `wait_spoken`."""
-        samples = await asyncio.to_thread(at_rate, sound, rate or self.rate, self.rate)
+    async def play(self, sound: Path | Samples) -> str:
+        """Queue a WAV file, or samples at the phone's own rate; the token to wait for with `wait_spoken`."""
+        samples = await asyncio.to_thread(at_rate, sound, self.rate, self.rate)
         token = f"say{next(self._tokens)}"
         path = Recording(0, self.rate, samples).save(self._folder / f"{token}.wav")
-        await self._do("say", path=str(path), token=token, loop=loop)
+        await self._do("say", path=str(path), token=token)
         return token
 
     async def tone(self, hertz: float, seconds: float = 3600, amplitude: float = 0.3) -> str:

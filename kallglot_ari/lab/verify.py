@@ -140,13 +140,13 @@ class Understanding:
     again before a turn counts as not arrived: other words than those that were spoken it does not hear the better for it.
     """
 
-    def __init__(self, settings: InterpreterSettings | None = None) -> None:
+    def __init__(self) -> None:
         """:raises LabError: without the recogniser or its model."""
         try:
             from kallglot_ari.interpreter.lockfile import locked, models_dir
             from kallglot_ari.interpreter.whisper import WhisperHost
 
-            folder = locked()["whisper-base"].folder(models_dir(settings or InterpreterSettings()))
+            folder = locked()["whisper-base"].folder(models_dir(InterpreterSettings()))
             self._host = WhisperHost({"model": str(folder)})
         except (ImportError, InterpreterError) as error:
             raise LabError(f"what the phones heard cannot be checked: {error}") from None

@@ -15,7 +15,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 _VERSION = 4
-RECORD_BYTES = INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
+INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
 """Of a leg's records, as tick.c has them."""
 ENCODER_BYTES, DECODER_BYTES = 224, 220
 """Of G.722."""
@@ -33,7 +33,7 @@ class Native:
         sizes = [ctypes.c_int64() for _ in range(5)]
         if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
             raise OSError(f"{path.name}: expected version {_VERSION}")
-        if [size.value for size in sizes] != [*RECORD_BYTES, ENCODER_BYTES, DECODER_BYTES]:
+        if [size.value for size in sizes] != [INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES, DECODER_BYTES]:
             raise OSError(f"{path.name}: another layout of a leg's figures")
         self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
         self.take_long = self._function(unlocked, "take", _pointer, *[_pointer] * 4, _int, _int)

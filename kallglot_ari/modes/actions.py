@@ -234,7 +234,7 @@ class CallActions:
             case c.AddToBridge():
                 await bridges.add_channel(command.bridge_id, channel=command.channel_id)
             case c.CreateBridge():
-                await bridges.create_with_id(command.bridge_id, type="mixing,proxy_media", name=command.bridge_id)
+                await bridges.create_for_media(command.bridge_id)
             case c.DestroyBridge():
                 await bridges.destroy(command.bridge_id)
             case c.CreateMedia():

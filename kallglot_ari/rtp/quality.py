@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, log10, sqrt
 
+_CONCEALED_BPL = 25.1
+"""`EModel.bpl` of G.711 whose losses are concealed, as ours are."""
+
 
 @dataclass(frozen=True, slots=True)
 class EModel:
@@ -108,12 +111,12 @@ def mos(r: float) -> float:
     return max(1.0, 1 + 0.035 * r + r * (r - 60) * (100 - r) * 7e-6)
 
 
-def rate(loss_percent: float, delay_ms: float, *, ie: float = 0.0, bpl: float = 25.1) -> tuple[float, float]:
+def rate(loss_percent: float, delay_ms: float) -> tuple[float, float]:
     """(R, MOS) of a leg: random loss in per cent, one-way mouth-to-ear delay in ms, everything else the default.
 
     The echo path is taken as perfect (TELR 65 dB and the same delay), as for a 4-wire digital leg. :raises ValueError: below 0.
     """
     if loss_percent < 0 or delay_ms < 0:
         raise ValueError(f"expected loss and delay of at least 0, found {loss_percent} % and {delay_ms} ms")
-    r = EModel(ppl=loss_percent, ta=delay_ms, ie=ie, bpl=bpl).r()
+    r = EModel(ppl=loss_percent, ta=delay_ms, bpl=_CONCEALED_BPL).r()
     return r, mos(r)

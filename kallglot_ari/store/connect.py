@@ -20,7 +20,8 @@ from kallglot_ari.errors import ConfigError
 
 WRITE = "kallglot_write"
 """Execution option of a transaction that writes: in SQLite it takes the write lock at once, so that it cannot fail half-way."""
-
+CONNECTIONS = 5
+"""Kept open; PostgreSQL may have as many again."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_BUSY_RECOVERY)
 _CACHE = 128
 """KiB of the file that each connection keeps; SQLite would keep 2,000, and the system has them anyway."""
@@ -108,17 +109,17 @@ def _sqlite(name: str) -> Target:
     return Target(path=path)
 
 
-def engine_of(target: Target, *, busy_timeout: float, connections: int = 5) -> AsyncEngine:
+def engine_of(target: Target, *, busy_timeout: float) -> AsyncEngine:
     """An engine that has not connected yet. `busy_timeout` in seconds."""
     if target.sqlite:
-        return _sqlite_engine(target, busy_timeout, connections)
+        return _sqlite_engine(target, busy_timeout)
     assert target.url is not None
     try:
         return create_async_engine(
             target.url,
             pool_pre_ping=True,
-            pool_size=connections,
-            max_overflow=connections,
+            pool_size=CONNECTIONS,
+            max_overflow=CONNECTIONS,
             pool_timeout=busy_timeout,
             hide_parameters=True,
             connect_args={
@@ -133,12 +134,12 @@ def engine_of(target: Target, *, busy_timeout: float, connections: int = 5) -> A
         raise ConfigError("store.url: PostgreSQL needs the asyncpg package: install kallglot-ari[postgresql]") from None
 
 
-def _sqlite_engine(target: Target, busy_timeout: float, connections: int) -> AsyncEngine:
+def _sqlite_engine(target: Target, busy_timeout: float) -> AsyncEngine:
     name = ":memory:" if target.memory else str(target.path)
     pool: dict[str, Any] = (
         {"poolclass": StaticPool}
         if target.memory
-        else {"pool_size": connections, "max_overflow": 0, "pool_timeout": busy_timeout * 2, "pool_use_lifo": True}
+        else {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_timeout": busy_timeout * 2, "pool_use_lifo": True}
     )
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=name),

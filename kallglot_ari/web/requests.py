@@ -46,11 +46,11 @@ async def body_bytes(request: web.Request, limit: int = BODY_MAX) -> bytes:
     return b"".join(parts)
 
 
-async def body_text(request: web.Request, content_types: tuple[str, ...], limit: int = BODY_MAX) -> str:
+async def body_text(request: web.Request, content_types: tuple[str, ...]) -> str:
     """The body as UTF-8 text of one of `content_types`."""
     _expect(request, content_types)
     try:
-        return (await body_bytes(request, limit)).decode("utf-8")
+        return (await body_bytes(request)).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Problem(400, "invalid_request", f"expected UTF-8, found byte {error.start} to be none") from None
 

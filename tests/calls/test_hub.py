@@ -186,15 +186,6 @@ async def test_unsubscribed_readers_are_forgotten() -> None:
     assert hub.readers == 0
 
 
-async def test_aclose_ends_at_once() -> None:
-    hub, _ = make(queue=1)
-    reader = hub.subscribe()
-    hub.publish("x", "c1", {})
-    hub.publish("y", "c1", {})
-    await reader.aclose()
-    assert [event async for event in reader] == []
-
-
 @pytest.mark.parametrize(("queue", "replay"), [(0, 1), (-1, 1), (1, -1)])
 def test_bounds_that_make_no_sense_are_refused(queue: int, replay: int) -> None:
     with pytest.raises(ValueError, match="expected queue >= 1"):

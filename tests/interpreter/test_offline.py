@@ -18,7 +18,7 @@ from kallglot_ari.interpreter.endpoint import EndpointTranslator
 from kallglot_ari.interpreter.engine import OfflineEngine
 from kallglot_ari.interpreter.languages import shipped
 from kallglot_ari.interpreter.protocols import Sound
-from kallglot_ari.interpreter.recognise_file import recognise_sound
+from kallglot_ari.interpreter.recognise_sound import recognise_sound
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import InterpreterSettings
 from tests.asterisk.conftest import missing

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kallglot_ari.audio import level
 from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import StreamAudio
@@ -31,6 +30,7 @@ from kallglot_ari.media.recording import Recording, check
 from kallglot_ari.metrics import Metrics
 from tests.asterisk.conftest import missing
 from tests.audio.signals import tone
+from tests.audio_checks import level_dbfs
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
 from tests.media.simulated import Simulation
@@ -131,7 +131,7 @@ def channels(path: Path) -> tuple[int, Pcm, Pcm]:
 def tone_from(pcm: Pcm, hertz: float, rate: int = 8000) -> float:
     """The second at which a tone begins, to 5 ms; it must be that tone."""
     blocks = pcm[: pcm.size // 40 * 40].reshape(-1, 40)
-    loud = np.flatnonzero([level.dbfs(block) > -30 for block in blocks])
+    loud = np.flatnonzero([level_dbfs(block) > -30 for block in blocks])
     assert loud.size, "no tone"
     part = pcm[loud[0] * 40 + 400 :][:1600]
     spectrum = np.abs(np.fft.rfft(part * np.hanning(part.size)))

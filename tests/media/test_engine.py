@@ -13,7 +13,6 @@ import time
 import numpy as np
 import pytest
 
-from kallglot_ari.audio import level
 from kallglot_ari.audio.codecs import g711, opus, registry
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
@@ -25,6 +24,7 @@ from kallglot_ari.media.udp import family_of
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import best_snr, speech_like, tone
+from tests.audio_checks import level_dbfs
 from tests.media.conftest import Running, value
 from tests.media.peer import Peer
 
@@ -122,7 +122,7 @@ async def test_losses_leave_no_hole_in_time(running: Running, metrics: Metrics) 
     assert quality.packets_lost == 3
     assert quality.concealed_ms >= 60
     short = sound[: len(pcm)].reshape(-1, 40)  # 5 ms
-    assert min(level.dbfs(part) for part in short[:230]) > level.dbfs(pcm) - 3
+    assert min(level_dbfs(part) for part in short[:230]) > level_dbfs(pcm) - 3
 
 
 async def test_strangers_are_not_heard(running: Running, way: dict[str, object], metrics: Metrics) -> None:
@@ -241,9 +241,9 @@ async def test_hearing_the_other_party_quietly(running: Running) -> None:
         await settle(0.3)
         quiet = listener.heard[-1][1].payload
     middle = heard[len(heard) // 2 :][:4000]
-    assert level.dbfs(middle) == pytest.approx(level.dbfs(tone(8000, 1.0, 600, 800)), abs=1.0)
+    assert level_dbfs(middle) == pytest.approx(level_dbfs(tone(8000, 1.0, 600, 800)), abs=1.0)
     parts = middle[: 40 * 100].reshape(-1, 40)
-    assert min(level.dbfs(part) for part in parts) > level.dbfs(middle) - 4
+    assert min(level_dbfs(part) for part in parts) > level_dbfs(middle) - 4
     assert quiet == b"\xff" * 160
 
 
