@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from kallglot_ari import log, memory
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.socket import SocketEvent
-from kallglot_ari.calls.events import HangupAsked
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.model import CallView
 from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
@@ -403,11 +402,8 @@ class Service:
         return await self.readiness.reasons()
 
     def _session_ended(self, session_id: str, reason: str) -> None:
-        """Kallglot's webhook: a session is over, so what is still up of it is hung up."""
-        runner = self.stasis.calls.of_session(session_id)
-        if runner is not None:
-            runner.post(HangupAsked("kallglot"))
-        else:
+        """Kallglot's webhook: a session is over."""
+        if not self.stasis.session_ended(session_id, reason):
             self._tasks.spawn(self._hang_up_elsewhere(session_id, reason), name="session-ended")
 
     async def _hang_up_elsewhere(self, session_id: str, reason: str) -> None:

@@ -113,6 +113,9 @@ def _supervises(call: Call, leg: Leg) -> list[c.Command]:
     if leg.media in (Thing.ASKED, Thing.LIVE) and leg.uplink_on:
         leg.uplink_on = False
         commands.append(c.Uplink(leg.id, False))
+    if leg.music_on:  # as a party it waited
+        leg.music_on = False
+        commands.append(c.MusicOnHold(leg.channel_id, False))
     heard = call.talking[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
     return commands + _hear(leg, {other.id: AS_IT_IS for other in heard})
 

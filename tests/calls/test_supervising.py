@@ -66,6 +66,21 @@ def test_stepping_back_from_a_call_with_kallglot_alone_leaves_it() -> None:
     assert s.asked(c.Route)[-1].speaks == (("customer", "", "customer"),)
 
 
+@pytest.mark.parametrize("role", [Role.LISTEN, Role.WHISPER])
+def test_who_waited_with_the_others_and_steps_back_hears_no_more_music(role: Role) -> None:
+    s = Script()
+    s.talking()
+    supervisor = supervised(Role.PARTY, s)
+    s.feed(e.TransferAsked("agent", "PJSIP/9", consult=True))
+    s.comes()
+    assert c.MusicOnHold(supervisor, True) in s.all
+    s.feed(e.SuperviseChanged("supervisor", role))
+    s.done()
+    assert s.asked(c.MusicOnHold, lambda x: x.channel_id == supervisor)[-1] == c.MusicOnHold(supervisor, False)
+    s.feed(e.SuperviseChanged("supervisor", Role.PARTY))
+    assert s.asked(c.MusicOnHold, lambda x: x.channel_id == supervisor)[-1].on
+
+
 def test_who_was_asked_to_consult_and_steps_back_leaves_nobody_waiting() -> None:
     s = Script()
     s.talking()

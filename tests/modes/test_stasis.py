@@ -13,11 +13,12 @@ from kallglot_ari.ari.decode import read_one
 from kallglot_ari.ari.models import AsteriskInfo, Channel, ChannelDestroyed, Dial, StasisStart
 from kallglot_ari.ari.snapshot import Connected, Snapshot
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.model import SessionRequest
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.settings import Settings
 from tests.ari.fake import channel, event
-from tests.calls.script import CALLER
+from tests.calls.script import CALLER, plan
 from tests.modes.test_registry import Bench
 from tests.modes.trunk_fakes import FakeHub
 
@@ -97,3 +98,54 @@ async def test_a_dialled_channel_that_is_busy_is_told_so_when_its_end_has_no_cau
     assert heard == [e.ChannelGone("kg-t-1.d1", told)]
     assert mode._busy == set(), "of others nothing is kept"
     await mode.close()
+
+
+def _mode(bench: Bench) -> StasisMode:
+    s = Settings()
+    load = Load(bench.plant.metrics)
+    mode = StasisMode(
+        bench.plant, s.service, s.kallglot, s.media, s.conference, s.features, "kg-t", bench.journal, load
+    )
+    mode.calls = bench.calls
+    return mode
+
+
+async def test_parties_whose_session_kallglot_ends_go_on_with_another() -> None:
+    """It may end all of them at once, with its own restart, or one that it takes for idle, as during a long hold."""
+    bench = Bench()
+    await bench.up("kg-t-1")
+    mode, machine = _mode(bench), bench.calls.get("kg-t-1").machine
+    assert machine.link.session is not None
+    first = machine.link.session.id
+    assert not mode.session_ended("sess_of_others", "completed")
+    assert mode.session_ended(first, "completed")
+    async with asyncio.timeout(5):
+        while len(bench.kallglot.streams) < 2 or machine.translation != "up":
+            await asyncio.sleep(0)
+    assert machine.state == "active"
+    assert machine.link.session.id != first
+    assert not mode.session_ended(first, "completed"), "told again, it is nobody's"
+    await bench.gone()
+    assert [session for session, _ in bench.kallglot.ended] == [first, machine.last_session]
+    await mode.close()
+    await bench.outbox.stop(1)
+
+
+@pytest.mark.parametrize(("reason", "state"), [("completed", "ended"), ("error", "active"), ("timeout", "active")])
+async def test_a_caller_alone_is_hung_up_by_a_kallglot_that_has_done_its_part(reason: str, state: str) -> None:
+    bench = Bench()
+    alone = plan(agents=(), answer_now=True, request=SessionRequest(mode="ai_agent", source_language="de"))
+    mode, machine = _mode(bench), bench.calls.start(alone).machine
+    async with asyncio.timeout(5):
+        while machine.state != "active":
+            await asyncio.sleep(0)
+        assert machine.link.session is not None
+        assert mode.session_ended(machine.link.session.id, reason)
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert machine.state == state
+    if state == "active":
+        assert machine.translation == "up"
+        await bench.gone()
+    await mode.close()
+    await bench.outbox.stop(1)
