@@ -248,7 +248,9 @@ async def test_a_stop_lets_trunk_calls_end_by_themselves(tmp_path: Path, kallglo
     session_id = (await caller.agi("session"))["SESSION_ID"]
     with capture_logs() as logged:
         stopping = asyncio.get_running_loop().create_task(service.stop())
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            while not logged:
+                await asyncio.sleep(0.01)
     assert live(kallglot) == [session_id]
     assert [line["calls"] for line in logged if line["event"] == "draining"] == [1]
     assert (await AgiChannel(port, "2.1").agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"

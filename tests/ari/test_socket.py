@@ -129,7 +129,7 @@ async def test_a_read_only_user_is_told(fake: FakeAsterisk, client: AriClient) -
 async def test_no_ari_there(fake: FakeAsterisk, client: AriClient) -> None:
     fake.answers["GET", "/asterisk/info"] = (404, b"<html>Not Found</html>")
     await client.start(lambda event: None)
-    with pytest.raises(Exception, match="there is no ARI at"):
+    with pytest.raises(AriError, match="there is no ARI at"):
         await client.wait_connected(0.2)
     assert "enabled = yes in ari.conf" in client.problem
 

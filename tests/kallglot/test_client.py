@@ -22,7 +22,20 @@ from kallglot_ari.errors import (
 from kallglot_ari.kallglot import http, warm
 from kallglot_ari.kallglot.breaker import RetryPolicy
 from kallglot_ari.metrics import Metrics
-from tests.kallglot.servers import KEY, black_hole, client, created, late, ok, problem, refused, serving, session, value
+from tests.kallglot.servers import (
+    KEY,
+    QUICK,
+    black_hole,
+    client,
+    created,
+    late,
+    ok,
+    problem,
+    refused,
+    serving,
+    session,
+    value,
+)
 
 pytestmark = pytest.mark.real_time
 
@@ -109,26 +122,31 @@ async def test_the_deadline_ends_it_with_the_last_error() -> None:
     policy = RetryPolicy(deadline=0.4, base=0.05, cap=0.05)
     conflict = problem(409, "idempotency_conflict")
     async with serving(conflict) as server, client(server.url, policy=policy) as api:
-        started = asyncio.get_running_loop().time()
         with pytest.raises(ApiConflict):
             await api.create_session(REQUEST, idempotency_key="k")
-        assert asyncio.get_running_loop().time() - started < 0.6
     assert 5 <= len(server.seen) <= 20
 
 
 async def test_a_dead_address_costs_little_and_the_next_one_answers() -> None:
-    async with serving(ok(created())) as server, client(refused(), server.url) as api:
-        started = asyncio.get_running_loop().time()
+    policy = RetryPolicy(deadline=60.0, base=60.0, cap=60.0)
+    async with (
+        serving(ok(created())) as server,
+        client(refused(), server.url, failover_timeout_ms=30_000, policy=policy) as api,
+        asyncio.timeout(10),
+    ):
         made = await api.create_session(REQUEST, idempotency_key="k")
         assert made.base_url == server.url
-        assert asyncio.get_running_loop().time() - started < 0.3
 
 
 async def test_a_black_hole_costs_one_failover_timeout_at_most() -> None:
-    async with black_hole() as hole, serving(ok(created())) as server, client(hole, server.url) as api:
-        started = asyncio.get_running_loop().time()
+    policy = RetryPolicy(deadline=60.0, base=60.0, cap=60.0)
+    async with (
+        black_hole() as hole,
+        serving(ok(created())) as server,
+        client(hole, server.url, failover_timeout_ms=1000, policy=policy) as api,
+        asyncio.timeout(1.9),
+    ):
         assert (await api.create_session(REQUEST, idempotency_key="k")).base_url == server.url
-        assert asyncio.get_running_loop().time() - started < 0.5
 
 
 async def test_while_every_address_is_known_to_be_down_a_call_does_not_wait_and_it_heals_by_itself(
@@ -147,10 +165,9 @@ async def _down_and_up_again(address: str) -> None:
     async with client(address) as api:
         with pytest.raises(ApiUnavailable):
             await api.create_session(REQUEST, idempotency_key="k")
-        started = asyncio.get_running_loop().time()
-        with pytest.raises(ApiUnavailable, match="no address answers at the moment"):
-            await api.create_session(REQUEST, idempotency_key="k")
-        assert asyncio.get_running_loop().time() - started < 0.1
+        async with asyncio.timeout(QUICK.deadline / 2):
+            with pytest.raises(ApiUnavailable, match="no address answers at the moment"):
+                await api.create_session(REQUEST, idempotency_key="k")
         async with serving(ok(created()), port=int(address.rsplit(":", 1)[1].split("/")[0])):
             async with asyncio.timeout(10):
                 while True:
@@ -230,9 +247,7 @@ async def test_a_warm_connection_that_has_just_been_closed_costs_nothing() -> No
 
     metrics = Metrics()
     async with serving(shut, ok(created())) as server, client(server.url, metrics=metrics) as api:
-        started = asyncio.get_running_loop().time()
         assert (await api.create_session(REQUEST, idempotency_key="k")).id == "sess_1"
-        assert asyncio.get_running_loop().time() - started < 0.1
     assert [seen.headers["Idempotency-Key"] for seen in server.seen] == ["k", "k"]
     assert value(metrics, "kallglot_api_requests_total", component="create", reason="unavailable") == 0
 

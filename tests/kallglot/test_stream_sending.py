@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket as sockets
-import time
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from aiohttp import web
 from kallglot_ari.calls.interfaces import StreamEnd, StreamReady
 from kallglot_ari.metrics import Metrics
 from tests.kallglot.servers import READY, Heard, chunk, gone, noting, opened, value
+from tests.turns import calls_of
 
 pytestmark = pytest.mark.real_time
 
@@ -121,15 +122,13 @@ async def _server_that_does_not_read() -> None:
 
     metrics = Metrics()
     async with opened(converse, Heard(), metrics=metrics) as made:
-        longest = 0.0
+        most = 0
         for number in range(3000):
-            started = time.perf_counter()
-            made.send("customer", chunk(number * 100))
-            longest = max(longest, time.perf_counter() - started)
+            most = max(most, calls_of(partial(made.send, "customer", chunk(number * 100))))
             if number % 10 == 0:
                 await asyncio.sleep(0.001)
         dropped = value(metrics, "kallglot_stream_dropped_chunks_total")
-        assert longest < 0.02
+        assert most < 200, "a chunk costs the same, however many lie there"
         assert dropped > 2000
         read.set()
         async with asyncio.timeout(5):

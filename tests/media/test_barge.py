@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import numpy as np
@@ -93,18 +92,13 @@ async def test_what_waits_is_silent_at_once(running: Running, interruptible: boo
             flow.interruptible(lambda: told.append(time.monotonic()))
         flow.play("agent", StreamAudio("mulaw", 8000, ulaw(tone(8000, 4.0, 700.0))))
         rest = [ulaw(QUIET)] * 30
-        begins: list[float] = []
-
-        async def note() -> None:
-            await asyncio.sleep(len(rest) * 0.02)
-            begins.append(time.monotonic())
-
-        await asyncio.gather(peer.say(engine.address, [*rest, *[ulaw(LOUD)] * 25]), note())
+        await peer.say(engine.address, [*rest, *[ulaw(LOUD)] * 25])
     loud = [
         at for at, packet in peer.heard if np.abs(g711.ULAW_TO_PCM[np.frombuffer(packet.payload, np.uint8)]).max() > 500
     ]
     if interruptible:
         assert len(told) == 1
-        assert loud[-1] - begins[0] < 0.15, "0.1 s, and what a loaded machine adds"
+        assert sum(at > told[0] for at in loud) <= 5, "those that were on their way"
     else:
-        assert loud[-1] - begins[0] > 0.4
+        assert told == []
+        assert len(loud) > 40, "all the while"

@@ -116,7 +116,7 @@ def test_what_asterisk_cannot_do_is_refused(options: dict[str, object], message:
 
 def test_chan_sip() -> None:
     made = dict(sections(asterisk.chan_sip(trunk())))
-    assert list(made) == ["general](+)", "kallglot", "kallglot-2", "kallglot-3"] or "kallglot" in made
+    assert list(made) == ["general](+)", "kallglot", "kallglot-2", "kallglot-3"]
     assert made["kallglot-2"] | {"host": "eu.example", "port": "5071", "encryption": "yes"} == made["kallglot-2"]
 
 

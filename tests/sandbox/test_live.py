@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -75,25 +76,26 @@ async def test_every_contract_and_encoding_end_to_end() -> None:
         assert [turn["translation"]["text"] for turn in transcript["turns"]] == ["[heard 1.0 s of speech]"] * 2
 
 
-async def test_the_echo_adds_less_than_five_milliseconds() -> None:
+async def test_the_echo_is_back_within_a_few_turns_of_the_event_loop() -> None:
     settings = CONTRACTS[0]
     async with sandboxed() as call, client(call.sandbox.url, api_key=call.sandbox.api_key, **settings) as api:
-        sent_at = 0.0
-        took: list[float] = []
+        turns = 0
+        took: list[int] = []
 
         def sink(event: Any) -> None:
             if isinstance(event, StreamSpeech):
-                took.append(time.monotonic() - sent_at)
+                took.append(turns)
 
         stream = await api.open_stream(await api.create_session(SessionRequest(), idempotency_key="k"), sink)
         for at in range(0, 5000, 100):
-            sent_at = time.monotonic()
-            stream.send("customer", UplinkChunk(tone(settings, at, 440), at, sent_at))
-            async with asyncio.timeout(1):
+            turns = 0
+            stream.send("customer", UplinkChunk(tone(settings, at, 440), at, time.monotonic()))
+            async with asyncio.timeout(5):
                 while len(took) * 100 <= at:
-                    await asyncio.sleep(0.0005)
+                    await asyncio.sleep(0)
+                    turns += 1
         await stream.close()
-    assert sorted(took)[len(took) // 2] < 0.005
+    assert median(took) < 100, "a timer of 1 ms is hundreds"
 
 
 async def connect(

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.settings import StoreSettings
@@ -62,7 +63,7 @@ async def test_a_step_that_fails_leaves_the_version_before_it(url: str) -> None:
     try:
         async with engine.begin() as connection:
             await migrations.migrate(connection, 1.0, {1: bad[1]})
-        with pytest.raises(Exception, match="NONSENSE"):
+        with pytest.raises(DBAPIError, match="NONSENSE"):
             async with engine.begin() as connection:
                 await migrations.migrate(connection, 2.0, bad)
         async with engine.connect() as connection:
