@@ -204,7 +204,8 @@ class Follower:
             if call.reason is not None or call.elsewhere:
                 continue
             for channel in channels:
-                if channel.linkedid == call.linkedid and _TRUNK_CHANNEL.fullmatch(channel.channel):
+                alike = channel.linkedid == call.linkedid and _TRUNK_CHANNEL.fullmatch(channel.channel)
+                if alike and self._book.of_channel(channel.uniqueid) in (None, call):
                     self._book.leg(call, channel.uniqueid, channel.channel, call.caller_uniqueid)
             for uniqueid in (*call.parties, *call.legs):
                 if uniqueid not in live:

@@ -21,6 +21,8 @@ _log = log.get(__name__)
 
 CLOSED_KEPT = 10_000
 """Closings remembered, so that none is done twice."""
+AGAIN = 5.0
+"""Seconds between two attempts to write down that a session shall end."""
 
 
 class Sessions:
@@ -31,6 +33,7 @@ class Sessions:
         self._store = store
         self._clock = clock
         self._tasks = Tasks("sessions")
+        self._later = Tasks("sessions.later")
         self._closing: OrderedDict[str, None] = OrderedDict()
         self._in_hand: set[str] = set()
         self._noting: dict[str, asyncio.Task[None]] = {}
@@ -44,6 +47,7 @@ class Sessions:
         """Let closings that are under way come to their end; what is cut off stays in the outbox."""
         await self._tasks.join(grace)
         await self._tasks.close()
+        await self._later.close()
 
     async def open(self, call_id: str, request: SessionRequest) -> Opened:
         """Create a session. If the caller is cancelled meanwhile, the session is closed as soon as it is there.
@@ -80,7 +84,7 @@ class Sessions:
         except ApiError as error:
             # an answer that never came may stand for a session that is there: the sweeper asks again with the key
             if error.retryable and error.sent:
-                await self._store.session_to_end(key, "error")
+                await self._note_end(key, "error")
             else:
                 await self._store.session_ended(key)
             raise
@@ -128,7 +132,7 @@ class Sessions:
         try:
             if (noting := self._noting.get(opened.key)) is not None:
                 await asyncio.wait({noting})
-            await self._note_end(opened, reason)
+            await self._note_end(opened.key, reason)
             with log.of_call(opened.key.rpartition("-")[0]):
                 await self._translator.end_session(
                     session.id, reason, base_url=session.base_url, idempotency_key=f"{opened.key}-end"
@@ -139,8 +143,20 @@ class Sessions:
         finally:
             self._in_hand.discard(opened.key)
 
-    async def _note_end(self, opened: Opened, reason: str) -> None:
+    async def _note_end(self, key: str, reason: str) -> None:
         try:
-            await self._store.session_to_end(opened.key, reason)
+            await self._store.session_to_end(key, reason)
         except StoreError as error:
-            _log.error("session_end_not_noted", session=opened.session.id, error=str(error))
+            _log.error("session_end_not_noted", key=key, error=str(error))
+            self._later.spawn(self._note_end_later(key, reason), name=f"note-end-{key}")
+
+    async def _note_end_later(self, key: str, reason: str) -> None:
+        """Nobody ends a session whose row does not say that it shall end, unless this process is started again."""
+        while True:
+            await asyncio.sleep(AGAIN)
+            try:
+                await self._store.session_to_end(key, reason)
+            except StoreError as error:
+                _log.debug("session_end_not_noted", key=key, error=str(error))
+            else:
+                return

@@ -115,8 +115,7 @@ class Store:
             raise
         self._up = True
         self._background.spawn(self._later.run(), name="later")
-        if self._retention_days > 0:
-            self._background.spawn(self._keep_retention(), name="retention")
+        self._background.spawn(self._keep_retention(), name="retention")
 
     async def close(self) -> None:
         """Let what is being written finish, then disconnect. Harmless when closed already."""

@@ -9,6 +9,7 @@ import pytest
 
 from kallglot_ari.agi import server
 from kallglot_ari.ami import protocol as ami
+from kallglot_ari.calls.model import Session
 from kallglot_ari.errors import (
     ApiCreditsExhausted,
     ApiError,
@@ -19,6 +20,7 @@ from kallglot_ari.errors import (
     UsageError,
 )
 from kallglot_ari.kallglot.http import NotSent
+from kallglot_ari.modes import trunk_sessions
 from kallglot_ari.modes.trunk_scripts import read_arguments
 from kallglot_ari.settings import KallglotSettings
 from tests.modes.trunk_lab import Lab, who
@@ -193,6 +195,34 @@ async def test_end_that_cannot_reach_the_api_is_left_to_the_outbox(lab: Lab) -> 
     await channel.agi("end", "hangup=1")
     await lab.until(lambda: not lab.mode.calls())
     assert [row.reason for row in lab.store.pending.values()] == ["customer_hangup"]
+    assert lab.mode.live_keys() == set()
+
+
+@pytest.mark.parametrize("created", [True, False])
+async def test_an_end_that_reaches_neither_the_api_nor_the_store_is_noted_later(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, created: bool
+) -> None:
+    """The network is away as the call ends, or as its session is created: the sweeper ends only what is noted to end."""
+    monkeypatch.setattr(trunk_sessions, "AGAIN", 0.01)
+    channel = lab.channel()
+    if created:
+        await channel.agi("session")
+        lab.store.fail, lab.api.end_error = True, ApiUnavailable("down")
+        await channel.agi("end", "hangup=1")
+    else:
+
+        async def lost(*_: object, **__: object) -> Session:
+            lab.store.fail = True
+            raise ApiUnavailable("no answer")
+
+        monkeypatch.setattr(lab.api, "create_session", lost)
+        assert (await channel.agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+    await lab.until(lambda: not lab.mode.calls())
+    await asyncio.sleep(0.03)
+    assert [row.reason for row in lab.store.pending.values()] == [""]
+    lab.store.fail = False
+    reason = "customer_hangup" if created else "error"
+    await lab.until(lambda: [row.reason for row in lab.store.pending.values()] == [reason])
     assert lab.mode.live_keys() == set()
 
 

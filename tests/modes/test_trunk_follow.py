@@ -161,6 +161,35 @@ async def test_blind_transfer_moves_the_session(followed: Lab) -> None:
     assert lab.api.ended == [("sess_1", "customer_hangup")]
 
 
+async def test_a_call_does_not_take_the_leg_of_another_one_of_its_linkedid(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Dial(Local/de@trunk&Local/fr@trunk)` is one Linkedid and two calls; the one that is not taken ends."""
+    lab, tell = followed, followed.follower.event
+    hung_up: list[str] = []
+
+    async def hangup(channel: str) -> bool:
+        hung_up.append(channel)
+        return True
+
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    second = lab.channel("2.1", "1.1")
+    await lab.channel("1.1").agi("session")
+    await second.agi("session")
+    for number in (1, 2):
+        tell(ami.DialBegun(*who(f"{number}.1"), f"{number}.2", "PJSIP/kallglot-1", f"kallglot/sip:sess_{number}@h"))
+    tell(ami.ChannelUp(*who("1.2")))
+    lab.follower.reconcile(
+        [ChannelInfo(f"{n}.{m}", f"PJSIP/kallglot-0000000{n}" if m == 2 else f"PJSIP/x-{n}", "1.1", m == 2 and n == 1)
+         for n in (1, 2) for m in (1, 2)]
+    )  # fmt: skip
+    await second.agi("end")
+    await lab.until(lambda: len(lab.mode.calls()) == 1)
+    assert hung_up == ["2.2"]
+    tell(ami.ChannelGone(*who("1.2"), 16, ""))
+    await lab.quiet()
+
+
 async def test_an_attended_transfer_changes_the_linkedid(followed: Lab) -> None:
     lab, tell = followed, followed.follower.event
     await lab.channel("5.1").agi("session")

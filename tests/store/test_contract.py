@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 from structlog.testing import capture_logs
 
 from kallglot_ari.calls.interfaces import CallStore, PendingSession
 from kallglot_ari.calls.model import CallView, LegQuality, LegView, TranscriptTurn
 from kallglot_ari.clock import ManualClock
 from kallglot_ari.errors import StoreError
-from kallglot_ari.store import Store
+from kallglot_ari.store import Store, schema
 from kallglot_ari.store.store import LIST_MAX, SEEN_SECONDS
 from tests.store.conftest import Open
 
@@ -391,6 +392,21 @@ class TestRetention:
                 return
             await asyncio.sleep(0.01)
         pytest.fail("the old call is still there after 2 s")
+
+    async def test_ids_of_webhooks_are_forgotten_also_where_calls_are_kept(
+        self, url: str, opened: Open, clock: ManualClock
+    ) -> None:
+        store = await opened(url, retention_days=0)
+        await store.seen_once("evt", clock.wall().timestamp())
+        await store.save_call(call())
+        await store.close()
+        clock.advance(100 * 86400)
+        again = await opened(url, retention_days=0)
+        count = select(func.count()).select_from(schema.seen_events)
+        async with asyncio.timeout(2):
+            while await again._read("count", lambda c: c.scalar(count)):
+                await asyncio.sleep(0.01)
+        assert await again.get_call("c1") is not None
 
 
 class TestLife:

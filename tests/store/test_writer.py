@@ -19,7 +19,8 @@ from tests.store.test_contract import call
 
 @pytest.fixture
 async def store(tmp_path: Path, opened: Open) -> Store:
-    store: Store = await opened(f"sqlite:///{tmp_path}/calls.db", retention_days=0)
+    store: Store = await opened(f"sqlite:///{tmp_path}/calls.db")
+    await store._background.close()  # which writes by itself
     return store
 
 
