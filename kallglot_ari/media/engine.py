@@ -16,7 +16,7 @@ from kallglot_ari.errors import ConfigError, MediaError
 from kallglot_ari.media import formats
 from kallglot_ari.media.capture import Capture, CaptureFile, Pcap, Scribe, Track
 from kallglot_ari.media.flow import MediaFlow
-from kallglot_ari.media.legs import STATS
+from kallglot_ari.media.legs import NO_STATS
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
@@ -255,7 +255,7 @@ class MediaEngine:
         """The last figures the tick published of a row."""
         stats = self._worker.plane.stats if self._worker is not None else None
         if stats is None or row >= len(stats):
-            return (0.0,) * len(STATS)
+            return NO_STATS
         return tuple(stats[row].tolist())
 
     def hear(self, flow: MediaFlow, other: str, gain: float, duck: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.media.udp import IPV4_BYTES, NAME_BYTES, Outbox
 
 RTP_HEADER = 12
@@ -16,6 +17,8 @@ STATS = (
     "received", "sent", "lost", "late", "reordered", "jitter", "buffer", "concealed", "drift", "level", "backlog", "lag",
 )  # fmt: skip
 """Columns of the published figures: counts, seconds, parts per million, dBFS."""
+NO_STATS = tuple(FLOOR_DBFS if name == "level" else 0.0 for name in STATS)
+"""Those of a leg of which nothing has come."""
 
 MIX = np.uint64(0x9E3779B97F4A7C15)
 _SLOTS_PER_ROW = 8

@@ -230,6 +230,8 @@ class Listen:
             low, high = self._bounds
             buffer = self._buffers[row] = JitterBuffer(self._codec.clock_rate, self._step, low, high)
         t = buffer.timing
+        if t.next_sequence != legs.next_sequence[row]:  # packets of the usual length went by without it
+            buffer.usual = self._step
         t.next_sequence = int(legs.next_sequence[row])
         t.next_timestamp = int(legs.next_timestamp[row])
         t.next_position = int(legs.next_position[row])
@@ -285,7 +287,8 @@ class Listen:
             buffer.restarts = 0
             legs.expected[row] += 1
         elif legs.started[row]:
-            legs.expected[row] += passed
+            legs.expected[row] += passed - buffer.soundless
+        buffer.soundless = 0
         self._store(legs, row, buffer)
 
     def _to_border(self, legs: Legs, row: int, ticks: int) -> int:

@@ -23,7 +23,7 @@ from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.capture import Capture, Pcap, Track
 from kallglot_ari.media.chunks import Chunk
 from kallglot_ari.media.digits import Digits
-from kallglot_ari.media.legs import STATS, Legs
+from kallglot_ari.media.legs import NO_STATS, STATS, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import LIBRARY, Native
 from kallglot_ari.media.pcap import Address
@@ -275,7 +275,7 @@ class Plane:
             grown = np.zeros((self.legs.capacity, len(STATS)))
             grown[: len(self.stats)] = self.stats
             self.stats = grown
-        self.stats[row] = 0.0
+        self.stats[row] = NO_STATS
         self._schedule()
 
     def do_connect(self, row: int, generation: int, name: bytes) -> None:
@@ -343,6 +343,7 @@ class Plane:
         self._digits.settle(legs, self._now, row)
         self.publish(row)
         figures = tuple(self.stats[row].tolist())
+        self.stats[row] = NO_STATS  # whoever has the row next is asked about before it is opened here
         self._listen.close(row)
         self._barge_in.forget(row)
         self._speak.close(row)

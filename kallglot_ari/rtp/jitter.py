@@ -94,6 +94,10 @@ class JitterBuffer:
     """Positions stand elsewhere than before against the sender's time: delays measured before and after cannot be compared."""
     expired: int = 0
     """Packets dropped after all: in their turn, because the output was more than `max_ms` past them, or held when numbers began anew."""
+    soundless: int = 0
+    """Numbers given up that no sound can have had: comfort noise (RFC 3389), of which Asterisk passes on the numbers alone."""
+    usual: int = 0
+    """How long the last packet lasted, in ticks; 0: as long as a frame."""
     _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
     _given_up: int = 0
     """A bit for each of the numbers before `_given_up_to`, the nearest lowest: it was given up and has not come since."""
@@ -174,6 +178,7 @@ class JitterBuffer:
                 t.next_sequence = (t.next_sequence + 1) & 0xFFFF
                 t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
                 t.next_position = position + length
+                self.usual = length
                 if t.emitted - position > self._most_ahead:
                     if self._quiet * self.clock_rate <= self._most_ahead:
                         self.expired += 1
@@ -222,6 +227,8 @@ class JitterBuffer:
         packets = (nearest - t.next_sequence) & 0xFFFF
         between = self.position(self._held[nearest][0]) - t.next_position
         length = max(0, min(self.frame, between // packets))
+        # the sender left time out as well, which it says by packets that have no sound
+        self.soundless += between >= (packets + 1) * max(self.frame, self.usual)
         t.next_sequence = (t.next_sequence + 1) & 0xFFFF
         t.next_timestamp = (t.next_timestamp + length) & 0xFFFFFFFF
         t.next_position += length
