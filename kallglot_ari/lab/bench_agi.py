@@ -159,8 +159,9 @@ class Load:
         return number
 
 
-async def _metrics(port: int) -> Samples:
-    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/metrics") as answer:
+async def metrics(url: str) -> Samples:
+    """What the service at `url` counts."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
         text = await answer.text()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -264,7 +265,7 @@ async def _measured(folder: Path, web: int, calls_per_minute: float, seconds: fl
             left = len(await store.pending_sessions())
     finally:
         await store.close()
-    samples = await _metrics(web)
+    samples = await metrics(f"http://127.0.0.1:{web}")
     asked = "kallglot_api_requests_total"
     # A creation that was given up when its caller had gone is asked about once more, and its session ended.
     created = sum(_count(samples, asked, component=operation, reason="ok") for operation in ("create", "settle"))

@@ -17,15 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from kallglot_ari import log
 from kallglot_ari.arguments import Parser, file_to_write, within
 from kallglot_ari.lab import speech, verify, wide
 from kallglot_ari.lab.asterisk import LabAsterisk
-from kallglot_ari.lab.bench_agi import Samples, quantile
+from kallglot_ari.lab.bench_agi import Samples, metrics, quantile
 from kallglot_ari.lab.bench_calls import ready, spawn
 from kallglot_ari.lab.conversation import Turn, converse
 from kallglot_ari.lab.dialogue import DIALOGUE, Line, check_languages
@@ -70,16 +68,6 @@ url = "sqlite:///{folder / "bench.db"}"
 [log]
 level = "warning"
 """
-
-
-async def _samples(url: str) -> Samples:
-    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
-        text = await answer.text()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def between(before: Samples, after: Samples) -> Samples:
@@ -158,12 +146,12 @@ async def measure(calls: int, lines: int, source: str, target: str, console: Con
         for call, phones in enumerate(pairs):
             await _connect(asterisk, phones, call, source, target)
         await asyncio.sleep(1.0)
-        before = await _samples(url)
+        before = await metrics(url)
         told = [_say(f"call {call + 1}", console) for call in range(calls)]
         found = await asyncio.gather(
             *(converse(p, spoken, t, patience=PATIENCE_SECONDS) for p, t in zip(pairs, told, strict=True))
         )
-        counted = between(before, await _samples(url))
+        counted = between(before, await metrics(url))
         for phones in pairs:
             await phones["customer"].hangup()
     return {"calls": calls} | figures([turn for turns in found for turn in turns], counted)

@@ -88,13 +88,20 @@ class Outbox:
         await self._take_over()
         self._tasks.spawn(self._sweep(), name="sweep")
 
-    async def _take_over(self) -> None:
+    async def _read(self) -> list[PendingSession] | None:
+        """What the store has; None, and told, when it cannot be read."""
         try:
             rows = await self._store.pending_sessions()
         except StoreError as error:
             self._unreadable.failed(str(error))
-            return
+            return None
         self._unreadable.worked()
+        return rows
+
+    async def _take_over(self) -> None:
+        rows = await self._read()
+        if rows is None:
+            return
         self._taken_over = True
         left = [row for row in rows if self._left_by_us(row) and row.key not in self._rows | self._ended]
         for row in [row for row in left if self._died_with_it(row)]:
@@ -145,12 +152,9 @@ class Outbox:
 
     async def _look(self) -> None:
         self._next_look = self._clock.now() + WATCH_SECONDS
-        try:
-            rows = await self._store.pending_sessions()
-        except StoreError as error:
-            self._unreadable.failed(str(error))
+        rows = await self._read()
+        if rows is None:
             return
-        self._unreadable.worked()
         for prefix, (since, live) in self._watched.items():
             alive = live()
             for row in rows:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from kallglot_ari.ari import models as m
@@ -84,9 +85,17 @@ class StasisMode:
         self._plant = plant
         self._service = service
         self._kallglot = kallglot
-        self._media = media
         self._conference = conference
-        self._features = features
+        self._plan = partial(
+            CallPlan,
+            on_unavailable=service.on_unavailable,
+            original_gain_db=media.original_gain_db,
+            original_duck_db=media.original_duck_db,
+            max_parties=conference.max_participants,
+            features=features.codes,
+            human=features.human_endpoint,
+        )
+        """Of a call, with what is the same for all."""
         self._prefix = prefix
         self.calls = Registry(plant, journal)
         load.add(self.calls.__len__)
@@ -218,7 +227,7 @@ class StasisMode:
         caller = channel.caller.number if channel.caller else ""
         request = self._request(asked, caller, channel)
         self.calls.start(
-            CallPlan(
+            self._plan(
                 call_id=self.new_id(),
                 customer_channel=channel.id,
                 customer_name=channel.name,
@@ -229,12 +238,6 @@ class StasisMode:
                 answer_now=asked.answer == "now" or not asked.agents,
                 answered=channel.state == "Up",
                 speaker=asked.speaker or CUSTOMER,
-                on_unavailable=self._service.on_unavailable,
-                original_gain_db=self._media.original_gain_db,
-                original_duck_db=self._media.original_duck_db,
-                max_parties=self._conference.max_participants,
-                features=self._features.codes,
-                human=self._features.human_endpoint,
             )
         )
 
@@ -305,7 +308,7 @@ class StasisMode:
 
     async def originate(self, order: Outbound) -> CallView:
         """:raises UsageError: :raises ServiceBusy: :raises AriError: Asterisk is away: a session for nobody would cost money."""
-        plan = CallPlan(
+        plan = self._plan(
             call_id=self.new_id(),
             customer_channel="",
             request=SessionRequest(
@@ -317,12 +320,6 @@ class StasisMode:
             dial_customer=dialplan.dial_string("customer", order.customer),
             agents=dialplan.dial_strings("agent", order.agent) if order.agent else (),
             timeout=order.timeout,
-            on_unavailable=self._service.on_unavailable,
-            original_gain_db=self._media.original_gain_db,
-            original_duck_db=self._media.original_duck_db,
-            max_parties=self._conference.max_participants,
-            features=self._features.codes,
-            human=self._features.human_endpoint,
             caller_id=order.caller_id,
             only_humans=order.only_humans,
         )

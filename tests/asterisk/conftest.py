@@ -20,6 +20,7 @@ from kallglot_ari.lab.roots import Version
 
 if TYPE_CHECKING:
     from tests.asterisk.stage import Stage
+    from tests.asterisk.trunk_lab import TrunkLab
 
 PhoneFactory = Callable[..., Awaitable[Phone]]
 """`await phones(asterisk, "customer", **options of Phone.start)`"""
@@ -111,3 +112,13 @@ async def stage(asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path) -
 
     async with staged(asterisk22, phones, tmp_path) as stage:
         yield stage
+
+
+@pytest.fixture
+async def build() -> AsyncIterator[TrunkLab]:
+    """Trunk mode between an Asterisk and one that plays Kallglot's SIP endpoint: `await build(**options)`."""
+    from tests.asterisk.trunk_lab import TrunkLab
+
+    lab = TrunkLab()
+    yield lab
+    await lab.stop()

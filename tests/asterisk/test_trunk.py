@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
@@ -22,13 +21,6 @@ from tests.asterisk.trunk_lab import Trunk, TrunkLab, hears_itself, kill
 from tests.modes.trunk_fakes import FakeTranslator
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[TrunkLab]:
-    lab = TrunkLab()
-    yield lab
-    await lab.stop()
 
 
 @pytest.mark.phones

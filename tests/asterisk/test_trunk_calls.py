@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -32,13 +31,6 @@ pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.timeout(180)
 SLOW_EDGE = "[edge]\nexten = _sess.,1,Wait(20)\n"
 CUT_SECONDS = 30.0 if os.environ.get("KALLGLOT_LONG") else 1.0
 """How long the manager interface is away."""
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[TrunkLab]:
-    lab = TrunkLab()
-    yield lab
-    await lab.stop()
 
 
 @pytest.mark.asterisk16

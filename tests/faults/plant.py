@@ -150,17 +150,7 @@ class Plant(Site):
             await asyncio.sleep(0.2)
 
     async def _left(self) -> str:
-        found = []
-        try:
-            for kind in ("channels", "bridges"):
-                number = len(await asyncio.to_thread(self.asterisk.ari, "GET", f"/{kind}"))
-                found += [f"{number} {kind}"] if number else []
-            calls = await self.served.calls()
-            found += [f"{len(calls)} calls"] if calls else []
-            pending = await self.served.metric("kallglot_sessions_pending_end")
-            found += [f"{pending:.0f} sessions pending"] if pending else []
-        except OSError as error:
-            found.append(f"no answer: {error}")
+        found = await left_of_calls(self.asterisk, self.served)
         new = [s for s in self.double.sessions.values() if s.id not in self.sessions_before]
         open_ = sum(s.status != "ended" for s in new)
         found += [f"{open_} sessions open"] if open_ else []
@@ -170,6 +160,22 @@ class Plant(Site):
         """Of the cell's: created, ended, and those ended more than once."""
         new = [s for s in self.double.sessions.values() if s.id not in self.sessions_before]
         return len(new), sum(bool(s.ends) or s.status == "ended" for s in new), sum(len(s.ends) > 1 for s in new)
+
+
+async def left_of_calls(asterisk: LabAsterisk, served: Served) -> list[str]:
+    """What there still is of calls, in Asterisk and in the service."""
+    found = []
+    try:
+        for kind in ("channels", "bridges"):
+            number = len(await asyncio.to_thread(asterisk.ari, "GET", f"/{kind}"))
+            found += [f"{number} {kind}"] if number else []
+        calls = await served.calls()
+        found += [f"{len(calls)} calls"] if calls else []
+        pending = await served.metric("kallglot_sessions_pending_end")
+        found += [f"{pending:.0f} sessions pending"] if pending else []
+    except OSError as error:
+        found.append(f"no answer: {error}")
+    return found
 
 
 async def _phones(asterisk: LabAsterisk) -> list[Phone]:

@@ -29,7 +29,7 @@ from kallglot_ari.tasks import Tasks
 from tests.audio_checks import tone
 from tests.faults import table
 from tests.faults.jumping import COUNT, COUNTED
-from tests.faults.plant import Site, site
+from tests.faults.plant import Site, left_of_calls, site
 
 KILLS = "service killed, started again"
 DRAINED = 60.0
@@ -196,18 +196,9 @@ class Soak:
 
     async def left(self) -> str:
         """What is left of calls, in words; empty when nothing is."""
-        s, found = self.site, []
-        try:
-            for kind in ("channels", "bridges"):
-                things = await asyncio.to_thread(s.asterisk.ari, "GET", f"/{kind}")
-                found += [f"{len(things)} {kind}"] if things else []
-            calls = await s.served.calls()
-            found += [f"{len(calls)} calls"] if calls else []
-            pending = await s.served.metric("kallglot_sessions_pending_end")
-            found += [f"{pending:.0f} sessions pending"] if pending else []
-        except OSError as error:
-            found.append(f"no answer: {error}")
-        found += [f"{len(s.double.open_sessions)} sessions open"] if s.double.open_sessions else []
+        found = await left_of_calls(self.site.asterisk, self.site.served)
+        open_ = len(self.site.double.open_sessions)
+        found += [f"{open_} sessions open"] if open_ else []
         return ", ".join(found) or self._rows()
 
     def _rows(self) -> str:
