@@ -206,6 +206,11 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
     return Resumed(machine, commands, missed)
 
 
+def dialled(channel_id: str) -> str:
+    """The channel that was dialled: of a Local channel that we dial, the other half is named after it by Asterisk, with `;2`."""
+    return channel_id.removesuffix(";2")
+
+
 def _numbers(call_id: str, what: str, seen: Seen) -> list[int]:
     pattern = re.compile(rf"{re.escape(call_id)}\.{what}(\d+)")
     return [int(found[1]) for thing in (*seen.channels, *seen.bridges) if (found := pattern.fullmatch(thing))]
@@ -280,5 +285,5 @@ def _strangers(machine: CallMachine, seen: Seen) -> list[c.Command]:
     known |= {leg.media_id for leg in machine.legs.values() if leg.media is Thing.LIVE}
     used = {leg.bridge_id for leg in machine.legs.values()} | {leg.in_bridge for leg in machine.legs.values()}
     here = [ch for ch in seen.channels if ch in seen.ours or ch not in seen.up]
-    commands: list[c.Command] = [c.Hangup(ch) for ch in here if ch.startswith(prefix) and ch not in known]
+    commands: list[c.Command] = [c.Hangup(ch) for ch in here if ch.startswith(prefix) and dialled(ch) not in known]
     return [*commands, *(c.DestroyBridge(b) for b in seen.bridges if b.startswith(prefix) and b not in used)]

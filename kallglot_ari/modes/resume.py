@@ -37,7 +37,7 @@ def _lent(left: dict[str, adopt.Written]) -> dict[str, set[str]]:
 def _without(seen: adopt.Seen, channels: set[str] | None) -> adopt.Seen:
     if not channels:
         return seen
-    return replace(seen, channels={i: name for i, name in seen.channels.items() if i not in channels})
+    return replace(seen, channels={i: name for i, name in seen.channels.items() if adopt.dialled(i) not in channels})
 
 
 class Resume:

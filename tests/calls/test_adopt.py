@@ -196,6 +196,15 @@ def test_strangers_with_the_calls_name_are_removed() -> None:
     assert next(x for x in dial if isinstance(x, c.Dial)).channel_id == "kg-t-1.d10"
 
 
+def test_the_other_half_of_a_local_channel_is_no_stranger() -> None:
+    """Asterisk counts it among our application's channels: hung up, it took the agent with it."""
+    script, agent, there = talking()
+    halves = {f"{agent};2": "Local/1001@phones-00000001;2", "kg-t-1.d9": "Local/x;1", "kg-t-1.d9;2": "Local/x;2"}
+    with_it = adopt.Seen({**there.channels, **halves}, there.ours | set(halves), there.up | set(halves), there.bridges)
+    taken = Taken(adopt.resume(through_the_store(script.machine), with_it, 200.0, EPOCH))
+    assert [command.channel_id for command in taken.asked(c.Hangup)] == ["kg-t-1.d9", "kg-t-1.d9;2"]
+
+
 def test_a_customer_who_is_dialled_again_is_screened_as_before() -> None:
     script = Script(plan(customer_channel="", dial_customer="PJSIP/0", only_humans=True))
     first = script.one(c.Dial).channel_id
