@@ -313,8 +313,8 @@ class Plane:
         self._speak.speech[row].hurries = not on  # an answer is no translation: nobody waits for its end
 
     def _interrupt(self, row: int) -> None:
-        """Drop what waits for a leg, if anything does."""
-        if self.legs.queued[row] > 0 or self.legs.count[row] > 0:
+        """Drop what waits for a leg, and what would follow: an answer that comes just in time has nothing waiting now and then."""
+        if self._speak.speech[row].under_way:
             self._speak.flush(self.legs, row, None)
             self.report.interrupted.append((row, int(self.legs.generation[row])))
 

@@ -78,7 +78,12 @@ class Speech:
     @property
     def active(self) -> bool:
         """Whether `next` may have something to say, now or soon."""
-        return bool(self.voices) or any(s.size or s.started for s in self._sources.values())
+        return bool(self.voices) or self.under_way
+
+    @property
+    def under_way(self) -> bool:
+        """Whether speech is being said or waits."""
+        return any(s.size or s.started for s in self._sources.values())
 
     @property
     def queued_frames(self) -> float:

@@ -75,6 +75,7 @@ class Simulation:
         self.now = 0.0
         self.chunks: list[Chunk] = []
         self.lags: list[float] = []
+        self.interrupted: list[tuple[int, int]] = []
         self._number = self._ticks = 0
         self._generations = [leg + 1 for leg in range(legs)]
         for leg, name in enumerate(self.wire.names):
@@ -119,6 +120,7 @@ class Simulation:
             if report is not None:
                 self.chunks += report.chunks
                 self.lags += report.lags
+                self.interrupted += report.interrupted
 
     def said(self, leg: int) -> Pcm:
         """What went up."""

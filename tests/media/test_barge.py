@@ -12,9 +12,11 @@ from kallglot_ari.audio.frame import Pcm, silence
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.barge import BargeIn
 from kallglot_ari.media.legs import Legs
+from kallglot_ari.media.native import LIBRARY, Native
 from tests.audio.signals import tone
 from tests.media.conftest import Running
 from tests.media.peer import Peer
+from tests.media.simulated import Simulation
 
 pytestmark = pytest.mark.real_time
 
@@ -102,3 +104,20 @@ async def test_what_waits_is_silent_at_once(running: Running, interruptible: boo
     else:
         assert told == []
         assert len(loud) > 40, "all the while"
+
+
+@pytest.mark.parametrize("begins", [1.50 + step / 100 for step in range(12)])
+@pytest.mark.parametrize("library", [pytest.param(LIBRARY, id="native"), pytest.param(None, id="numpy")])
+def test_an_answer_that_comes_just_in_time_is_interrupted_also_when_nothing_of_it_waits(
+    library: Native | None, begins: float
+) -> None:
+    simulation = Simulation(1, library=library)
+    simulation.command("interruptible", 0, True)
+    for number in range(130):
+        at = 0.1 + number * 0.02
+        simulation.arrives(at, 0, number, ulaw(LOUD if at >= begins else QUIET))
+    for piece in range(20):
+        simulation.run(1.0 + piece * 0.1 + (0.03 if piece % 2 else 0.0))  # each second one is 30 ms late
+        audio = StreamAudio("mulaw", 8000, ulaw(tone(8000, 0.1, 700.0)))
+        simulation.command("play", 0, "agent", audio, simulation.now)
+    assert simulation.interrupted == [(0, 1)]
