@@ -52,6 +52,11 @@ class CaptureFile(Protocol):
     @property
     def path(self) -> Path: ...
 
+    @property
+    def over(self) -> bool:
+        """Nothing more is written: it was closed, or given up because the disk took no more."""
+        ...
+
     def close(self) -> None:
         """End it, behind what is still to be written."""
         ...

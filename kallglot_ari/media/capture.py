@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +52,8 @@ def _free(path: Path) -> Path:
     return found
 
 
-def _create(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+def _create(path: Path) -> RawIOBase:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0)
 
 
 class CaptureFile:
@@ -66,6 +67,10 @@ class CaptureFile:
     def path(self) -> Path:
         return self.pcap.path
 
+    @property
+    def over(self) -> bool:
+        return self.pcap.over
+
     def close(self) -> None:
         self._scribe.close(self.pcap)
 
@@ -77,7 +82,7 @@ class Pcap:
         self.path = _free(path)
         self.over = False
         self._file: PcapWriter | None = None
-        self._raw: BinaryIO | None = None
+        self._raw: RawIOBase | None = None
 
     def write(self, at: float, source: Address, destination: Address, payload: bytes) -> None:
         if self._file is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
-from typing import BinaryIO, TypeAlias
+from io import RawIOBase
+from typing import TypeAlias
 
 Address: TypeAlias = tuple[str, int]
 
@@ -43,18 +45,30 @@ def datagram(source: Address, destination: Address, payload: bytes) -> bytes:
 
 
 class PcapWriter:
-    """Writes to `file`, which stays the caller's. What is written is whole packets only, so that the file can be read at any time."""
+    """Writes to `file`, which is unbuffered and stays the caller's. There are whole packets in it only, so that it can be read at any time, and after the disk was full."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: RawIOBase) -> None:
         self._file = file
-        file.write(struct.pack("<IHHiIII", _NANOSECONDS, 2, 4, 0, 0, _SNAPLEN, _RAW_IP))
-        file.flush()
+        self._waiting = bytearray(struct.pack("<IHHiIII", _NANOSECONDS, 2, 4, 0, 0, _SNAPLEN, _RAW_IP))
+        self._whole = 0
+        """Bytes that the disk has taken."""
+        self.flush()
 
     def write(self, at: float, source: Address, destination: Address, payload: bytes) -> None:
-        """A datagram seen at `at`, in Unix seconds. :raises OSError: when the disk does not take it."""
+        """A datagram seen at `at`, in Unix seconds; it lies here until the next `flush`."""
         packet = datagram(source, destination, payload)
         seconds, nanoseconds = divmod(round(at * 1e9), 1_000_000_000)
-        self._file.write(struct.pack("<IIII", seconds, nanoseconds, len(packet), len(packet)) + packet)
+        self._waiting += struct.pack("<IIII", seconds, nanoseconds, len(packet), len(packet)) + packet
 
     def flush(self) -> None:
-        self._file.flush()
+        """:raises OSError: when the disk does not take what waits; the file is left without it."""
+        size, left = len(self._waiting), bytes(self._waiting)
+        self._waiting.clear()
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._whole)
+            raise
+        self._whole += size

@@ -15,6 +15,8 @@ from kallglot_ari.settings import DebugSettings, Settings
 
 _log = log.get(__name__)
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
+_LEAST = 4096
+"""Bytes that a disk takes which is not full."""
 
 
 def _plain(name: str) -> str:
@@ -43,8 +45,8 @@ def check(folder: str) -> None:
             if not each.exists():
                 each.mkdir(mode=0o700)
                 made.append(each)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        with tempfile.TemporaryFile(dir=path, buffering=0) as file:
+            file.write(bytes(_LEAST))
     except OSError as error:
         raise ConfigError(f"debug.dir: {path}: no file can be written there: {error.strerror}") from None
     finally:
@@ -90,7 +92,7 @@ class Diagnosis:
         """
         if on:
             check(self._settings.dir)
-        if on and self._running is None:
+        if on and (self._running is None or self._running.over):
             self._begin(flows)
         elif not on and self._running is not None:
             for flow in flows:

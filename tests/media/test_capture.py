@@ -13,7 +13,7 @@ import wave
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -68,10 +68,11 @@ def test_every_checksum_is_right(payload: bytes, hosts: tuple[str, str]) -> None
 
 def test_tshark_reads_both_families_to_the_nanosecond(tmp_path: Path) -> None:
     path = tmp_path / "a.pcap"
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
         writer = PcapWriter(file)
         writer.write(1_700_000_000.25, ("127.0.0.1", 40001), ("127.0.0.2", 40000), b"\x80\0\0\1" + bytes(168))
         writer.write(1_700_000_001.5, ("::1", 40001), ("::2", 40000), b"x")
+        writer.flush()
     fields = [
         "-T",
         "fields",
@@ -213,12 +214,15 @@ def test_opus_recordings_are_as_long_and_as_loud(tmp_path: Path) -> None:
 
 
 class Full(io.FileIO):
-    """A disk that takes a little."""
+    """A disk that takes a little, and the last of it by half."""
 
-    def write(self, data: object) -> int:
-        if self.tell() > 2000:
+    room = 2000
+
+    def write(self, data: Any) -> int:
+        fits = min(len(data), self.room - self.tell())
+        if fits <= 0:
             raise OSError(28, "No space left on device")
-        return super().write(data)  # type: ignore[arg-type]
+        return super().write(data[:fits])
 
 
 async def test_a_full_disk_costs_the_capture_and_nothing_else(
@@ -236,6 +240,22 @@ async def test_a_full_disk_costs_the_capture_and_nothing_else(
     assert got[:9] == list(range(0, 900, 100))
     assert sent > 40
     assert value(metrics, "kallglot_capture_lost_total", reason="failed") == 1
+
+
+@pytest.mark.parametrize("room", [30, 1990, 2000, 2010])
+def test_what_a_full_disk_has_taken_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setattr("kallglot_ari.media.capture._create", lambda path: Full(path, "wb"))
+    monkeypatch.setattr(Full, "room", room)
+    lost: list[tuple[str, int]] = []
+    scribe = Scribe(lambda reason, count: lost.append((reason, count)))
+    target = Pcap(tmp_path / "a.pcap")
+    for number in range(20):
+        packet = partial(target.write, number * 0.01, ("127.0.0.1", 1), ("127.0.0.1", 2), bytes(172))
+        scribe.put([(target, packet)])
+    scribe.stop()
+    assert (lost, target.over) == ([("failed", 1)], True)
+    assert len(tshark(target.path)) <= room // 216
+    assert (target.path.stat().st_size - 24) % 216 == 0
 
 
 def test_a_disk_that_is_slow_costs_what_it_cannot_take(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from kallglot_ari.web.problem import of_service_error
 class File:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.over = False
 
     def close(self) -> None: ...
 
@@ -63,6 +65,25 @@ def test_a_capture_begins_where_the_folder_can_be_made(tmp_path: Path) -> None:
     assert found.capture([cast(Flow, flows)], on=True) == tmp_path / "new/debug/c1.pcap"
     assert len(flows.files) == 1
     assert not (tmp_path / "new").exists(), "made by the first packet"
+
+
+def test_a_disk_that_is_full_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    found, flows = made(tmp_path)
+    with pytest.raises(ConfigError, match="no file can be written there: No space left on device"):
+        found.capture([cast(Flow, flows)], on=True)
+    assert flows.files == []
+
+
+def test_a_capture_that_was_given_up_can_be_begun_again(tmp_path: Path) -> None:
+    found, flows = made(tmp_path)
+    found.capture([cast(Flow, flows)], on=True)
+    found.capture([cast(Flow, flows)], on=True)
+    assert len(flows.files) == 1, "it runs"
+    assert isinstance(flows.files[0], File)
+    flows.files[0].over = True
+    found.capture([cast(Flow, flows)], on=True)
+    assert len(flows.files) == 2
 
 
 def test_a_call_goes_on_where_every_call_is_captured_and_none_can_be(file: Path) -> None:
