@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import inspect
 import re
 import runpy
@@ -33,6 +34,20 @@ def test_the_sip_guide_names_tests_that_exist() -> None:
         assert there, name
     for path in re.findall(r"\b(?:tests|kallglot_ari)/[\w/]+\.py", text):
         assert (DOCS.parent / path).is_file(), path
+
+
+def test_every_module_that_calls_itself_pure_is_held_to_it() -> None:
+    """By import-linter, which `make lint` runs."""
+    held = configparser.ConfigParser()
+    held.read(DOCS.parent / "setup.cfg")
+    pure = held["importlinter:contract:pure"]["source_modules"].split()
+    for file in (DOCS.parent / "kallglot_ari").rglob("*.py"):
+        name = ".".join(file.relative_to(DOCS.parent).with_suffix("").parts)
+        says = re.search(
+            r"\bpure\b", ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "", re.IGNORECASE
+        )
+        if says and file.name != "__init__.py":
+            assert any(name == one or name.startswith(f"{one}.") for one in pure), name
 
 
 def part(page: str, heading: str) -> str:

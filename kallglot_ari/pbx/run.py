@@ -1,4 +1,4 @@
-"""`kallglot-ari config asterisk|freeswitch|cucm`: the one part of this package that touches the disk."""
+"""`kallglot-ari config asterisk|freeswitch|cucm`."""
 
 from __future__ import annotations
 
