@@ -39,7 +39,7 @@ from kallglot_ari.modes.latency import TurnLatency
 from kallglot_ari.modes.outbox import Outbox
 from kallglot_ari.modes.sip_quality import SipQualities
 from kallglot_ari.modes.streams import CallStreams
-from kallglot_ari.modes.summary import Course, line_of
+from kallglot_ari.modes.summary import NOT_REACHED, Course, line_of
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
 from kallglot_ari.settings import DebugSettings
@@ -306,15 +306,20 @@ class CallActions:
         )
 
     async def _dial(self, command: c.Dial) -> None:
-        await self._plant.ari.channels.originate_with_id(
-            command.channel_id,
-            endpoint=command.endpoint,
-            app=self._plant.app,
-            app_args="dialled",
-            timeout=max(1, round(command.timeout)),
-            originator=command.originator or None,
-            caller_id=command.caller_id or None,
-        )
+        try:
+            await self._plant.ari.channels.originate_with_id(
+                command.channel_id,
+                endpoint=command.endpoint,
+                app=self._plant.app,
+                app_args="dialled",
+                timeout=max(1, round(command.timeout)),
+                originator=command.originator or None,
+                caller_id=command.caller_id or None,
+            )
+        except AriUnavailable as error:
+            if error.status == 500:
+                error.args = (f"{command.endpoint}: {NOT_REACHED}",)
+            raise
 
     async def _continue(self, command: c.ContinueInDialplan) -> None:
         priority = command.priority

@@ -7,7 +7,28 @@ from datetime import datetime
 from typing import Any
 
 from kallglot_ari.calls import commands as c
-from kallglot_ari.calls.model import CallView, EndReason, LegQuality, LegView
+from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, LegQuality, LegView
+
+NOT_REACHED = "not reached: is there such an endpoint or extension, and is its phone registered?"
+_CAUSES = {
+    0: NOT_REACHED,
+    1: "no such number",
+    16: "it hung up",
+    17: "busy",
+    18: "no answer",
+    19: "no answer",
+    20: "not registered",
+    21: "rejected",
+    26: "answered elsewhere",
+    27: "out of order",
+    28: "no such number",
+    34: "congestion",
+    38: "not reached",
+    58: "no codec in common",
+    88: "no codec in common",
+    102: "no answer",
+}
+"""Why a phone did not come, by Q.850."""
 
 
 class Course:
@@ -18,6 +39,7 @@ class Course:
         """Why it was not translated, the last time that it was not."""
         self.lost = 0
         """How often the stream was opened again, or a new session made."""
+        self._did_not_come: dict[str, int] = {}
         self._untranslated = 0.0
         self._since: float | None = None
 
@@ -28,6 +50,10 @@ class Course:
         elif event == "call.restored" and self._since is not None:
             self._untranslated += now - self._since
             self._since = None
+        elif event == "leg.failed":
+            self._did_not_come[data["endpoint"]] = data["cause"]
+        elif event == "leg.joined":
+            self._did_not_come.clear()
         elif event == "ladder" and data["step"] in ("reconnect", "new_session"):
             self.lost += 1
 
@@ -35,6 +61,13 @@ class Course:
         """From now on the parties are connected without translation."""
         self.problem = problem
         self._since = now if self._since is None else self._since
+
+    def nobody_came(self) -> str:
+        """Who was dialled since the last one answered and will not come, and why; empty when there is nobody."""
+        whys = (
+            (endpoint, _CAUSES.get(cause, f"Q.850 cause {cause}")) for endpoint, cause in self._did_not_come.items()
+        )
+        return "; ".join(f"{endpoint}: {why}" for endpoint, why in whys)
 
     def untranslated(self, now: float) -> float:
         """Seconds without translation, so far."""
@@ -59,8 +92,8 @@ def line_of(
     line = _of_any(view, finish.reason.value, finish.status.value, ended)
     line["untranslated"] = round(course.untranslated(now), 2)
     line["stream_losses"] = course.lost
-    if course.problem:
-        line["problem"] = course.problem
+    if problem := course.problem or (course.nobody_came() if finish.status is not DialplanStatus.COMPLETED else ""):
+        line["problem"] = problem
     for leg, (q, shown) in legs.items():
         if shown is not None:
             line[f"{leg}_channel"] = shown.channel_name

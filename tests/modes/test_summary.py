@@ -17,10 +17,11 @@ from kallglot_ari.calls.model import (
     SipQuality,
 )
 from kallglot_ari.errors import ApiUnavailable
-from kallglot_ari.modes.summary import Course, line_of
+from kallglot_ari.modes.summary import NOT_REACHED, Course, line_of
 from tests.modes.outbox_bench import KEY, REQUEST
 from tests.modes.outbox_bench import Bench as Outboxes
 from tests.modes.pbx_lab import Lab as PbxLab
+from tests.modes.test_again import CALLER, NOBODY, Calls
 from tests.modes.test_registry import Bench
 from tests.modes.trunk_lab import Lab
 
@@ -65,6 +66,38 @@ def test_one_line_has_who_what_and_why() -> None:
         "customer_sip_lost": 10, "customer_sip_lost_there": 3, "customer_sip_mos": 3.2,
         "agent_packets": 5, "agent_lost": 0, "agent_late": 0, "agent_jitter_ms": 0.0, "agent_mos": 4.41,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        (DialplanStatus.UNAVAILABLE, "PJSIP/2: busy; PJSIP/3: Q.850 cause 127"),
+        (DialplanStatus.COMPLETED, None),
+    ],
+)
+def test_who_did_not_come_and_why_is_the_problem_of_a_call_that_went_on_in_the_dialplan(
+    status: DialplanStatus, problem: str | None
+) -> None:
+    course = Course()
+    course.take("leg.failed", {"endpoint": "PJSIP/1", "cause": 0}, 1)
+    course.take("leg.joined", {"speaker": "agent", "channel": "PJSIP/9"}, 2)
+    course.take("leg.failed", {"endpoint": "PJSIP/2", "cause": 17}, 3)
+    course.take("leg.failed", {"endpoint": "PJSIP/3", "cause": 127}, 4)
+    view = CallView("kg-1", "", "ended", "m", "de", "en", STARTED)
+    line = line_of(view, {}, course, 5, c.Finish(EndReason.ERROR, status), STARTED)
+    assert line.get("problem") == problem
+
+
+async def test_an_agent_who_cannot_be_dialled_is_named_with_what_to_look_at() -> None:
+    calls = Calls()
+    calls.kallglot.set()
+    calls.asterisk.refused = {"PJSIP/nobody"}
+    with capture_logs() as logged:
+        calls.asterisk.enters(CALLER, *NOBODY)
+        await calls.until(lambda: not calls.runners, "the call is over")
+    await calls.close()
+    told = {line["event"]: line for line in logged}
+    assert told["command_failed"]["error"] == told["call_finished"]["problem"] == f"PJSIP/nobody: {NOT_REACHED}"
 
 
 async def test_a_call_whose_translation_is_lost_warns_and_its_last_line_says_so() -> None:
