@@ -353,7 +353,10 @@ class PhoneProcess:
         return None
 
     def do_dtmf(self, c: dict[str, object]) -> object:
-        self.find(c.get("call")).dialDtmf(str(c["digits"]))
+        parameter = pj.CallSendDtmfParam()
+        parameter.digits = str(c["digits"])
+        parameter.method = pj.PJSUA_DTMF_METHOD_SIP_INFO if c.get("by_info") else pj.PJSUA_DTMF_METHOD_RFC2833
+        self.find(c.get("call")).sendDtmf(parameter)
         return None
 
     def do_hold(self, c: dict[str, object]) -> object:

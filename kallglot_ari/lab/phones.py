@@ -297,9 +297,9 @@ class Phone:
             await self._do("hangup", call=chosen.id, code=code)
         await self._until(lambda: chosen.ended, 10, f"{chosen} does not end")
 
-    async def dtmf(self, digits: str, call: PhoneCall | None = None) -> None:
-        """Press keys (RFC 4733)."""
-        await self._do("dtmf", digits=digits, call=_id(call))
+    async def dtmf(self, digits: str, call: PhoneCall | None = None, *, by_info: bool = False) -> None:
+        """Press keys (RFC 4733, or SIP INFO)."""
+        await self._do("dtmf", digits=digits, by_info=by_info, call=_id(call))
 
     async def hold(self, call: PhoneCall | None = None) -> None:
         """Put on hold, and wait until the other side agreed."""

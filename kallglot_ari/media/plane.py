@@ -190,6 +190,7 @@ class Plane:
         if self._beat % _PUBLISH == 0:
             drift.measure(self.legs, now)
             self._digits.settle(self.legs, now)
+            self._digits.note(self.legs)
             self.publish()
         if self._beat % _LEVELS == 0:
             self._levels()
@@ -325,7 +326,7 @@ class Plane:
         self._listen.resume(self.legs, row)
 
     def do_pressed(self, row: int, generation: int, seconds: float) -> None:
-        self._digits.pressed(row, seconds, int(self.stats[row, STATS.index("lost")]), self._now)
+        self._digits.pressed(row, seconds, self._now)
 
     def do_hear(self, row: int, generation: int, other: int, gain: float, duck: float = 1.0) -> None:
         """`other` is a row; `gain` a factor, 0 for no longer, `duck` another while speech is played."""

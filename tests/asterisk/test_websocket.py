@@ -118,3 +118,39 @@ async def test_an_asterisk_that_is_too_old_is_told_of_and_the_call_goes_on(
         await customer.call("101")
         await until(lambda: not service.calls(), 20, "the call left us")
         await nothing_left(service, asterisk16)
+
+
+async def test_digits_are_passed_on_kept_and_published_and_are_no_loss(
+    asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path
+) -> None:
+    """As telephone events of a phone, which leave a hole in its sound, and by SIP INFO, which leaves none."""
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        running(settings_for(asterisk22, tmp_path, double, media={"transport": "websocket"})) as service,
+    ):
+        customer = await phones(asterisk22, "customer", codecs=("PCMU",))
+        agent = await phones(asterisk22, "agent", on_call=0.2, codecs=("PCMU",))
+        await customer.call("101")
+        await until(lambda: [c.state for c in service.calls()] == ["active"], what="the call is up")
+        events = service.hub.subscribe()
+        await customer.dtmf("78")
+        await agent.wait_dtmf("78")
+        await agent.dtmf("9", by_info=True)
+        await customer.wait_dtmf("9")
+        events.close()
+        published = [event["data"] async for event in events if event["type"] == "dtmf"]
+        await service.dtmf(service.calls()[0].id, party="customer", digits="12")
+        await customer.wait_dtmf("12")
+        await asyncio.sleep(1.2)
+        (call,) = service.calls()
+        session = await double.wait_session()
+        await customer.hangup()
+        await nothing_left(service, asterisk22)
+        await session.wait_ended()
+    pressed = [("customer", "7"), ("customer", "8"), ("agent", "9")]
+    assert [(digit["speaker"], digit["digit"]) for digit in call.dtmf] == pressed
+    assert [(digit["speaker"], digit["digit"]) for digit in published] == pressed
+    for leg in call.legs:
+        assert leg.quality.packets_lost == leg.quality.packets_late == 0, leg.speaker
+        assert leg.quality.packets_received > 100
+    assert double.violations == []

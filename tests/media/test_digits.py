@@ -39,6 +39,20 @@ def test_a_digit_whose_end_is_told_when_sound_is_there_again_is_no_loss(library:
 
 
 @pytest.mark.parametrize("library", ENGINES)
+@pytest.mark.parametrize("late", [0.3, 0.9])
+def test_a_digit_that_a_busy_asterisk_tells_late_is_no_loss(library: Native | None, late: float) -> None:
+    back = 0.1 + 112 * 0.02
+    assert spoken(library, set(range(100, 112)), [(back + late, 0.2)]).quality(0).packets_lost == 0
+
+
+def test_the_next_digit_is_told_late_as_well() -> None:
+    """What was taken back for the one before must not be taken for lost before this one."""
+    without = {*range(50, 62), *range(110, 122), *range(170, 182)}
+    told = [(0.1 + back * 0.02 + 0.4, 0.2) for back in (62, 122, 182)]
+    assert spoken(LIBRARY, without, told).quality(0).packets_lost == 0
+
+
+@pytest.mark.parametrize("library", ENGINES)
 def test_losses_before_and_after_and_more_than_the_digit_takes_stay_losses(library: Native | None) -> None:
     lost = {10, 11, 12, 200, 201}
     assert spoken(library, lost | set(range(100, 112)), [(2.36, 0.2)]).quality(0).packets_lost == 5
