@@ -10,7 +10,6 @@ import asyncio
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -22,13 +21,13 @@ from kallglot_ari.errors import ApiError, KallglotAriError, ServiceBusy, StoreEr
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import LOOK_AT_ONCE, LOOK_SECONDS, Api, LostCalls, Turns
-from kallglot_ari.modes.pbx_records import Record, append, opened_of, request_for, stored, wanted
+from kallglot_ari.modes.pbx_records import Record, answer_of, append, opened_of, request_for, stored, view_of, wanted
 from kallglot_ari.modes.summary import line_of_another, tell
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_call import Opened
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.pbx import curri, freeswitch
-from kallglot_ari.pbx.addresses import ordered, public_uri, sip_uri
+from kallglot_ari.pbx.addresses import public_uri
 from kallglot_ari.settings import KallglotSettings, TrunkSettings, WebSettings
 from kallglot_ari.tasks import Tasks
 
@@ -86,6 +85,8 @@ class PbxService:
         """How many requests for a call id are being answered."""
         self._unheard: set[str] = set()
         """Calls whose answer nobody is known to have got."""
+        self._unended: dict[str, str] = {}
+        """Calls that are over, and why, where the store was away: the PBX need not tell it again."""
         self._arriving: set[str] = set()
         """Call ids that are being routed: they count before their sessions are there."""
         self._draining = False
@@ -97,7 +98,7 @@ class PbxService:
         for call_id, record in (await self._store.mappings(CALLS)).items():
             if record.get("state") == "open":
                 view = await self._store.get_call(record["call"])
-                self._known(call_id, record, view or self._view(record))
+                self._known(call_id, record, view or view_of(record))
         for session_id, record in (await self._store.mappings(PREPARED)).items():
             self._prepared[session_id] = record["key"]
         self._tasks.spawn(self._sweep_now_and_then(), name="sweep")
@@ -144,14 +145,20 @@ class PbxService:
                 answer = await self._routed(call_id, from_, to, extra)
                 if waits():
                     self._unheard.discard(call_id)
-                elif call_id in self._unheard and self._asking[call_id] == 1:
-                    _log.warning("pbx_gave_up", call=call_id, effect="its session is ended")
-                    await self._over(call_id, EndReason.ERROR, forget=True)
+                elif self._asking[call_id] == 1:
+                    await self._gave_up(call_id)
                 return answer
         finally:
             self._asking[call_id] -= 1
             if not self._asking[call_id]:
                 del self._asking[call_id]
+
+    async def _gave_up(self, call_id: str) -> bool:
+        """End a call whose answer nobody got; what the store does not take is left to the sweep."""
+        if call_id not in self._unheard:
+            return False
+        _log.warning("pbx_gave_up", call=call_id, effect="its session is ended")
+        return await self._over(call_id, EndReason.ERROR, forget=True)
 
     async def _routed(self, call_id: str, from_: str, to: str, extra: Mapping[str, Any]) -> dict[str, Any]:
         record = await self._store.get_mapping(CALLS, call_id)
@@ -160,7 +167,7 @@ class PbxService:
                 return {"action": "reject", "reason": "this call id has ended", "session_id": record["session"]}
             await self._store.delete_mapping(CALLS, call_id)
         if record is not None and record["state"] == "open":
-            return self._answer(record)
+            return answer_of(record, self._trunk)
         self._must_be_open()
         self._arriving.add(call_id)
         try:
@@ -178,11 +185,11 @@ class PbxService:
             await self._sessions.close(opened, EndReason.ERROR)
             raise
         self._prepared.pop(opened.session.id, None)
-        view = self._view(fresh)
+        view = view_of(fresh)
         self._known(call_id, fresh, view)
         self._unheard.add(call_id)
         await self._save(view, "call.created")
-        return self._answer(fresh)
+        return answer_of(fresh, self._trunk)
 
     def drain(self) -> None:
         """From now on no new call is routed; those that are known still get their answer."""
@@ -200,21 +207,26 @@ class PbxService:
         record = await self._store.get_mapping(CALLS, call_id)
         if record is None or record["state"] != "open":
             return {"action": "reject", "reason": "this call id has ended", "session_id": ""}
-        return self._answer(record)
+        return answer_of(record, self._trunk)
 
     async def hangup(self, call_id: str, reason: str = EndReason.COMPLETED) -> bool:
         """A call is over: end its sessions. False when it is unknown, or was over before.
 
-        :raises StoreError: its sessions are ended, but it counts as up until this is asked again.
+        :raises StoreError: it counts as up until the store is back.
         """
         async with self._lock(call_id):
-            return await self._over(call_id, reason)
+            try:
+                return await self._over(call_id, reason)
+            except StoreError:
+                if call_id in self._views:
+                    self._unended[call_id] = str(reason)
+                raise
 
     async def _over(self, call_id: str, reason: str, *, forget: bool = False) -> bool:
         """:param forget: asked for again, the id is a new call's."""
-        self._unheard.discard(call_id)
         record = await self._store.get_mapping(CALLS, call_id)
         if record is None or record["state"] != "open":
+            self._settled(call_id)
             return False
         until = self._now() + REMEMBER_SECONDS
         ended = {"state": "ended", "until": until, "session": record["sessions"][-1]["id"]}
@@ -224,13 +236,18 @@ class PbxService:
             for opened in opened_of(record):
                 await self._sessions.close(opened, reason)
             self._keys.pop(call_id, None)
+        self._settled(call_id)
         for opened in opened_of(record):
             self._by_session.pop(opened.session.id, None)
-        view = self._views.pop(call_id, None) or self._view(record)
+        view = self._views.pop(call_id, None) or view_of(record)
         view.state, view.end_reason, view.ended_at = "ended", str(reason), self._clock.wall()
         self._metrics.calls.labels(str(reason)).inc()
         await self._save(view, "call.ended")
         return True
+
+    def _settled(self, call_id: str) -> None:
+        self._unheard.discard(call_id)
+        self._unended.pop(call_id, None)
 
     async def session_ended(self, session_id: str, data: Mapping[str, Any] | None = None) -> bool:
         """Kallglot says that a session has ended; False for a session of somebody else."""
@@ -282,6 +299,11 @@ class PbxService:
         """End prepared sessions that nobody used and calls whose end nobody told, forget calls that ended long ago; how many
         were ended."""
         ended = 0
+        for call_id, reason in list(self._unended.items()):
+            ended += await self.hangup(call_id, reason)
+        for call_id in list(self._unheard):
+            async with self._lock(call_id):
+                ended += not self._asking[call_id] and await self._gave_up(call_id)
         for session_id, value in (await self._store.expired_mappings(PREPARED, self._now())).items():
             if await self._store.delete_mapping(PREPARED, session_id):
                 await self._sessions.close(stored(session_id, value), EndReason.TIMEOUT)
@@ -371,7 +393,7 @@ class PbxService:
             except StoreError:
                 await self._sessions.close(opened, EndReason.ERROR)
                 raise
-            self._known(call_id, record, self._views.get(call_id) or self._view(record))
+            self._known(call_id, record, self._views.get(call_id) or view_of(record))
             return opened.session.id
 
     # --- two PBXs that ask in their own words ------------------------------------------------------------------------
@@ -460,14 +482,8 @@ class PbxService:
     def _forget(self, call_id: str) -> None:
         self._keys.pop(call_id, None)
         self._views.pop(call_id, None)
-        self._unheard.discard(call_id)
+        self._settled(call_id)
         self._by_session = {session: theirs for session, theirs in self._by_session.items() if theirs != call_id}
-
-    def _view(self, record: Record) -> CallView:
-        return CallView(
-            record["call"], record["sessions"][-1]["id"], "active", record["mode"], record["source"], record["target"],
-            datetime.fromtimestamp(record["started"], UTC), kind="pbx", caller=record["from"], metadata=dict(record["metadata"]),
-        )  # fmt: skip
 
     async def _save(self, view: CallView, event: str) -> None:
         if event == "call.ended":
@@ -479,15 +495,3 @@ class PbxService:
             await self._store.save_call(view)
         except StoreError as error:
             _log.warning("pbx_call_not_saved", call=view.id, error=str(error))
-
-    def _answer(self, record: Record) -> dict[str, Any]:
-        session_id = record["sessions"][-1]["id"]
-        trunk = self._trunk
-        return {
-            "action": "route",
-            "destination": public_uri(session_id, trunk),
-            "destinations": [sip_uri(session_id, endpoint, trunk.transport) for endpoint in ordered(trunk)],
-            "failover_timeout_ms": trunk.failover_timeout_ms,
-            "session_id": session_id,
-            "call_id": record["call"],
-        }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from kallglot_ari.calls.model import Session, SessionRequest
+from kallglot_ari.calls.model import CallView, Session, SessionRequest
 from kallglot_ari.modes.trunk_call import Opened
+from kallglot_ari.pbx.addresses import ordered, public_uri, sip_uri
+from kallglot_ari.settings import TrunkSettings
 
 Record = dict[str, Any]
 
@@ -37,3 +40,24 @@ def stored(session_id: str, value: Mapping[str, Any]) -> Opened:
 def opened_of(record: Record) -> list[Opened]:
     """All sessions of the call."""
     return [stored(session["id"], session) for session in record["sessions"]]
+
+
+def view_of(record: Record) -> CallView:
+    """What the API shows of a call that is up."""
+    return CallView(
+        record["call"], record["sessions"][-1]["id"], "active", record["mode"], record["source"], record["target"],
+        datetime.fromtimestamp(record["started"], UTC), kind="pbx", caller=record["from"], metadata=dict(record["metadata"]),
+    )  # fmt: skip
+
+
+def answer_of(record: Record, trunk: TrunkSettings) -> dict[str, Any]:
+    """Where a call is to be routed."""
+    session_id = record["sessions"][-1]["id"]
+    return {
+        "action": "route",
+        "destination": public_uri(session_id, trunk),
+        "destinations": [sip_uri(session_id, endpoint, trunk.transport) for endpoint in ordered(trunk)],
+        "failover_timeout_ms": trunk.failover_timeout_ms,
+        "session_id": session_id,
+        "call_id": record["call"],
+    }

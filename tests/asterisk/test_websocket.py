@@ -92,7 +92,7 @@ async def test_both_parties_are_heard_and_hear(
         await session.wait_ended()
     assert sum(name.startswith("WebSocket/") for name in names) == 2
     for leg in call.legs:
-        assert leg.quality.packets_received > 100
+        assert leg.quality.packets_received > 50
         assert leg.quality.packets_lost == leg.quality.packets_late == 0
     for speaker, own in (("customer", CUSTOMER_HZ), ("agent", AGENT_HZ)):
         assert abs(dominant_frequency(session.audio[speaker].pcm[-rate:], rate) - own) < 3, speaker
@@ -152,5 +152,5 @@ async def test_digits_are_passed_on_kept_and_published_and_are_no_loss(
     assert [(digit["speaker"], digit["digit"]) for digit in published] == pressed
     for leg in call.legs:
         assert leg.quality.packets_lost == leg.quality.packets_late == 0, leg.speaker
-        assert leg.quality.packets_received > 100
+        assert leg.quality.packets_received > 50
     assert double.violations == []

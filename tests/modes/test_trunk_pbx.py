@@ -15,7 +15,7 @@ from kallglot_ari.errors import ApiNotFound, ApiUnavailable, ServiceBusy, StoreE
 from kallglot_ari.kallglot.client import KallglotClient
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.modes.load import Load
-from kallglot_ari.modes.pbx import PbxService
+from kallglot_ari.modes.pbx import REMEMBER_SECONDS, PbxService
 from kallglot_ari.modes.pbx_lost import ASK_SECONDS, LOOK_SECONDS
 from kallglot_ari.modes.trunk_sessions import Sessions
 from kallglot_ari.sandbox.echo import Echo
@@ -195,6 +195,67 @@ async def test_a_pbx_that_asks_again_gets_what_was_made_for_its_first_request(la
     assert (await first.answer)["session_id"] == (await second.answer)["session_id"] == "sess_1"
     assert bool(lab.api.ended) is not second_waits
     assert await lab.pbx.hangup("c1") is second_waits
+
+
+async def test_a_call_whose_second_asker_gets_an_error_is_ended_unless_it_asks_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise StoreError("connection refused")
+
+    async def asked_twice_for_nothing() -> None:
+        lab.api.gate.clear()
+        lab.api.asked.clear()
+        first = Asking(lab)
+        await lab.api.asked.wait()
+        first.waits = False
+        second = Asking(lab)
+        await asyncio.sleep(0)
+        with monkeypatch.context() as broken:
+            broken.setattr(lab.store, "get_mapping", away)
+            lab.api.gate.set()
+            await first.answer
+            with pytest.raises(StoreError):
+                await second.answer
+            with pytest.raises(StoreError):
+                await lab.pbx.sweep()
+
+    await asked_twice_for_nothing()
+    assert lab.api.open == {"sess_1"}
+    assert (await lab.pbx.incoming("c1", "1", "2"))["session_id"] == "sess_1"
+    assert await lab.pbx.sweep() == 0
+    assert await lab.pbx.hangup("c1")
+    lab.clock.advance(REMEMBER_SECONDS)
+    await lab.pbx.sweep()
+    await asked_twice_for_nothing()
+    assert lab.api.open == {"sess_2"}
+    assert await lab.pbx.sweep() == 1
+    assert (lab.api.open, lab.pbx.calls(), lab.store.pending) == (set(), [], {})
+
+
+@pytest.mark.parametrize("broken", ["get_mapping", "write_mappings"])
+async def test_an_end_that_is_told_while_the_store_is_away_is_kept_in_mind(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """A PBX tells it once."""
+
+    async def away(*_: object, **__: object) -> None:
+        raise StoreError("connection refused")
+
+    await lab.pbx.incoming("c1", "1", "2")
+    with monkeypatch.context() as outage:
+        outage.setattr(lab.store, broken, away)
+        for call_id in ("c1", "unknown"):
+            if broken == "get_mapping" or call_id == "c1":
+                with pytest.raises(StoreError):
+                    await lab.pbx.hangup(call_id, "customer_hangup")
+        with pytest.raises(StoreError):
+            await lab.pbx.sweep()
+    assert await lab.pbx.sweep() == 1
+    assert lab.api.ended == [("sess_1", "customer_hangup")]
+    assert (lab.pbx.calls(), lab.store.pending) == ([], {})
+    assert await lab.pbx.sweep() == 0
+    assert lab.hub.types() == ["call.created", "call.ended"]
 
 
 async def test_who_has_the_answer_keeps_it_whatever_comes_of_repetitions(lab: Lab) -> None:
