@@ -105,7 +105,7 @@ class Service:
         await self._start_kallglot()
         if self.settings.debug.record != "off":
             recording.check(self.settings.debug.record)
-        diagnosis.warn(self.settings)
+        await diagnosis.warn(self.settings)
         self._on_stop("journal", self._journal.close)
         if self._take_over and not await self._journal.take_over(self._run_id, TAKE_OVER_SECONDS):
             _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
@@ -453,11 +453,11 @@ class Service:
     async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
         await self._with_media(call_id, "original_gain_db").original(call_id, party=party, gain_db=gain_db)
 
-    def capture(self, call_id: str, *, on: bool) -> Path:
-        return self._with_media(call_id, "pcap").capture(call_id, on=on)
+    async def capture(self, call_id: str, *, on: bool) -> Path:
+        return await self._with_media(call_id, "pcap").capture(call_id, on=on)
 
-    def captured(self, call_id: str) -> Path | None:
-        return self.stasis.captured(call_id)
+    async def captured(self, call_id: str) -> Path | None:
+        return await self.stasis.captured(call_id)
 
     async def add_leg(self, call_id: str, order: Invitation) -> CallView:
         return await self._with_media(call_id, "leg").add_leg(call_id, order)

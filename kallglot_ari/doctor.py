@@ -259,7 +259,7 @@ class Doctor:
         if not diagnosis.in_use(self._s):
             raise Skipped("debug.pcap, debug.record and trunk.sip_trace are off")
         try:
-            diagnosis.check(debug.dir)
+            await diagnosis.ask(debug.dir, lambda: diagnosis.check(debug.dir))
         except ConfigError as error:
             raise Failure(str(error), "set debug.dir to a folder that the service's user may write to") from None
         return f"{Path(debug.dir).absolute()} can be written"

@@ -22,6 +22,7 @@ from kallglot_ari.calls.legs import Candidate, Leg, Thing
 from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason, Session
+from kallglot_ari.calls.placing import all_lost
 from kallglot_ari.calls.translating import READY_SECONDS
 
 RING_LEAST = 5.0
@@ -179,7 +180,9 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
     machine.consulting, machine.human, machine.unwanted = written.consulting, written.human, set(written.unwanted)
     machine.ringing_told, machine.session_told = written.ringing_told, set(written.session_told)
     machine.last_session = written.last_session
-    missed: list[e.Event] = []
+    dialled = [candidate.channel_id for candidate in written.candidates]
+    lost = all_lost(written.legs, dialled, seen.channels.keys() | seen.bridges.keys())
+    missed: list[e.Event] = [e.AsteriskLost()] if lost else []
     for leg in written.legs:
         missed += _look(leg, seen, now)
         machine.legs[leg.id] = leg

@@ -72,6 +72,11 @@ class BridgeGone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AsteriskLost(Event):
+    """Nothing of the call is in Asterisk any more, no channel and no bridge: it was started anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class DtmfReceived(Event):
     """A party pressed a key."""
 

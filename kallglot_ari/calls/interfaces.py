@@ -373,12 +373,13 @@ class CallControl(Protocol):
         """How loud one party hears the others' own voices under the translation; None: not at all."""
         ...
 
-    def capture(self, call_id: str, *, on: bool) -> Path:
-        """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: none runs, or none can."""
+    async def capture(self, call_id: str, *, on: bool) -> Path:
+        """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: none runs, or none can.
+        :raises ConfigError: none can be written."""
         ...
 
-    def captured(self, call_id: str) -> Path | None:
-        """The call's last capture, if there is one; also of a call that has ended."""
+    async def captured(self, call_id: str) -> Path | None:
+        """The call's last capture, if there is one; also of a call that has ended. :raises ConfigError: the disk does not answer."""
         ...
 
     async def add_leg(self, call_id: str, order: Invitation) -> CallView: ...

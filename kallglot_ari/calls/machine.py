@@ -171,6 +171,16 @@ class CallMachine(Call):
         placing.bridge_lost(self, event.bridge_id)
         return []
 
+    def _asterisk_lost(self, _: e.AsteriskLost) -> list[c.Command]:
+        if not self.active:
+            return []
+        self.problem = "Asterisk was started anew"
+        left = [leg for leg in self.legs.values() if leg.up]
+        for leg in left:
+            leg.up = False
+        told: list[c.Command] = [c.Publish("leg.left", {"speaker": leg.speaker}) for leg in left]
+        return told + finish(self, EndReason.ERROR, DialplanStatus.FAILED)
+
     def _hangup_requested(self, event: e.HangupRequested) -> list[c.Command]:
         leg = self.leg_of(event.channel_id)
         if leg is not None:
@@ -324,6 +334,7 @@ _HANDLERS: dict[type[e.Event], Callable[[CallMachine, Any], list[c.Command]]] = 
     e.HangupRequested: CallMachine._hangup_requested,
     e.ChannelRinging: CallMachine._ringing,
     e.BridgeGone: CallMachine._bridge_gone,
+    e.AsteriskLost: CallMachine._asterisk_lost,
     e.DtmfReceived: features.dialled,
     e.HoldChanged: CallMachine._hold,
     e.Done: CallMachine._done,

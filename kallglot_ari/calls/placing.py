@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.legs import MEDIA_HEAL_FIRST, MEDIA_HEAL_LAST, MEDIA_STABLE, MEDIA_TRIES, Leg, Thing
@@ -70,6 +72,13 @@ def _indicate(call: Call, leg: Leg) -> list[c.Command]:
         call.ringing_told = True
         commands.append(c.Ring(leg.channel_id))
     return commands
+
+
+def all_lost(legs: Iterable[Leg], dialled: Iterable[str], there: Collection[str]) -> bool:
+    """Whether nothing of what was made for a call is there any more. People who hang up leave bridges and media behind."""
+    legs = list(legs)
+    things = {thing for leg in legs for thing in (leg.channel_id, leg.media_id, leg.bridge_id)}.union(dialled)
+    return any(leg.bridge is Thing.LIVE for leg in legs) and things.isdisjoint(there)
 
 
 # --- what Asterisk took away -----------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ Lost = Callable[[Reason, int], None]
 Note: TypeAlias = Callable[[], None]
 
 
-def _free(path: Path) -> Path:
-    """`path`, with a number where there is such a file already."""
+def free(path: Path) -> Path:
+    """`path`, with a number where there is such a file already. It asks the disk."""
     number = 1
     found = path
     while found.exists():
@@ -76,10 +76,10 @@ class CaptureFile:
 
 
 class Pcap:
-    """One capture file, for any number of legs. The file is opened when the first packet is written."""
+    """One capture file, for any number of legs. It is opened, and has its name for good, when the first packet is written."""
 
     def __init__(self, path: Path) -> None:
-        self.path = _free(path)
+        self.path = path
         self.over = False
         self._file: PcapWriter | None = None
         self._raw: RawIOBase | None = None
@@ -87,6 +87,7 @@ class Pcap:
     def write(self, at: float, source: Address, destination: Address, payload: bytes) -> None:
         if self._file is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path = free(self.path)
             self._raw = _create(self.path)
             self._file = PcapWriter(self._raw)
         self._file.write(at, source, destination, payload)
@@ -102,12 +103,14 @@ class Pcap:
 
 
 class Track:
-    """One leg's recording. The file is opened when there is something to write."""
+    """One leg's recording. The file is opened, and has its name for good, when there is something to write."""
 
     def __init__(self, path: Path, form: Form, codec: Codec, encoding: str, rate: int) -> None:
-        self.path = _free(path)
+        self.path = path
         self.over = False
-        self._make: Callable[[], Recording] = partial(Recording, self.path, form, codec, encoding, rate)
+        self._make: Callable[[Path], Recording] = partial(
+            Recording, form=form, codec=codec, encoding=encoding, stream_rate=rate
+        )
         self._recording: Recording | None = None
 
     def said(self, at: float, timestamp_ms: int, payload: bytes) -> None:
@@ -119,7 +122,8 @@ class Track:
     def _opened(self) -> Recording:
         if self._recording is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._recording = self._make()
+            self.path = free(self.path)
+            self._recording = self._make(self.path)
         return self._recording
 
     def flush(self) -> None:

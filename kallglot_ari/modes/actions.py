@@ -381,9 +381,9 @@ class CallActions:
         self._diagnosis.begins(flow, leg.speaker)
         return flow
 
-    def capture(self, *, on: bool) -> Path:
+    async def capture(self, *, on: bool) -> Path:
         """Write the call's RTP to a file from now on, or no longer; the file. :raises UsageError: there never was one."""
-        return self._diagnosis.capture(self._flows.values(), on=on)
+        return await self._diagnosis.capture(self._flows.values(), on=on)
 
     def end_capture(self) -> None:
         self._diagnosis.end(self._flows.values())

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CaptureFile, Flow, Media
 from kallglot_ari.errors import ConfigError, UsageError
+from kallglot_ari.media.capture import free
 from kallglot_ari.settings import DebugSettings, Settings
 
 _log = log.get(__name__)
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
 _LEAST = 4096
 """Bytes that a disk takes which is not full."""
+_PATIENCE = 5.0
+"""Seconds that the disk has to answer."""
+_ASKING = threading.BoundedSemaphore(4)
+"""Those who may wait for the disk at once: on a network disk that hangs each keeps its thread, for ever perhaps."""
+
+T = TypeVar("T")
 
 
 def _plain(name: str) -> str:
@@ -55,11 +66,39 @@ def check(folder: str) -> None:
                 each.rmdir()
 
 
-def warn(settings: Settings) -> None:
+async def ask(folder: str, question: Callable[[], T]) -> T:
+    """What `question` finds out about `debug.dir`; nobody else waits for that disk. :raises ConfigError: it does not answer."""
+    if not _ASKING.acquire(blocking=False):
+        raise _hangs(folder)
+    found: Future[T] = Future()
+    found.set_running_or_notify_cancel()
+
+    def answer() -> None:
+        try:
+            found.set_result(question())
+        except Exception as error:  # noqa: BLE001 - the asker's
+            found.set_exception(error)
+        finally:
+            _ASKING.release()
+
+    threading.Thread(target=answer, name="kallglot-debug-dir", daemon=True).start()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await asyncio.wrap_future(found)
+    except TimeoutError:
+        raise _hangs(folder) from None
+
+
+def _hangs(folder: str) -> ConfigError:
+    return ConfigError(f"debug.dir: {Path(folder).absolute()}: the disk has not answered for {_PATIENCE:g} s")
+
+
+async def warn(settings: Settings) -> None:
     """Say at the start that nothing will be written. Calls go on all the same."""
     if in_use(settings):
+        folder = settings.debug.dir
         try:
-            check(settings.debug.dir)
+            await ask(folder, lambda: check(folder))
         except ConfigError as error:
             _log.warning("debug_dir_cannot_be_written", error=str(error))
 
@@ -72,7 +111,7 @@ class Diagnosis:
         self._settings = settings
         self._media = media
         self._running: CaptureFile | None = None
-        self._last: Path | None = None
+        self._last: CaptureFile | None = None
 
     def begins(self, flow: Flow, speaker: str) -> None:
         """A leg's flow is new."""
@@ -81,35 +120,42 @@ class Diagnosis:
             name = f"{self._name}-{_plain(speaker)}.{_SUFFIX[settings.record]}"
             flow.record(Path(settings.dir) / name, settings.record)
         if settings.pcap and self._last is None:
-            self._begin([flow])
+            self._begin([flow], self._wished)
         elif self._running is not None:
             flow.capture(self._running)
 
-    def capture(self, flows: Iterable[Flow], *, on: bool) -> Path:
+    async def capture(self, flows: Iterable[Flow], *, on: bool) -> Path:
         """Write the RTP of `flows` to a file from now on, or no longer; the file.
 
         :raises UsageError: there never was one. :raises ConfigError: it cannot be written.
         """
         if on:
-            check(self._settings.dir)
-        if on and (self._running is None or self._running.over):
-            self._begin(flows)
-        elif not on and self._running is not None:
-            for flow in flows:
-                flow.capture(None)
-            self._running.close()
-            self._running = None
+            path = await ask(self._settings.dir, self._place)
+            if self._running is None or self._running.over:
+                self._begin(flows, path)
+        else:
+            self.end(flows)
         if self._last is None:
             raise UsageError("capture: expected one that runs, found none")
-        return self._last
+        return self._last.path
 
-    def _begin(self, flows: Iterable[Flow]) -> None:
-        self._running = self._media.capture_file(Path(self._settings.dir) / f"{self._name}.pcap")
-        self._last = self._running.path
+    @property
+    def _wished(self) -> Path:
+        return Path(self._settings.dir) / f"{self._name}.pcap"
+
+    def _place(self) -> Path:
+        check(self._settings.dir)
+        return free(self._wished)
+
+    def _begin(self, flows: Iterable[Flow], path: Path) -> None:
+        self._running = self._last = self._media.capture_file(path)
         for flow in flows:
             flow.capture(self._running)
 
     def end(self, flows: Iterable[Flow]) -> None:
-        """The call is over: so is its capture."""
+        """End the capture that runs, if one does."""
         if self._running is not None:
-            self.capture(flows, on=False)
+            for flow in flows:
+                flow.capture(None)
+            self._running.close()
+            self._running = None

@@ -25,7 +25,7 @@ from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
-from kallglot_ari.modes.diagnosis import captures
+from kallglot_ari.modes.diagnosis import ask, captures
 from kallglot_ari.modes.holds import Holds
 from kallglot_ari.modes.journal import Journal
 from kallglot_ari.modes.load import Load
@@ -425,13 +425,14 @@ class StasisMode:
         runner = self.calls.get(call_id)
         runner.post(e.OriginalAsked(self._party(runner, party).speaker, gain_db))
 
-    def capture(self, call_id: str, *, on: bool) -> Path:
+    async def capture(self, call_id: str, *, on: bool) -> Path:
         """Begin or end a call's capture; its file. :raises LookupError: :raises UsageError:"""
-        return self.calls.actions(call_id).capture(on=on)
+        return await self.calls.actions(call_id).capture(on=on)
 
-    def captured(self, call_id: str) -> Path | None:
+    async def captured(self, call_id: str) -> Path | None:
         """The last capture of a call, of one that has ended as well."""
-        found = captures(self._plant.debug.dir, call_id)
+        folder = self._plant.debug.dir
+        found = await ask(folder, lambda: captures(folder, call_id))
         return found[-1] if found else None
 
     def session_ended(self, session_id: str, reason: str) -> bool:

@@ -9,6 +9,7 @@ from kallglot_ari.ari.snapshot import Snapshot
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.model import DialplanStatus
+from kallglot_ari.calls.placing import all_lost
 from kallglot_ari.errors import AriError, AriNotFound
 from kallglot_ari.log import get
 from kallglot_ari.modes.actions import Plant
@@ -69,6 +70,9 @@ class Sweep:
         bridges = {bridge.id for bridge in seen.bridges}
         for runner in self._calls.runners():
             machine = runner.machine
+            if all_lost(machine.legs.values(), machine.candidates, there.keys() | bridges):
+                runner.post(e.AsteriskLost())
+                continue
             for leg in list(machine.legs.values()):
                 for channel_id, expected, entered in _channels(leg):
                     if expected and channel_id not in there:

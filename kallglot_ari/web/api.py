@@ -111,17 +111,17 @@ class CallsApi:
 
     async def start_capture(self, request: web.Request) -> web.Response:
         fields.take(await body_json(request, optional=True), {})
-        path = self._control.capture((await self._live_call(request)).id, on=True)
+        path = await self._control.capture((await self._live_call(request)).id, on=True)
         return json_response({"path": str(path), "running": True}, status=201)
 
     async def end_capture(self, request: web.Request) -> web.Response:
-        path = self._control.capture((await self._live_call(request)).id, on=False)
+        path = await self._control.capture((await self._live_call(request)).id, on=False)
         return json_response({"path": str(path), "running": False})
 
     async def capture(self, request: web.Request) -> web.StreamResponse:
         """The last capture's file, as far as it is written."""
         call = await self._any_call(request)
-        path = self._control.captured(call.id)
+        path = await self._control.captured(call.id)
         if path is None:
             raise Problem(404, "not_found", f"there is no capture of the call {call.id!r}")
         return web.FileResponse(

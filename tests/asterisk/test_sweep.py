@@ -93,3 +93,19 @@ async def test_media_made_while_nobody_listens_is_made_again(
         await stage.active(2)
         await stage.talk(customer, agent)
         await stage.over(customer)
+
+
+async def test_a_call_that_is_lost_with_asterisk_ended_with_an_error(
+    asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with staged(asterisk22, phones, tmp_path) as stage:
+        await stage.call()
+        (call,) = stage.service.calls()
+        await asterisk22.restart(gracefully=False)
+        await until(lambda: not stage.service.calls(), 20, "the call is over")
+        await nothing_left(stage.service, asterisk22)
+        assert [(s.end_reason, len(s.ends)) for s in stage.double.sessions.values()] == [("error", 1)]
+        ended = await stage.service.store.get_call(call.id)
+        assert ended is not None
+        assert ended.end_reason == "error"
+    assert "problem='Asterisk was started anew'" in capsys.readouterr().out

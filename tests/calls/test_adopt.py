@@ -21,7 +21,7 @@ from kallglot_ari.calls.ending import READY_TIMER, RING_TIMER
 from kallglot_ari.calls.features import OFF
 from kallglot_ari.calls.legs import MEDIA_STABLE, MEDIA_TRIES, Candidate, Thing
 from kallglot_ari.calls.machine import CallMachine
-from kallglot_ari.calls.model import CallState, Session, SessionRequest
+from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason, Session, SessionRequest
 from kallglot_ari.calls.translating import READY_SECONDS
 from tests.calls.script import CALLER, EPOCH, Script, plan
 from tests.calls.test_machine_any_order import World
@@ -76,6 +76,15 @@ def test_a_call_that_is_as_it_was_needs_nothing_but_its_stream() -> None:
     taken.stream_up()
     assert taken.machine.state == "active"
     assert taken.machine.view().answered_at == script.machine.view().answered_at
+
+
+def test_the_whole_machine_was_started_anew() -> None:
+    script, _, there = talking()
+    taken = Taken(adopt.resume(through_the_store(script.machine), seen({}, {}), 200.0, EPOCH))
+    assert (taken.machine.reason, taken.machine.status) == (EndReason.ERROR, DialplanStatus.FAILED)
+    left = replace(there, channels={}, ours=frozenset(), up=frozenset())
+    taken = Taken(adopt.resume(through_the_store(script.machine), left, 200.0, EPOCH))
+    assert taken.machine.reason is EndReason.CUSTOMER_HANGUP, "its bridges are there"
 
 
 def test_sessions_that_died_with_the_process_are_replaced() -> None:

@@ -1,4 +1,4 @@
-"""Candidates that are gone after a time in which nothing was heard of Asterisk."""
+"""What is gone after a time in which nothing was heard of Asterisk: candidates, or all of a call."""
 
 from __future__ import annotations
 
@@ -58,3 +58,25 @@ def test_a_customer_who_is_lost_and_dialled_again_is_screened_as_before() -> Non
     assert script.one(c.ContinueInDialplan).context == SCREENING[0]
     script.feed(e.ChannelEntered(again.channel_id, "PJSIP/0-0001", "MACHINE"))
     assert len(script.asked(c.Dial)) == 2, "an answering machine gets no agent"
+
+
+def test_a_call_that_was_lost_with_asterisk_is_nobodys_hangup() -> None:
+    for script in (Script(), Script(plan(on_unavailable="hangup"))):
+        agent = script.talking()
+        script.feed(e.AsteriskLost())
+        left = [x.data["speaker"] for x in script.asked(c.Publish, lambda x: x.event == "leg.left")]
+        assert left == ["customer", "agent"]
+        assert not script.asked(c.Hangup) + script.asked(c.ContinueInDialplan)
+        script.feed(e.ChannelGone(agent))
+        script.over(EndReason.ERROR, DialplanStatus.FAILED)
+        assert script.machine.problem == "Asterisk was started anew"
+
+
+def test_a_call_that_rang_when_asterisk_was_lost() -> None:
+    script = Script()
+    script.done()
+    script.kallglot_up()
+    script.feed(e.AsteriskLost())
+    script.feed(e.AsteriskLost())
+    script.open = [x for x in script.open if not isinstance(x, c.Dial)]
+    script.over(EndReason.ERROR, DialplanStatus.FAILED)

@@ -284,7 +284,13 @@ def test_a_disk_that_is_slow_costs_what_it_cannot_take(tmp_path: Path) -> None:
 def test_files_that_are_there_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "a.pcap").write_bytes(b"the last call's")
     (tmp_path / "a-2.pcap").write_bytes(b"and another's")
-    assert Pcap(tmp_path / "a.pcap").path.name == "a-3.pcap"
+    pcap = Pcap(tmp_path / "a.pcap")
+    pcap.write(0.0, ("127.0.0.1", 1), ("127.0.0.1", 2), b"x")
+    pcap.flush()
+    pcap.close()
+    assert pcap.path.name == "a-3.pcap"
+    assert len(tshark(pcap.path)) == 1
+    assert (tmp_path / "a.pcap").read_bytes() == b"the last call's"
 
 
 class Piece:

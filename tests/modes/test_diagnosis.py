@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -50,39 +53,91 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def test_a_capture_that_cannot_be_written_is_an_error_at_once(file: Path) -> None:
+async def test_a_capture_that_cannot_be_written_is_an_error_at_once(file: Path) -> None:
     found, flows = made(file / "debug")
     with pytest.raises(
         ConfigError, match=r"debug\.dir: .*/file/debug: no file can be written there: Not a directory"
     ) as error:
-        found.capture([cast(Flow, flows)], on=True)
+        await found.capture([cast(Flow, flows)], on=True)
     assert (of_service_error(error.value).status, of_service_error(error.value).code) == (500, "misconfigured")
     assert flows.files == []
 
 
-def test_a_capture_begins_where_the_folder_can_be_made(tmp_path: Path) -> None:
+async def test_a_capture_begins_where_the_folder_can_be_made(tmp_path: Path) -> None:
     found, flows = made(tmp_path / "new/debug")
-    assert found.capture([cast(Flow, flows)], on=True) == tmp_path / "new/debug/c1.pcap"
+    assert await found.capture([cast(Flow, flows)], on=True) == tmp_path / "new/debug/c1.pcap"
     assert len(flows.files) == 1
     assert not (tmp_path / "new").exists(), "made by the first packet"
 
 
-def test_a_disk_that_is_full_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_disk_that_is_full_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
     found, flows = made(tmp_path)
     with pytest.raises(ConfigError, match="no file can be written there: No space left on device"):
-        found.capture([cast(Flow, flows)], on=True)
+        await found.capture([cast(Flow, flows)], on=True)
     assert flows.files == []
 
 
-def test_a_capture_that_was_given_up_can_be_begun_again(tmp_path: Path) -> None:
+async def test_a_capture_that_was_given_up_can_be_begun_again(tmp_path: Path) -> None:
     found, flows = made(tmp_path)
-    found.capture([cast(Flow, flows)], on=True)
-    found.capture([cast(Flow, flows)], on=True)
+    await found.capture([cast(Flow, flows)], on=True)
+    await found.capture([cast(Flow, flows)], on=True)
     assert len(flows.files) == 1, "it runs"
     assert isinstance(flows.files[0], File)
     flows.files[0].over = True
-    found.capture([cast(Flow, flows)], on=True)
+    await found.capture([cast(Flow, flows)], on=True)
+    assert len(flows.files) == 2
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Whoever asks the disk anything waits, as for a network disk that is away."""
+    back = threading.Event()
+
+    def hung(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def waits(path: Path, *args: Any, **options: Any) -> Any:
+            if path.is_relative_to(tmp_path):
+                back.wait(20)
+            return ask(path, *args, **options)
+
+        return waits
+
+    for name in ("exists", "stat", "mkdir", "glob"):
+        monkeypatch.setattr(Path, name, hung(getattr(Path, name)))
+    monkeypatch.setattr(diagnosis, "_PATIENCE", 0.1)
+    yield
+    back.set()
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_a_disk_that_hangs_holds_up_who_asked_for_a_capture_and_nobody_else(tmp_path: Path) -> None:
+    found, flows = made(tmp_path)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.01)
+            turns += 1
+
+    going_on = asyncio.get_running_loop().create_task(others())
+    for _ in range(6):
+        with pytest.raises(ConfigError, match=r"debug\.dir: /.*: the disk has not answered for 0\.1 s"):
+            await found.capture([cast(Flow, flows)], on=True)
+    going_on.cancel()
+    assert turns > 10
+    assert flows.files == []
+    assert sum(thread.name == "kallglot-debug-dir" for thread in threading.enumerate()) == 4
+    with capture_logs() as logged:
+        await diagnosis.warn(Settings(debug=DebugSettings(dir=str(tmp_path), pcap=True)))
+    assert [line["event"] for line in logged] == ["debug_dir_cannot_be_written"]
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_call_does_not_wait_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    found, flows = made(tmp_path, pcap=True)
+    found.begins(cast(Flow, flows), "customer")
+    found.end([cast(Flow, flows)])
     assert len(flows.files) == 2
 
 
@@ -95,14 +150,14 @@ def test_a_call_goes_on_where_every_call_is_captured_and_none_can_be(file: Path)
 @pytest.mark.parametrize(
     "use", [{"debug": {"pcap": True}}, {"debug": {"record": "wav"}}, {"trunk": {"sip_trace": True}}]
 )
-def test_the_service_says_so_at_its_start(use: dict[str, dict[str, object]], file: Path) -> None:
+async def test_the_service_says_so_at_its_start(use: dict[str, dict[str, object]], file: Path) -> None:
     use["debug"] = {**use.get("debug", {}), "dir": str(file)}
     with capture_logs() as logged:
-        diagnosis.warn(Settings.model_validate(use))
+        await diagnosis.warn(Settings.model_validate(use))
     assert [line["event"] for line in logged] == ["debug_dir_cannot_be_written"]
 
 
-def test_nothing_is_said_where_nothing_is_written(file: Path) -> None:
+async def test_nothing_is_said_where_nothing_is_written(file: Path) -> None:
     with capture_logs() as logged:
-        diagnosis.warn(Settings(debug=DebugSettings(dir=str(file))))
+        await diagnosis.warn(Settings(debug=DebugSettings(dir=str(file))))
     assert logged == []

@@ -218,6 +218,17 @@ async def test_a_channel_that_left_unheard(bench: Bench) -> None:
     assert bench.call.got == [e.ChannelLeft("customer")]
 
 
+@pytest.mark.parametrize("left", ["", "kg-a-1.b", "kg-a-1.m"])
+async def test_asterisk_was_started_anew_if_nothing_of_a_call_is_left(bench: Bench, left: str) -> None:
+    """A caller who hangs up meanwhile leaves what we made."""
+    bench.call.leg.bridge = Thing.LIVE
+    bench.asterisk.bridges_there = {left, "somebody"}
+    bench.asterisk.in_app = {left}
+    connected(bench, there=(left,))
+    assert (e.AsteriskLost() in bench.call.got) is (e.ChannelGone("customer") not in bench.call.got) is (left == "")
+    await bench.sweep.close()
+
+
 async def test_media_that_was_made_and_is_gone_before_it_was_heard_of(bench: Bench) -> None:
     """Asterisk lets go at once of what enters our application while nobody listens."""
     bench.call.leg.media_entered = False

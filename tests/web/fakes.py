@@ -87,11 +87,11 @@ class FakeControl:
     async def original(self, call_id: str, *, party: str, gain_db: float | None) -> None:
         self._note("original", call_id=call_id, party=party, gain_db=gain_db)
 
-    def capture(self, call_id: str, *, on: bool) -> Path:
+    async def capture(self, call_id: str, *, on: bool) -> Path:
         self._note("capture", call_id=call_id, on=on)
         return Path("captures") / f"{call_id}.pcap"
 
-    def captured(self, call_id: str) -> Path | None:
+    async def captured(self, call_id: str) -> Path | None:
         return self.captures.get(call_id)
 
     async def add_leg(self, call_id: str, order: Invitation) -> CallView:
