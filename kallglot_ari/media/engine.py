@@ -153,7 +153,7 @@ class MediaEngine:
         if self._settings.transport == "rtp":
             return open_socket(self._settings.bind, self._settings.port, batched=self._batched, library=self._library)
         url, ca = self._asterisk
-        silence = silent_payload(registry.get(self._format.send))
+        silence = silent_payload(registry.get(self._format.send, opus_complexity=self._settings.opus_complexity))
         media = WebSocketMedia(
             self._settings, registry.get(self._format.receive), silence, asterisk_url=url, asterisk_ca=ca
         )

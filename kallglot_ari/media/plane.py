@@ -121,7 +121,7 @@ class Plane:
         capture: Capture,
         library: Native | None = LIBRARY,
     ) -> None:
-        receive, send = registry.get(form.receive), registry.get(form.send)
+        receive, send = registry.get(form.receive), registry.get(form.send, opus_complexity=settings.opus_complexity)
         assert send.send_type is not None
         self._socket = socket
         self._block = Block()

@@ -184,6 +184,8 @@ class MediaSettings(Section):
     """The one UDP port of all calls; 0 = any free one."""
     format: Literal["auto", "ulaw", "alaw", "g722", "slin16", "opus"] = "auto"
     """What Asterisk sends; `auto`: ulaw for a mu-law stream, slin16 for PCM. Over RTP, slin16 and opus are answered with G.722."""
+    opus_complexity: int = Field(5, ge=0, le=10)
+    """How hard the encoder of `format = "opus"` tries, over a websocket, where we send Opus: 0 is cheapest; 10 costs eight times as much as 5, 0 half of it."""
     original_gain_db: GainDb = None
     """The speaker's own voice under the translation, in dB, 0 being as loud as spoken; `off`: only the translation is heard."""
     original_duck_db: float = Field(6.0, ge=0, le=60)

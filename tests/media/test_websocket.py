@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from kallglot_ari.audio.codecs import opus, registry
+from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import StreamAudio, UplinkChunk
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.errors import ConfigError, ListenError, MediaError
@@ -24,7 +25,9 @@ from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.websocket import ATTACH_SECONDS
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import MediaSettings
+from tests.audio.signals import tone
 from tests.media.conftest import START, ulaw, value
+from tests.media.simulated import Simulation
 
 pytestmark = pytest.mark.real_time
 
@@ -307,3 +310,23 @@ async def test_of_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.Monke
             assert await asyncio.wait_for(readers[0].read(), 5) == b""
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(readers[1].read(), 0.1)
+
+
+@pytest.mark.parametrize("complexity", [None, 0, 10])
+def test_opus_is_encoded_as_hard_as_the_setting_says(monkeypatch: pytest.MonkeyPatch, complexity: int | None) -> None:
+    if not opus.available():
+        pytest.skip("libopus is not installed")
+    used: set[int] = set()
+
+    class Encoder(opus.CbrOpusEncoder):
+        def encode(self, pcm: Pcm) -> bytes:
+            used.add(self._codec.complexity)
+            return super().encode(pcm)
+
+    monkeypatch.setattr(opus, "CbrOpusEncoder", Encoder)
+    asked: dict[str, Any] = {} if complexity is None else {"opus_complexity": complexity}
+    simulation = Simulation(1, encoding="pcm_16", rate=16000, transport="websocket", format="opus", **asked)
+    simulation.command("play", 0, "agent", StreamAudio("pcm_16", 16000, tone(16000, 0.2).tobytes()), 0.0)
+    simulation.run(0.3)
+    assert len(simulation.wire.sent[0]) == 15
+    assert used == {5 if complexity is None else complexity}

@@ -6,7 +6,8 @@ over RTP. `slin16le` and `opus_cbr` are what goes over a websocket, where frames
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 
@@ -46,12 +47,15 @@ SAME_BYTES = {"ulaw": "mulaw", "alaw": "alaw"}
 """Codecs whose payloads the stream carries as they are, and what it calls them."""
 
 
-def get(name: str) -> Codec:
-    """:raises MediaError: for a name that is none."""
+def get(name: str, *, opus_complexity: int | None = None) -> Codec:
+    """`opus_complexity` is that of `opus_cbr`'s encoders, if not their own. :raises MediaError: for a name that is none."""
     try:
-        return CODECS[name]
+        codec = CODECS[name]
     except KeyError:
         raise MediaError(f"codec: expected one of {', '.join(CODECS)}, found {name!r}") from None
+    if opus_complexity is not None and name == "opus_cbr":
+        return replace(codec, encoder=partial(opus.CbrOpusEncoder, opus_complexity))
+    return codec
 
 
 def stream_sample_bytes(encoding: str) -> int:
