@@ -210,7 +210,9 @@ def _takes(number: int) -> bool:
 class Lasting:
     """What is tried again and again: its fault is told when it begins, or is another one than before, and not at each attempt."""
 
-    def __init__(self, logger: Any, event: str, level: Literal["warning", "error"] = "warning") -> None:
+    def __init__(
+        self, logger: structlog.stdlib.BoundLogger, event: str, level: Literal["warning", "error"] = "warning"
+    ) -> None:
         self._log, self._event, self._level = logger, event, level
         self._told: str | None = None
 
@@ -225,6 +227,7 @@ class Lasting:
         self._told = None
 
 
-def get(name: str) -> Any:
+def get(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of a module; bind the call's id with `log.bind(call=…)`."""
-    return structlog.stdlib.get_logger(name)
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger

@@ -243,7 +243,7 @@ class AmiClient:
         try:
             self._on_event(event)
         except Exception:  # noqa: BLE001 - boundary: one event's fault must not end the connection
-            _log.exception("ami_event_fault", event=type(event).__name__)
+            _log.exception("ami_event_fault", kind=type(event).__name__)
 
     async def _ask(self, manager: _Connection, action: dict[str, Any]) -> dict[str, str]:
         return (await self._send(manager, action))[0]
