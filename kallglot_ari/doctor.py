@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kallglot_ari import log
+from kallglot_ari import log, standard
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.ari.resources import gone_is_fine
 from kallglot_ari.clock import SystemClock
@@ -465,7 +465,7 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
             if finding.advice:
                 found.append(f"\n→ {finding.advice}", "yellow")
             table.add_row(mark, finding.check, found)
-        Console().print(table)
+        Console(width=standard.columns()).print(table)
         failed = sum(finding.ok is False for finding in findings)
         verdict = ("Nothing stands in the way of a call.", f"{failed} check{'s' * (failed > 1)} failed.")[failed > 0]
         Console().print(verdict, style="bold red" if failed else "bold green")

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+ONE_LINE = 500
+
 
 def prepare() -> None:
     """Open what of the three is closed to nothing, and let stdout write what its encoding does not have as `?`.
@@ -22,3 +24,8 @@ def prepare() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for the process's life
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def columns() -> int | None:
+    """How wide a table may be: as the terminal is (None), or as `COLUMNS` says; elsewhere each row is one line, for grep and for files."""
+    return None if sys.stdout.isatty() or os.environ.get("COLUMNS") else ONE_LINE

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kallglot_ari import standard
 from kallglot_ari.errors import KallglotAriError, UsageError
 from kallglot_ari.settings import Settings, reached_at
 from kallglot_ari.web import tls
@@ -173,7 +174,7 @@ async def _show(settings: Settings, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        Console().print(table(found["calls"], datetime.now(UTC)))
+        Console(width=standard.columns()).print(table(found["calls"], datetime.now(UTC)))
 
 
 async def _newest(client: Client) -> dict[str, Any]:
@@ -198,7 +199,7 @@ async def _follow(settings: Settings) -> None:
 
 async def _watch(settings: Settings) -> None:
     """The table in place on a terminal; elsewhere, where `Live` shows nothing before its end, once for each change."""
-    console, states = Console(), None
+    console, states = Console(width=standard.columns()), None
     async with Client(settings) as client:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:

@@ -52,6 +52,22 @@ async def test_the_table(site: Site, capsys: pytest.CaptureFixture[str]) -> None
         assert words in out
 
 
+async def test_a_call_is_one_line_where_there_is_no_terminal(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = a_call("kg-a-host-of-ours1-0123456789")
+    call.degraded = "no session: the API does not take the key; check kallglot.api_key"
+    site.control.live = {call.id: call}
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert await run(client.run_calls, settings_of(port_of(site))) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if call.id in line)
+    assert "customer (up), agent (up)" in line
+    assert line.rstrip().endswith(call.degraded)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert await run(client.run_calls, settings_of(port_of(site))) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 async def test_json_is_the_apis(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert await run(client.run_calls, settings_of(port_of(site)), as_json=True) == 0
     assert orjson.loads(capsys.readouterr().out)["calls"][0]["id"] == "c1"
