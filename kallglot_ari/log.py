@@ -180,11 +180,12 @@ class _Unhindered(logging.StreamHandler[TextIO]):
         line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
         if self._cut:
             line = b"\n" + line
-        for begin in range(0, len(line), select.PIPE_BUF):
-            if not _takes(number):
+        done = 0
+        while done < len(line):
+            if not _takes(number) or not (taken := os.write(number, line[done : done + select.PIPE_BUF])):
                 return False
-            os.write(number, piece := line[begin : begin + select.PIPE_BUF])
-            self._cut = not piece.endswith(b"\n")
+            done += taken  # a disk that gets full takes a part
+            self._cut = line[done - 1 : done] != b"\n"
         return True
 
     @staticmethod

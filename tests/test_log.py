@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -424,3 +425,28 @@ def test_a_full_disk_loses_lines_and_says_so(monkeypatch: pytest.MonkeyPatch, tm
         log.get("kallglot_ari.disk").warning("again")
         told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [(line["event"], line.get("lines")) for line in told] == [("log_lines_lost", 5), ("again", None)]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_cuts_that_one_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (tmp_path / "log").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        log.configure("info", "json")
+        logger = log.get("kallglot_ari.disk")
+        logger.warning("before")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (os.fstat(file.fileno()).st_size + 100, limits[1]))
+        try:
+            for _ in range(3):
+                logger.warning("said", text="x" * 200)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        logger.warning("again")
+    before, cut, *after = (tmp_path / "log").read_text().splitlines()
+    assert json.loads(before)["event"] == "before"
+    assert len(cut) == 100
+    assert [(line["event"], line.get("lines")) for line in map(json.loads, after)] == [
+        ("log_lines_lost", 3),
+        ("again", None),
+    ]
