@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.steadiness import Standstill, Watch
@@ -21,6 +24,26 @@ AGAIN = 2
 """Times a test is run again at most."""
 _SETTLE = 0.1
 """Seconds after which the watch has said what it saw."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_log_stays() -> Iterator[None]:
+    """A test that sets the log up, as each command does, leaves the others theirs. Loggers of modules would keep it for good, so they do not."""
+    configure = structlog.configure
+
+    def not_for_good(**options: Any) -> None:
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    loggers = [logging.getLogger(name) for name in ("", "kallglot_ari", "aiohttp.access")]
+    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", not_for_good)
+        yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 class Steadiness:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,17 +20,11 @@ COMMANDS = ("serve", "demo", "sandbox", "doctor", "config", "calls", "hangup", "
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder without a configuration; the log is for others again afterwards."""
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without a configuration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KALLGLOT_API_KEY", raising=False)
     monkeypatch.delenv("KALLGLOT_CONFIG", raising=False)
-    loggers = [logging.getLogger(name) for name in ("", "kallglot_ari", "aiohttp.access")]
-    levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
-    yield
-    loggers[0].handlers[:] = handlers
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

@@ -28,17 +28,9 @@ FORMS = ("json", "console")
 
 
 @pytest.fixture(autouse=True)
-def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test has secrets and handlers of its own."""
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has secrets of its own."""
     monkeypatch.setattr(log, "_known", log._Known())
-    names = ("", "kallglot_ari", "aiohttp.access")
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in names}
-    handlers = root.handlers[:]
-    yield
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    structlog.reset_defaults()
 
 
 class Output:
