@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.audio.codecs.registry import stream_to_pcm
+from kallglot_ari.audio.codecs.registry import loud_share, stream_to_pcm
 from kallglot_ari.audio.frame import Pcm, silence
 from kallglot_ari.audio.resample import Resampler
 from kallglot_ari.errors import ConfigError
@@ -26,6 +26,12 @@ _SLACK = 2.0
 """Seconds one side may be silent before the other is written without it."""
 _GAP = 0.060
 """Seconds by which what is heard may come later than counted before that is silence."""
+_STRAY, _STRAY_MOST = 0.030, 0.500
+"""Seconds that what is said may lie beside when it came before it is moved: in a pause, and in any case. Its place goes by its sender's clock, which is not ours."""
+_STEADY = 64
+"""Pieces over which that is averaged."""
+_LOUD_IN_PAUSE = 0.01
+"""Share of samples that may be loud in a pause: a line hisses."""
 _BIT_RATE = 48000
 _OPUS_RATE = 48000
 _MOST_BYTES = 2**32 - 4096
@@ -141,19 +147,36 @@ class Recording:
         self._payloads: list[bytes] = []
         self._waiting = 0
         self._began: float | None = None
+        self._stream_rate = stream_rate
         self._said_from: int | None = None
+        self._stray = 0.0
+        """Samples by which what is said lies later than when it came."""
         self._written = 0
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
         self._sink: _Sink = _OggOpus(path, self.rate) if form == "opus" else _Wav(path, self.rate)
 
     def said(self, at: float, timestamp_ms: int, payload: bytes) -> None:
         """Stream bytes that begin at `timestamp_ms` of the leg's own time and came at `at`."""
-        position = timestamp_ms * self.rate // 1000
+        position, came = timestamp_ms * self.rate // 1000, self._position(at)
         if self._said_from is None:
-            self._said_from = self._position(at) - position
+            self._said_from = came - position
+        pcm = self._in_step(payload, position, came)
         self._said.pad(self._said_from + position)
-        self._said.add(stream_to_pcm(self._encoding, payload))
+        self._said.add(pcm)
         self._write()
+
+    def _in_step(self, payload: bytes, position: int, came: int) -> Pcm:
+        """What was said, without its beginning where it has come to lie too late; where too early, positions count from later on."""
+        assert self._said_from is not None
+        pcm = stream_to_pcm(self._encoding, payload)
+        self._stray += (max(self._said.end, self._said_from + position) - came - self._stray) / _STEADY
+        off = abs(self._stray) / self.rate
+        if off < _STRAY or (off < _STRAY_MOST and loud_share(self._encoding, payload) > _LOUD_IN_PAUSE):
+            return pcm
+        moved = min(int(self._stray), pcm.size * self.rate // self._stream_rate)
+        self._said_from -= moved
+        self._stray -= moved
+        return pcm[max(0, moved) * self._stream_rate // self.rate :]
 
     def heard(self, at: float, payload: bytes) -> None:
         """20 ms that were sent at `at`."""

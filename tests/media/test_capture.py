@@ -194,6 +194,28 @@ def test_the_sides_stay_in_step_through_pauses_and_stalls(tmp_path: Path) -> Non
     assert abs(tone_from(said, 1000) - 14.0) < 0.05
 
 
+@pytest.mark.parametrize("ppm", [-1000, 1000])
+def test_the_sides_stay_in_step_though_the_phones_clock_is_another(tmp_path: Path, ppm: int) -> None:
+    """Words of 0.7 s with pauses of 0.3 s for 10 minutes, in which the clocks part by 0.6 s: as hours do whose clocks are usual."""
+    recording = Recording(tmp_path / "a.wav", "wav", ULAW, "mulaw", 8000)
+    word, pause = ulaw(tone(8000, 0.1, 1000)), b"\xff" * 800
+    piece, comes = 0, 0.0
+    for frame in range(30_000):
+        recording.heard(frame * 0.02, b"\xff" * 160)
+        while comes + 0.1 <= frame * 0.02:
+            recording.said(comes, piece * 100, word if 2 <= piece % 10 < 9 else pause)
+            piece += 1
+            comes = piece * 0.1 * (1 - ppm * 1e-6)
+    recording.close()
+    _, said, _ = channels(tmp_path / "a.wav")
+    loud = np.abs(said.astype(np.int32)) > 1000
+    edges = np.flatnonzero(np.diff(np.convolve(loud, np.ones(80), "same") > 0))
+    begins, ends = edges[0:1198:2] / 8000, edges[1:1198:2] / 8000
+    came = (np.arange(599) + 0.2) * (1 - ppm * 1e-6)
+    assert np.abs(begins - came).max() < 0.06, "each word is where it came"
+    assert np.abs(ends - begins - 0.7).max() < 0.012, "and whole"
+
+
 def test_opus_recordings_are_as_long_and_as_loud(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     check("opus")
