@@ -41,6 +41,7 @@ from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import MediaSettings, Settings
 from kallglot_ari.store.store import open_store
 from kallglot_ari.tasks import Tasks
+from kallglot_ari.web import server as web_server
 from kallglot_ari.web import tls
 from kallglot_ari.web.server import WebServer
 
@@ -109,6 +110,7 @@ class Service:
         self._on_stop("journal", self._journal.close)
         if self._take_over and not await self._journal.take_over(self._run_id, TAKE_OVER_SECONDS):
             _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
+        await web_server.check(self.settings.web)
         place = await self._journal.place()
         await self._start_media(place)
         await self._start_calls(place)
@@ -167,7 +169,6 @@ class Service:
         await self._start_media_mode(load)
         rtp = list(self.media.address)
         self.stasis.resume.start(same_port=place.get("rtp") == rtp)
-        await self._journal.settle(rtp=rtp)
         self._journal.start()
         self.trunk = TrunkMode(
             self.translator,
@@ -191,6 +192,8 @@ class Service:
         self._on_stop("calls", self.stasis.close)
         await self.trunk.start()  # first: what ARI shows is compared with the calls that it takes up
         self._on_stop("trunk mode", self._stop_trunk)
+        # not before FastAGI's port is ours: another run may be up, whose calls send where the journal says
+        await self._journal.settle(rtp=rtp)
         await self.ari.start(self._on_ari)
         self.stasis.start()
         self.pbx = PbxService(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import aiohttp
 import pytest
@@ -141,6 +142,44 @@ async def test_a_port_that_is_taken_is_one_clear_error_and_leaves_nothing_runnin
             await second.start()
     finally:
         await first.stop()
+
+
+async def test_a_second_one_that_cannot_start_leaves_where_the_calls_of_the_first_send_their_sound(
+    tmp_path: Path,
+) -> None:
+    first = Service(settings(tmp_path))
+    await first.start()
+    address = first.media.address
+    second = Service(settings(tmp_path, agi={"port": first.trunk.agi_port}))
+    with pytest.raises(KallglotAriError, match=r"agi\.port"):
+        await second.start()
+    await first.hand_over()
+    third = Service(settings(tmp_path))
+    await third.start()
+    assert third.media.address == address
+    await third.stop()
+
+
+@pytest.mark.parametrize(
+    ("web", "said"),
+    [
+        ({}, r"web\.port: cannot listen"),
+        ({"port": 0, "tls_certificate": "/nowhere.pem"}, r"web\.tls_certificate.*cannot be read"),
+    ],
+)
+async def test_a_second_one_without_its_web_server_takes_nothing_from_the_first(
+    tmp_path: Path, web: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is connected to Asterisk it has the application's name, and the first gets that back half a minute later."""
+    first = Service(settings(tmp_path))
+    await first.start()
+    second = Service(settings(tmp_path, web={"port": int(first.web_url.rpartition(":")[2]), **web}))
+    asked = AsyncMock()
+    monkeypatch.setattr(second.ari, "start", asked)
+    with pytest.raises(KallglotAriError, match=said):
+        await second.start()
+    asked.assert_not_awaited()
+    await first.stop()
 
 
 @pytest.mark.parametrize(

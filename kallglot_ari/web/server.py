@@ -65,6 +65,21 @@ class Route:
     """Takes the token as `?token=` too, for clients that can send no header."""
 
 
+async def check(settings: WebSettings) -> None:
+    """Whether a server could start: to be asked before anything is taken from another run that has the port.
+
+    :raises ListenError: the address cannot be bound. :raises ConfigError: the certificate cannot be used.
+    """
+    tls.serving(settings)
+    loop = asyncio.get_running_loop()
+    try:
+        tried = await loop.create_server(asyncio.Protocol, settings.bind, settings.port, start_serving=False)
+    except OSError as error:
+        raise cannot_listen_at("web", settings.bind, settings.port, error) from error
+    tried.close()
+    await tried.wait_closed()
+
+
 class WebServer:
     """Everything over HTTP. Keyword arguments beyond the parts it serves:
 
