@@ -191,6 +191,8 @@ class PartyReplaced(Event):
     """Its own, if known."""
     referrer: bool = False
     """`old`'s phone asked for it and is told."""
+    held: bool = False
+    """It is on hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ def replaced(call: Call, event: e.PartyReplaced) -> list[c.Command]:
     commands.append(c.Hangup(event.old))
     commands += call.drop_candidates(leg.id)
     leg.takes(event.channel_id, event.name, event.language)
+    leg.held = event.held
     return [*commands, c.Publish("leg.replaced", {"speaker": leg.speaker, "channel": event.name})]
 
 

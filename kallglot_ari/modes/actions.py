@@ -62,6 +62,8 @@ LASTING = (
     c.MusicOnHold,
 )
 """Commands that are as right a few seconds later."""
+TO_THE_LAST = (c.AddToBridge, c.Answer, c.MusicOnHold, c.Hangup, c.ContinueInDialplan, c.RemoveMedia, c.DestroyBridge)
+"""Those that nobody asks for again while their call goes on: a party would stay in silence, or hear music for ever."""
 UNLOGGED = frozenset({"event", "digit", "digits"})
 """What an event says beside the log: digits are card numbers and PINs."""
 TROUBLE = frozenset({"call.degraded", "stream.down", "media.lost"})
@@ -208,7 +210,7 @@ class CallActions:
     # --- what takes time ---------------------------------------------------------------------------------------------
 
     async def execute(self, command: c.Command) -> e.Event | None:
-        """While Asterisk does not answer, its commands wait up to `ASTERISK_AWAY` seconds; then the error is theirs."""
+        """While Asterisk does not answer, its commands wait up to `ASTERISK_AWAY` seconds, some to the last; then the error is theirs."""
         deadline = self._plant.clock.now() + ASTERISK_AWAY
         again = False
         while True:
@@ -223,10 +225,18 @@ class CallActions:
                     raise  # it did answer: an agent that is not registered, say
                 again = True
                 await asyncio.sleep(0.2)
-                if not isinstance(command, LASTING) or (left := deadline - self._plant.clock.now()) <= 0:
+                now = self._plant.clock.now()
+                to_the_last = isinstance(command, TO_THE_LAST) and self._machine.active
+                if to_the_last:
+                    deadline = now + ASTERISK_AWAY
+                elif not isinstance(command, LASTING) or now >= deadline:
                     raise
                 self._log.debug("command_waits_for_asterisk", command=type(command).__name__, error=str(error))
-                await self._plant.ari.wait_connected(left)
+                try:
+                    await self._plant.ari.wait_connected(deadline - now)
+                except AriError:
+                    if not to_the_last:
+                        raise
 
     async def _once(self, command: c.Command) -> e.Event | None:
         channels, bridges = self._plant.ari.channels, self._plant.ari.bridges

@@ -116,10 +116,10 @@ class PhoneTransfers:
         leg = one.machine.leg_of(one_channel)
         if consulted is None or leg is None or not leg.up:
             return False
-        self._calls.adopt(consulted.channel_id, one)
         channel, name, language = consulted.channel_id, consulted.channel_name, consulted.language
+        self._calls.give(channel, one)
         two.post(e.PartyGiven(channel))
-        one.post(e.PartyReplaced(one_channel, channel, name, language, referrer=True))
+        one.post(e.PartyReplaced(one_channel, channel, name, language, held=consulted.held, referrer=True))
         return True
 
     def _refuse(self, source: m.Channel, reason: str) -> None:

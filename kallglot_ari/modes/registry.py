@@ -8,7 +8,7 @@ from itertools import chain
 
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
-from kallglot_ari.calls.commands import Command, Finish
+from kallglot_ari.calls.commands import Command, Finish, MusicOnHold
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, EndReason
@@ -31,7 +31,9 @@ class OwnChannels:
     def __init__(self, actions: CallActions) -> None:
         self._actions = actions
         self._gone: set[str] = set()
-        self._under_way: dict[str, asyncio.Timeout] = {}
+        self._given: set[str] = set()
+        """Those that another call has now, straight from this one."""
+        self._under_way: dict[str, tuple[Command, asyncio.Timeout]] = {}
 
     def apply(self, command: Command) -> None:
         self._actions.apply(command)
@@ -41,12 +43,12 @@ class OwnChannels:
         channel_id: str = getattr(command, "channel_id", "")
         if not channel_id:
             return await self._actions.execute(command)
-        if channel_id in self._gone:
+        if channel_id in self._gone or (channel_id in self._given and not isinstance(command, MusicOnHold)):
             raise AriNotFound(f"the call has let go of {channel_id}")
         scope = asyncio.timeout(None)
         try:
             async with scope:
-                self._under_way[channel_id] = scope
+                self._under_way[channel_id] = command, scope
                 return await self._actions.execute(command)
         except TimeoutError:
             if not scope.expired():
@@ -58,12 +60,20 @@ class OwnChannels:
     def let_go(self, channel_id: str) -> None:
         """What is under way would be tried again until Asterisk answers, by then on another call's channel."""
         self._gone.add(channel_id)
-        if scope := self._under_way.pop(channel_id, None):
-            scope.reschedule(0)
+        if under_way := self._under_way.pop(channel_id, None):
+            under_way[1].reschedule(0)
+
+    def give(self, channel_id: str) -> None:
+        """To another call: this one may still stop the music that it began. What is under way would take the party out of its new bridge."""
+        self._given.add(channel_id)
+        under_way = self._under_way.get(channel_id)
+        if under_way is not None and not isinstance(under_way[0], MusicOnHold):
+            under_way[1].reschedule(0)
 
     def take(self, channel_id: str) -> None:
         """It is the call's, be it once more."""
         self._gone.discard(channel_id)
+        self._given.discard(channel_id)
 
 
 class Registry:
@@ -133,6 +143,13 @@ class Registry:
         self._callers[channel_id] = runner.id
         if own := self._own.get(runner.id):
             own.take(channel_id)
+
+    def give(self, channel_id: str, runner: CallRunner) -> None:
+        """A party of another call is this one's from now on."""
+        before = self.owner(channel_id)
+        if before is not None and before is not runner:
+            self._own[before.id].give(channel_id)
+        self.adopt(channel_id, runner)
 
     def let_go(self, channel_id: str) -> None:
         """The dialplan had this channel meanwhile: its call, if it has one, neither hears of it nor touches it from now on."""

@@ -145,6 +145,7 @@ class StasisMode:
                 self._entered(event)
             case m.StasisEnd():
                 self._post(event.channel.id, e.ChannelLeft(event.channel.id))
+                self._contexts.pop(event.channel.id, None)  # of one that goes on in the dialplan no more is heard
             case m.ChannelDestroyed():
                 busy = Q850_BUSY if event.channel.id in self._busy else 0
                 self._post(event.channel.id, e.ChannelGone(event.channel.id, event.cause or busy))

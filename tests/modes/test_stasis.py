@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from kallglot_ari.ari.decode import read_one
-from kallglot_ari.ari.models import AsteriskInfo, Channel, ChannelDestroyed, Dial, StasisStart
+from kallglot_ari.ari.models import AsteriskInfo, Channel, ChannelDestroyed, Dial, StasisEnd, StasisStart
 from kallglot_ari.ari.snapshot import Connected, Snapshot
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.model import SessionRequest
@@ -32,6 +32,16 @@ async def test_channels_that_went_while_nobody_listened_are_forgotten() -> None:
     mode._contexts.update({"1.1": "phones", "1.2": "phones"})
     still = read_one(Channel, orjson.dumps(channel("1.2")))
     mode.on_event(Connected(Snapshot((22, 0, 0), cast(AsteriskInfo, None), None, (still,), ()), again=True))
+    assert mode._contexts == {"1.2": "phones"}
+    await mode.close()
+
+
+async def test_a_caller_who_goes_on_in_the_dialplan_is_forgotten() -> None:
+    """Asterisk tells no more of that channel, not even its end."""
+    bench = Bench()
+    mode = _mode(bench)
+    mode._contexts.update({"1.1": "phones", "1.2": "phones"})
+    mode.on_event(read_one(StasisEnd, orjson.dumps(event("StasisEnd", channel=channel("1.1")))))
     assert mode._contexts == {"1.2": "phones"}
     await mode.close()
 

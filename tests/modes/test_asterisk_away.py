@@ -1,0 +1,99 @@
+"""What a call asks of an Asterisk that does not answer for longer than anybody waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from kallglot_ari.calls import events as e
+from kallglot_ari.errors import AriUnavailable
+from kallglot_ari.modes import actions
+from tests.calls.script import CALLER
+from tests.modes.test_registry import Asterisk, Bench
+
+
+class Away(Asterisk):
+    """One that can be away, and keeps what it carried out."""
+
+    def __init__(self, post: Callable[[str, e.Event], None]) -> None:
+        super().__init__(post)
+        self.away = False
+        self.done: list[tuple[str, str]] = []
+
+    async def wait_connected(self, timeout: float) -> None:
+        await asyncio.sleep(0.01)
+        if self.away:
+            raise AriUnavailable("away")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        carry_out = super().__getattr__(name)
+
+        async def asked(thing: str, **options: object) -> SimpleNamespace:
+            if self.away:
+                await asyncio.sleep(0)
+                raise AriUnavailable("no answer")
+            self.done.append((name, thing))
+            found: SimpleNamespace = await carry_out(thing, **options)
+            return found
+
+        return asked
+
+    async def until(self, done: tuple[str, str]) -> None:
+        async with asyncio.timeout(5):
+            while done not in self.done:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(actions, "ASTERISK_AWAY", 0.05)
+    bench = Bench()
+    object.__setattr__(bench.plant, "ari", Away(bench.post))
+    await bench.up("kg-t-1")
+    return bench
+
+
+def asterisk_of(bench: Bench) -> Away:
+    return cast(Away, bench.plant.ari)
+
+
+async def test_a_party_that_was_let_go_is_hung_up_as_long_as_its_call_goes_on(bench: Bench) -> None:
+    """It is the call's by its name, so no sweep removes it: it would stay in silence until the call ends."""
+    asterisk, machine = asterisk_of(bench), bench.calls.get("kg-t-1").machine
+    agent = machine.legs["agent"].channel_id
+    asterisk.away = True
+    bench.post(agent, e.PartyReplaced(agent, "1.9"))
+    await asyncio.sleep(0.6)
+    assert machine.legs["agent"].channel_id == "1.9"
+    asterisk.away = False
+    await asterisk.until(("hangup", agent))
+    await bench.gone()
+    await bench.outbox.stop(1)
+
+
+async def test_music_is_stopped_however_long_that_takes(bench: Bench) -> None:
+    asterisk = asterisk_of(bench)
+    agent = bench.calls.get("kg-t-1").machine.legs["agent"].channel_id
+    bench.post(agent, e.HoldChanged(agent, True))
+    await asterisk.until(("start_moh", CALLER))
+    asterisk.away = True
+    bench.post(agent, e.HoldChanged(agent, False))
+    await asyncio.sleep(0.6)
+    asterisk.away = False
+    await asterisk.until(("stop_moh", CALLER))
+    await bench.gone()
+    await bench.outbox.stop(1)
+
+
+async def test_the_end_of_a_call_does_not_wait_for_ever(bench: Bench) -> None:
+    agent = bench.calls.get("kg-t-1").machine.legs["agent"].channel_id
+    asterisk_of(bench).away = True
+    bench.post(agent, e.PartyReplaced(agent, "1.9"))
+    await asyncio.sleep(0.3)
+    bench.post(CALLER, e.HangupAsked())
+    assert await bench.calls.wait_empty(5)
+    await bench.outbox.stop(1)
