@@ -497,7 +497,6 @@ class CallActions:
     def summary(self, finish: c.Finish, ended: datetime) -> dict[str, object]:
         """The one line of a finished call."""
         view = self.view()
-        self._course.problem = self._course.problem or self._machine.problem
         shown = dict(zip(self._machine.legs, view.legs, strict=True))
         legs = {leg: (quality, shown.get(leg)) for leg, quality in self._quality.items()}
-        return line_of(view, legs, self._course, self._plant.clock.now(), finish, ended)
+        return line_of(view, legs, self._course, self._plant.clock.now(), finish, ended, self._machine.problem)

@@ -123,7 +123,10 @@ class Resume:
                 e.ChannelLeft(leg.media_id) for leg in resumed.machine.legs.values() if leg.media_usable
             ]
             if self._same_port:
-                lost = await actions.take_up(resumed.machine)
+                try:
+                    lost = await actions.take_up(resumed.machine)
+                except Exception as error:  # noqa: BLE001 - the call would stand still for ever, and its session cost money
+                    _log.error("media_not_taken_up", call=runner.id, exc_info=error)
             self._calls.go_on(runner, resumed.commands)
             for event in lost:
                 runner.post(event)

@@ -87,13 +87,20 @@ def line_of(
     now: float,
     finish: c.Finish,
     ended: datetime,
+    problem: str = "",
 ) -> dict[str, object]:
-    """The fields of its one line. `legs`: the quality of all that there were, and the view of those there were in the end."""
+    """The fields of its one line. `legs`: the quality of all that there were, and the view of those there were in the end.
+
+    :param problem: what was wrong in the end.
+    """
     line = _of_any(view, finish.reason.value, finish.status.value, ended)
     line["untranslated"] = round(course.untranslated(now), 2)
     line["stream_losses"] = course.lost
-    if problem := course.problem or (course.nobody_came() if finish.status is not DialplanStatus.COMPLETED else ""):
-        line["problem"] = problem
+    why = problem or course.problem
+    if finish.status is not DialplanStatus.COMPLETED:
+        why = why or course.nobody_came()
+    if why:
+        line["problem"] = why
     for leg, (q, shown) in legs.items():
         if shown is not None:
             line[f"{leg}_channel"] = shown.channel_name

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kallglot_ari.calls import commands as c
+from kallglot_ari.calls import events as e
 from kallglot_ari.calls.model import (
     CallView,
     DialplanStatus,
@@ -116,6 +117,22 @@ async def test_a_call_whose_translation_is_lost_warns_and_its_last_line_says_so(
     (last,) = (line for line in logged if line["event"] == "call_finished")
     assert (last["call"], last["problem"], last["log_level"]) == ("kg-t-1", "no session: 402", "info")
     assert last["untranslated"] >= 0
+
+
+async def test_a_call_that_was_lost_says_so_whatever_was_wrong_before() -> None:
+    bench = Bench()
+    with capture_logs() as logged:
+        await bench.up("kg-t-1")
+        actions = bench.calls.actions("kg-t-1")
+        actions.apply(c.Publish("call.degraded", {"reason": "no session: 402"}))
+        actions.apply(c.Publish("call.restored", {}))
+        finish = c.Finish(EndReason.ERROR, DialplanStatus.FAILED)
+        assert actions.summary(finish, STARTED)["problem"] == "no session: 402"
+        bench.calls.get("kg-t-1").post(e.AsteriskLost())
+        await bench.gone()
+    await bench.outbox.stop(1)
+    (last,) = (line for line in logged if line["event"] == "call_finished")
+    assert (last["end_reason"], last["problem"], last["log_level"]) == ("error", "Asterisk was started anew", "warning")
 
 
 async def test_a_trunk_call_is_told_of_from_its_beginning_to_its_end(lab: Lab) -> None:
