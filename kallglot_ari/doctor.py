@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import sys
@@ -29,10 +30,10 @@ from kallglot_ari.media import formats
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.native import LIBRARY
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.modes import asterisk_doctor, diagnosis, trunk_doctor
+from kallglot_ari.modes import asterisk_doctor, diagnosis, external_media, trunk_doctor
 from kallglot_ari.pbx.addresses import ordered
 from kallglot_ari.pbx.probe import probe
-from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load, reached_at
+from kallglot_ari.settings import Endpoint, Settings, TrunkSettings, find_file, load
 from kallglot_ari.store.connect import parse
 from kallglot_ari.store.store import open_store
 from kallglot_ari.web import tls
@@ -221,18 +222,8 @@ class Doctor:
             flow = engine.open(channel_id, lambda _: heard.set())
             external = engine.external
             kind = "RTP" if external.transport == "udp" else "sound over a websocket"
-            if external.transport == "websocket":
-                ari.require("websocket_media", '[media] transport = "websocket"')
             try:
-                channel = await ari.channels.create_external_media(
-                    channel_id,
-                    external_host=external.external_host,
-                    format=engine.format.asterisk,
-                    transport=external.transport,
-                    encapsulation=external.encapsulation,
-                    connection_type=external.connection_type,
-                )
-                await flow.attach(channel.channelvars)
+                await external_media.connect(ari, engine, flow)
                 await ari.bridges.create_with_id(f"{channel_id}.b", type="mixing", name="doctor")
                 await asyncio.sleep(0.3)
                 await ari.bridges.add_channel(f"{channel_id}.b", channel=channel_id)
@@ -303,7 +294,7 @@ class Doctor:
         return "models, translator and voices are there"
 
     async def _service_answers(self) -> bool:
-        url = f"{'https' if self._s.web.tls_certificate else 'http'}://{reached_at(self._s.web.bind, self._s.web.port)}/healthz"
+        url = f"{self._s.web.url()}/healthz"
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http,
@@ -439,8 +430,6 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
     try:
         settings = load(path)
         log.hide(settings.secrets())
-        import os
-
         file = find_file(path, os.environ)
         findings = [
             Finding("configuration", True, str(file) if file else "built-in defaults and the environment"),

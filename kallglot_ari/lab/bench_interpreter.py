@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +168,7 @@ def _spoken(lines: int, source: str, target: str, folder: Path) -> list[tuple[Li
     return made
 
 
-def _say(name: str, console: Console) -> Any:
+def _say(name: str, console: Console) -> Callable[[Turn], None]:
     def told(turn: Turn) -> None:
         console.print(f"{name}, turn {turn.number + 1}, {turn.line.speaker}: {turn.wait}")
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -360,7 +360,7 @@ class Phone:
             raise LabError(f"phone {self.name}: {command}: {message['error']}")
         return message["ok"]
 
-    async def _until(self, true: Any, timeout: float, complaint: str) -> None:
+    async def _until(self, true: Callable[[], bool], timeout: float, complaint: str) -> None:
         deadline = time.monotonic() + timeout
         while not true():
             if self._gone:

@@ -33,6 +33,7 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.errors import AriConflict, AriError, AriNotFound, AriUnavailable, MediaError, StoreError
 from kallglot_ari.log import get
 from kallglot_ari.metrics import Metrics
+from kallglot_ari.modes import external_media
 from kallglot_ari.modes.answers import Answers
 from kallglot_ari.modes.diagnosis import Diagnosis
 from kallglot_ari.modes.latency import TurnLatency
@@ -358,19 +359,8 @@ class CallActions:
         if leg is None:
             raise AriNotFound(f"leg {command.leg} is gone")
         flow = self._open_flow(leg, command.channel_id)
-        external = self._plant.media.external
-        if external.transport == "websocket":
-            self._plant.ari.require("websocket_media", '[media] transport = "websocket"')
         try:
-            channel = await self._plant.ari.channels.create_external_media(
-                command.channel_id,
-                external_host=external.external_host,
-                format=self._plant.media.format.asterisk,
-                transport=external.transport,
-                encapsulation=external.encapsulation,
-                connection_type=external.connection_type,
-            )
-            await flow.attach(channel.channelvars)
+            await external_media.connect(self._plant.ari, self._plant.media, flow)
         except BaseException:
             self._close_flow(command.leg, flow)
             raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+
+from structlog.stdlib import BoundLogger
 
 from kallglot_ari.calls.interfaces import Stream, StreamEvent, Translator
 from kallglot_ari.calls.model import Session, UplinkChunk
@@ -18,7 +19,7 @@ class CallStreams:
 
     __slots__ = ("_clock", "_log", "_metrics", "_open", "_replay", "_translator")
 
-    def __init__(self, translator: Translator, metrics: Metrics, clock: Clock, log: Any) -> None:
+    def __init__(self, translator: Translator, metrics: Metrics, clock: Clock, log: BoundLogger) -> None:
         self._translator = translator
         self._metrics = metrics
         self._clock = clock

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from structlog.stdlib import BoundLogger
+
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls.model import CallView, DialplanStatus, EndReason, LegQuality, LegView
 
@@ -74,7 +76,7 @@ class Course:
         return self._untranslated + (now - self._since if self._since is not None else 0.0)
 
 
-def tell(logger: Any, call_id: str, line: Mapping[str, object]) -> None:
+def tell(logger: BoundLogger, call_id: str, line: Mapping[str, object]) -> None:
     """Log a call's one line; one that ended with an error is worth a look."""
     write = logger.warning if line["end_reason"] == EndReason.ERROR else logger.info
     write("call_finished", call=call_id, **line)

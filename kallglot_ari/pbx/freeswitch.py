@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.pbx.addresses import ordered, section_name, split_port
 from kallglot_ari.pbx.files import RenderedFile, plain
-from kallglot_ari.settings import Settings, TrunkSettings, WebSettings, reached_at
+from kallglot_ari.settings import Settings, TrunkSettings, WebSettings
 
 CODECS = {"opus": "OPUS", "G722": "G722", "PCMU": "PCMU", "PCMA": "PCMA"}
 STATUS = "KALLGLOT_STATUS"
@@ -126,18 +126,13 @@ def dialplan_answer(session_id: str, trunk: TrunkSettings, *, context: str, hang
     )
 
 
-def base_url(web: WebSettings) -> str:
-    """Our web server as a PBX on the same machine reaches it."""
-    return f"{'https' if web.tls_certificate else 'http'}://{reached_at(web.bind, web.port)}"
-
-
 def hangup_hook(web: WebSettings, call_id: str) -> str:
     """What `api_hangup_hook` shall run (mod_curl): tell us that the call is over. Empty for an id that it cannot carry."""
     if not _SAFE_ID.fullmatch(call_id):
         return ""
     token = web.token.get_secret_value()
     header = f" append_headers 'Authorization:Bearer {token}'" if token else ""
-    return f'curl {base_url(web)}/pbx/hangup content-type application/json{header} post {{"callId":"{call_id}"}}'
+    return f'curl {web.url()}/pbx/hangup content-type application/json{header} post {{"callId":"{call_id}"}}'
 
 
 def xml_curl(settings: Settings) -> str:
@@ -149,7 +144,7 @@ def xml_curl(settings: Settings) -> str:
     return (
         f'{_HEAD}<configuration name="xml_curl.conf" description="{escape("Dialplan from kallglot-ari")}">\n'
         '  <bindings>\n    <binding name="kallglot">\n'
-        f'      <param name="gateway-url" value="{base_url(web)}/pbx/freeswitch" bindings="dialplan"/>\n'
+        f'      <param name="gateway-url" value="{web.url()}/pbx/freeswitch" bindings="dialplan"/>\n'
         f'{login}      <param name="timeout" value="5"/>\n    </binding>\n  </bindings>\n</configuration>\n'
     )
 

@@ -92,7 +92,7 @@ class Record:
 
     def as_json(self, now: float) -> dict[str, Any]:
         """The session without its stream's token, as ``GET`` and ``end`` show it."""
-        provider: Any = self.wanted.provider or None
+        provider: str | dict[str, str] | None = self.wanted.provider or None
         if self.wanted.contract == "provider" and self.wanted.provider:
             provider = {"type": self.wanted.provider, "status": "pending" if self.started is None else "connected"}
         shown: dict[str, Any] = {

@@ -25,6 +25,7 @@ from kallglot_ari.settings.kinds import (
     Port,
     Section,
     is_loopback,
+    reached_at,
     valid_host,
     valid_networks,
     valid_url,
@@ -268,6 +269,11 @@ class WebSettings(Section):
     """Addresses or networks that may connect; empty: any."""
     webhook_secret: SecretStr = SecretStr("")
     """Secret that Kallglot signs its webhooks with; empty: webhooks are refused (the embedded Kallglot is given one by itself)."""
+
+    def url(self, port: int | None = None) -> str:
+        """Where this machine reaches it. :param port: the one that it has got, where `port` is 0."""
+        scheme = "https" if self.tls_certificate else "http"
+        return f"{scheme}://{reached_at(self.bind, self.port if port is None else port)}"
 
     @field_validator("allowed_ips")
     @classmethod

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from kallglot_ari import standard
 from kallglot_ari.errors import KallglotAriError, UsageError
-from kallglot_ari.settings import Settings, reached_at
+from kallglot_ari.settings import Settings
 from kallglot_ari.web import tls
 
 TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
@@ -43,7 +43,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         web = settings.web
-        self.url = f"{'https' if web.tls_certificate else 'http'}://{reached_at(web.bind, web.port)}"
+        self.url = web.url()
         token = web.token.get_secret_value()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         connector = aiohttp.TCPConnector(ssl=tls.asking(web))

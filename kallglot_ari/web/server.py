@@ -18,7 +18,7 @@ from kallglot_ari.clock import Clock
 from kallglot_ari.door import ASK_WITHIN, Door
 from kallglot_ari.errors import KallglotAriError, cannot_listen_at
 from kallglot_ari.metrics import Metrics
-from kallglot_ari.settings import WebSettings, reached_at
+from kallglot_ari.settings import WebSettings
 from kallglot_ari.web import tls
 from kallglot_ari.web.api import CallsApi
 from kallglot_ari.web.connection import HEADERS, LINGER, Connection
@@ -139,9 +139,7 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where this machine reaches the server; the port is known after the start."""
-        return (
-            f"{'https' if self._settings.tls_certificate else 'http'}://{reached_at(self._settings.bind, self._port)}"
-        )
+        return self._settings.url(self._port)
 
     async def start(self) -> None:
         """:raises ListenError: the address cannot be bound. :raises ConfigError: the certificate cannot be used."""
