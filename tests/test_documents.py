@@ -119,5 +119,8 @@ def test_the_operations_page_names_log_lines_that_there_are_and_every_alarm() ->
     lines = {name for name in names(part("operations.md", "Logs"), "event") if not name.endswith("…")}
     assert len(lines) > 25
     assert {name for name in lines if f'"{name}"' not in source} == set()
+    warned = re.findall(r'\.(?:warning|error|exception)\(\s*"([a-z_]+)"', source)
+    lasting = re.findall(r'Lasting\(_log, "([a-z_]+)"', source)
+    assert {*warned, *lasting} - lines == set(), "what somebody should look at"
     alarms = (DOCS.parent / "docker/monitoring/alerts.yml").read_text(encoding="utf-8")
     assert names(part("operations.md", "Metrics"), "alarm") == set(re.findall(r"alert: (\w+)", alarms))
