@@ -124,3 +124,32 @@ def test_the_operations_page_names_log_lines_that_there_are_and_every_alarm() ->
     assert {*warned, *lasting} - lines == set(), "what somebody should look at"
     alarms = (DOCS.parent / "docker/monitoring/alerts.yml").read_text(encoding="utf-8")
     assert names(part("operations.md", "Metrics"), "alarm") == set(re.findall(r"alert: (\w+)", alarms))
+
+
+def test_the_operations_page_names_every_warning_and_error() -> None:
+    logged: set[str] = set()
+    source = ""
+    for file in (DOCS.parent / "kallglot_ari").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        source += text
+        for node in ast.walk(ast.parse(text)) if "lab" not in file.parts else ():
+            if isinstance(node, ast.Call):
+                logged.update(
+                    one.value for one in told(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                )
+    assert len(logged) > 80
+    named = names(part("operations.md", "Logs"), "event")
+    assert logged - named == set()
+    assert [name for name in named if name.isidentifier() and f'"{name}"' not in source] == []
+
+
+def told(call: ast.Call) -> list[ast.expr]:
+    """What a call gives to the log as the name of a warning or an error, now or later."""
+    match call.func:
+        case ast.Attribute(ast.Name(id=logger) | ast.Attribute(attr=logger), "warning" | "error" | "exception"):
+            return call.args[:1] if logger in ("log", "_log") else []
+        case ast.Name(id="Lasting") | ast.Attribute(attr="Lasting"):
+            return call.args[1:2]
+        case ast.Name(id="Door"):
+            return [keyword.value for keyword in call.keywords if keyword.arg == "full"]
+    return []
