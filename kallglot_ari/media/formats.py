@@ -27,13 +27,13 @@ def choose(settings: MediaSettings, encoding: str) -> FlowFormat:
         name = {"mulaw": "ulaw", "alaw": "alaw"}.get(encoding, "slin16")
     if name == "opus" and not opus.available():
         raise ConfigError(
-            "[media] format: opus needs the system's libopus, found none; install it (Debian: libopus0) or use slin16"
+            "media.format: opus needs the system's libopus, found none; install it (Debian: libopus0) or use slin16"
         )
     try:
         codec = registry.get(name)
         registry.stream_sample_bytes(encoding)
     except MediaError as error:
-        raise ConfigError(f"[media] format: {error}") from error
+        raise ConfigError(f"media.format: {error}") from error
     if websocket:
         receive, send = _WEBSOCKET.get(name, (name, name))
         return FlowFormat(asterisk=name, receive=receive, send=send)

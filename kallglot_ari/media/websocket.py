@@ -25,6 +25,7 @@ import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
 
+from kallglot_ari import certificates
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.door import ASK_WITHIN, Door, Guest
 from kallglot_ari.errors import ConfigError, MediaError, cannot_listen_at
@@ -136,14 +137,8 @@ class WebSocketMedia:
         """Nothing is left to close after `stop`."""
 
     def _server_tls(self) -> ssl.SSLContext | None:
-        if not self._settings.websocket_certificate:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self._settings.websocket_certificate, self._settings.websocket_key or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"[media] websocket_certificate: cannot be loaded: {error}") from None
-        return context
+        certificate, key = self._settings.websocket_certificate, self._settings.websocket_key
+        return certificates.serving(certificate, key, ("media.websocket_certificate", "media.websocket_key"))
 
     def _client_tls(self) -> ssl.SSLContext:
         try:

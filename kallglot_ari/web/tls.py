@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import ssl
 
+from kallglot_ari import certificates
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.settings import WebSettings
 
 
 def serving(settings: WebSettings) -> ssl.SSLContext | None:
     """For the server; None for plain HTTP. :raises ConfigError: certificate or key cannot be used."""
-    if not settings.tls_certificate:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        # without a terminal nobody could type the password of an encrypted key
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key or None, password=lambda: "")
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"web.tls_certificate, web.tls_key: expected a PEM certificate and its unencrypted key: {error.reason or error}"
-        ) from None
-    except OSError as error:
-        name = settings.tls_key or settings.tls_certificate
-        raise ConfigError(f"web.tls_certificate, web.tls_key: {name} cannot be read: {error.strerror}") from None
-    return context
+    return certificates.serving(settings.tls_certificate, settings.tls_key, ("web.tls_certificate", "web.tls_key"))
 
 
 def asking(settings: WebSettings) -> ssl.SSLContext | bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -238,8 +239,21 @@ async def test_connections_that_do_not_come_about(monkeypatch: pytest.MonkeyPatc
         flow.close()
 
 
+async def test_an_encrypted_key_is_refused_and_its_password_is_asked_of_nobody(tmp_path: Path) -> None:
+    if not make_certificate(tmp_path):
+        pytest.skip("openssl is not installed")
+    certificate, key = tmp_path / "asterisk.crt", tmp_path / "encrypted.key"
+    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:word", "-in", tmp_path / "asterisk.key", "-out", key]
+    subprocess.run(encrypt, check=True, capture_output=True)
+    with pytest.raises(ConfigError, match=r"media\.websocket_certificate, media\.websocket_key: .*its unencrypted key"):
+        async with engine_with(
+            websocket_client="kallglot", websocket_certificate=str(certificate), websocket_key=str(key)
+        ):
+            pass
+
+
 async def test_settings_that_cannot_work() -> None:
-    with pytest.raises(ConfigError, match="websocket_certificate"):
+    with pytest.raises(ConfigError, match=r"media\.websocket_certificate, media\.websocket_key: /nonexistent.pem"):
         async with engine_with(websocket_client="kallglot", websocket_certificate="/nonexistent.pem"):
             pass
     with pytest.raises(ConfigError, match=r"ari\.ca_file"):
