@@ -243,8 +243,8 @@ async def test_an_encrypted_key_is_refused_and_its_password_is_asked_of_nobody(t
     if not make_certificate(tmp_path):
         pytest.skip("openssl is not installed")
     certificate, key = tmp_path / "asterisk.crt", tmp_path / "encrypted.key"
-    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:word", "-in", tmp_path / "asterisk.key", "-out", key]
-    subprocess.run(encrypt, check=True, capture_output=True)
+    encrypt = ["openssl", "pkey", "-aes256", "-passout", "pass:word", "-out", str(key)]
+    subprocess.run([*encrypt, "-in", str(tmp_path / "asterisk.key")], check=True, capture_output=True)
     with pytest.raises(ConfigError, match=r"media\.websocket_certificate, media\.websocket_key: .*its unencrypted key"):
         async with engine_with(
             websocket_client="kallglot", websocket_certificate=str(certificate), websocket_key=str(key)
