@@ -279,7 +279,7 @@ class Load:
         span = np.where(self.first >= 0, ((self.last - self.first) & 0xFFFF) + 1, 0)
         lost = int(np.maximum(span - self.received, 0).sum())
         gaps = np.concatenate(self.gaps or [np.zeros(1)]) * 1000
-        way = np.array(self.latencies or [float("nan")]) * 1000
+        way = np.array(self.latencies) * 1000
         late = np.maximum(self.lateness, 0.0) * 1000
         return {
             "sent": self.sent,
@@ -289,8 +289,8 @@ class Load:
             "kernel_dropped": self.socket.fell(),
             "tone_share": self.tones_good / self.tones_seen if self.tones_seen else 0.0,
             "gap_ms_p99": float(np.percentile(gaps, 99)),
-            "way_ms_p50": float(np.percentile(way, 50)),
-            "way_ms_p99": float(np.percentile(way, 99)),
+            "way_ms_p50": float(np.percentile(way, 50)) if way.size else None,
+            "way_ms_p99": float(np.percentile(way, 99)) if way.size else None,
             "load_late_ms_p99": float(np.percentile(late, 99)),
             "load_late_ms_max": float(late.max()),
             "load_cpu": (_cpu() - self._cpu) / seconds,

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +49,7 @@ class Server(Protocol):
         ...
 
     def reset(self) -> None: ...
-    def figures(self) -> dict[str, float]: ...
+    def figures(self) -> Mapping[str, float | None]: ...
     async def stop(self) -> None: ...
 
 
@@ -100,13 +100,14 @@ class OurServer:
         qualities = [flow.quality() for flow in self.flows]
         return sum(quality.packets_lost + quality.packets_late for quality in qualities)
 
-    def figures(self) -> dict[str, float]:
-        result: dict[str, float] = {}
+    def figures(self) -> dict[str, float | None]:
+        """What nothing was measured of is None."""
+        result: dict[str, float | None] = {}
         for name, values in (("lateness", self.lateness), ("uplink", self.uplink), ("downlink", self.downlink)):
-            array = np.array(values or [0.0]) * 1000
+            array = np.array(values) * 1000
             result[f"{name}_n"] = len(values)
             for label, share in (("p50", 50), ("p99", 99), ("max", 100)):
-                result[f"{name}_ms_{label}"] = float(np.percentile(array, share))
+                result[f"{name}_ms_{label}"] = float(np.percentile(array, share)) if values else None
         return result | {"uplink_lost": self._lost() - self._lost_before}
 
     async def stop(self) -> None:
@@ -151,7 +152,7 @@ class StreamServer(OurServer):
         super().reset()
         self.sent.clear()
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float | None]:
         self.uplink = self.sent
         return super().figures() | {
             "dropped_chunks": self.metrics.registry.get_sample_value("kallglot_stream_dropped_chunks_total") or 0.0

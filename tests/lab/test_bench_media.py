@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from kallglot_ari.errors import UsageError
@@ -23,6 +25,9 @@ def test_every_format_is_carried_and_sounds_right(form: str, encoding: str) -> N
     assert (result["form"], result["encoding"]) == (form, encoding)
     assert result["lost"] == result["silent_legs"] == 0
     assert result["tone_share"] > 0.99
+    json.dumps(result, allow_nan=False)
+    assert (result["way_ms_p50"] is None) == (form != "ulaw"), "no mark comes back as it was sent"
+    assert (result["downlink_ms_p99"] is None) == (result["downlink_n"] == 0), "talkspurts that began, if any did"
 
 
 @pytest.mark.parametrize("tls", [pytest.param(False, marks=long_form), True])
