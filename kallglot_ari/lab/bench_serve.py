@@ -194,7 +194,7 @@ async def serve(kind: str, legs: int, port: int, *of: str) -> None:
     server.reset()
     await loop.run_in_executor(None, sys.stdin.readline)
     cpu, wall = _cpu() - cpu, time.monotonic() - wall
-    result = {"cpu": cpu / wall, "kb_per_leg": (_rss() - before) / 1024 / legs} | server.figures()
+    result = {"cpu": cpu / wall, "kb_per_leg": (_rss() - before) / 1024 / legs, **server.figures()}
     print(json.dumps(result), flush=True)
     await server.stop()
 
