@@ -43,28 +43,10 @@ from kallglot_ari.modes.streams import CallStreams
 from kallglot_ari.modes.summary import NOT_REACHED, Course, line_of
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
+from kallglot_ari.modes.waiting import ASTERISK_AWAY, LASTING, TO_THE_LAST
 from kallglot_ari.settings import DebugSettings
 
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
-ASTERISK_AWAY = 15.0
-"""Longer than it takes to notice that a connection is dead (10 s between pings, and half of that for the answer)."""
-LASTING = (
-    c.AddToBridge,
-    c.CreateBridge,
-    c.DestroyBridge,
-    c.CreateMedia,
-    c.RemoveMedia,
-    c.Dial,
-    c.Answer,
-    c.Ring,
-    c.Hangup,
-    c.ContinueInDialplan,
-    c.SetVariable,
-    c.MusicOnHold,
-)
-"""Commands that are as right a few seconds later."""
-TO_THE_LAST = (c.AddToBridge, c.Answer, c.MusicOnHold, c.Hangup, c.ContinueInDialplan, c.RemoveMedia, c.DestroyBridge)
-"""Those that nobody asks for again while their call goes on: a party would stay in silence, or hear music for ever."""
 UNLOGGED = frozenset({"event", "digit", "digits"})
 """What an event says beside the log: digits are card numbers and PINs."""
 TROUBLE = frozenset({"call.degraded", "stream.down", "media.lost"})
@@ -356,8 +338,8 @@ class CallActions:
 
     async def _create_media(self, command: c.CreateMedia) -> None:
         leg = self._machine.legs.get(command.leg)
-        if leg is None:
-            raise AriNotFound(f"leg {command.leg} is gone")
+        if leg is None or leg.media_id != command.channel_id:
+            raise AriNotFound(f"leg {command.leg} is gone, or has another channel by now")
         flow = self._open_flow(leg, command.channel_id)
         try:
             await external_media.connect(self._plant.ari, self._plant.media, flow)

@@ -170,6 +170,8 @@ class Registry:
         """A new call."""
         clock = self._plant.clock
         runner, _ = self._enter(CallMachine(plan, clock.now(), clock.wall()))
+        if plan.customer_channel:
+            self.adopt(plan.customer_channel, runner)
         runner.start(self._own[runner.id])
         return runner
 
@@ -192,8 +194,6 @@ class Registry:
         self._own[runner.id] = OwnChannels(actions)
         told = {mark.rpartition("=")[2] for mark in machine.session_told}
         self._sessions[runner.id] = told | ({machine.last_session} - {""})
-        if machine.plan.customer_channel:
-            self.adopt(machine.plan.customer_channel, runner)
         self._empty.clear()
         self._busy.set()
         return runner, actions

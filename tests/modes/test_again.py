@@ -356,6 +356,30 @@ async def test_a_restart_leaves_a_channel_in_the_call_that_it_came_back_into(cal
     await again.close()
 
 
+@pytest.mark.parametrize("first_is_last", [False, True])
+async def test_a_restart_leaves_a_caller_in_the_call_that_he_is_in_now(calls: Calls, first_is_last: bool) -> None:
+    """He began one that goes on without him; which of the two is taken up last decides nothing."""
+    calls.asterisk.enters(CALLER, *AGENT)
+    first = await calls.state(0, "active")
+    first.post(e.PartyAsked("PJSIP/third"))
+    await calls.until(lambda: len(first.machine.parties) == 3, "three talk")
+    calls.asterisk.dialplan[CALLER] = [ALONE]
+    first.post(e.DialplanAsked("customer", "ctx", "100"))
+    second = await calls.state(1, "active")
+    again = Calls()
+    again.asterisk.there = set(calls.asterisk.there)
+    for runner in (second, first) if first_is_last else (first, second):
+        written = adopt.read(orjson.loads(orjson.dumps(adopt.write(runner.machine))))
+        assert written is not None
+        again.mode.resume._left[runner.id] = written
+    there = tuple(read_one(m.Channel, orjson.dumps(channel(i))) for i in sorted(again.asterisk.there))
+    again.mode.resume.connected(Snapshot((22, 0, 0), cast(m.AsteriskInfo, None), _listed(there), there, ()), _nothing)
+    await again.until(lambda: [r.machine.state for r in again.runners] == ["active", "active"], "both are taken up")
+    again.asterisk.hangs_up(CALLER)
+    await again.until(lambda: [r.id for r in again.runners] == [first.id], "it is the second that is over")
+    await again.close()
+
+
 def _listed(channels: tuple[m.Channel, ...]) -> m.Application:
     ids = tuple(channel.id for channel in channels)
     return m.Application(

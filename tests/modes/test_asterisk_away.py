@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
-from kallglot_ari.errors import AriUnavailable
+from kallglot_ari.errors import AriNotFound, AriUnavailable
 from kallglot_ari.modes import actions
+from kallglot_ari.tasks import Tasks
 from tests.calls.script import CALLER
 from tests.modes.test_registry import Asterisk, Bench
 
@@ -96,4 +98,27 @@ async def test_the_end_of_a_call_does_not_wait_for_ever(bench: Bench) -> None:
     await asyncio.sleep(0.3)
     bench.post(CALLER, e.HangupAsked())
     assert await bench.calls.wait_empty(5)
+    await bench.outbox.stop(1)
+
+
+async def test_a_media_channel_that_is_asked_for_again_too_late_takes_no_sound_from_its_successor(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asterisk made it and let go of it while the answer was lost; the next one was there before it was asked for again."""
+    monkeypatch.setattr(actions, "ASTERISK_AWAY", 5.0)
+    asterisk, machine = asterisk_of(bench), bench.calls.get("kg-t-1").machine
+    lost = machine.legs["agent"].media_id
+    asterisk.away = True
+    again = Tasks("test").spawn(bench.calls.actions("kg-t-1").execute(c.CreateMedia(lost, "agent")), name="again")
+    await asyncio.sleep(0)
+    asterisk.away = False
+    bench.post(lost, e.ChannelLeft(lost))
+    async with asyncio.timeout(5):
+        while not machine.legs["agent"].connected:
+            await asyncio.sleep(0)
+    with pytest.raises(AriNotFound):
+        await again
+    flows = [flow for flow in bench.media.flows if flow.sink is not None]
+    assert machine.legs["agent"].media_id in [flow.id for flow in flows]
+    await bench.gone()
     await bench.outbox.stop(1)

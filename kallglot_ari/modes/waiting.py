@@ -1,0 +1,34 @@
+"""How long what a call asks for waits for an Asterisk that does not answer."""
+
+from __future__ import annotations
+
+from kallglot_ari.calls import commands as c
+
+ASTERISK_AWAY = 15.0
+"""Longer than it takes to notice that a connection is dead (10 s between pings, and half of that for the answer)."""
+LASTING = (
+    c.AddToBridge,
+    c.CreateBridge,
+    c.DestroyBridge,
+    c.CreateMedia,
+    c.RemoveMedia,
+    c.Dial,
+    c.Answer,
+    c.Ring,
+    c.Hangup,
+    c.ContinueInDialplan,
+    c.SetVariable,
+    c.MusicOnHold,
+)
+"""Commands that are as right a few seconds later."""
+TO_THE_LAST = (
+    c.AddToBridge,
+    c.CreateBridge,
+    c.Answer,
+    c.MusicOnHold,
+    c.Hangup,
+    c.ContinueInDialplan,
+    c.RemoveMedia,
+    c.DestroyBridge,
+)
+"""Those that nobody asks for again while their call goes on: a party would stay in silence, or hear music for ever."""
