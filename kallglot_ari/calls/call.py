@@ -72,6 +72,8 @@ class Call:
         """The parties are connected without translation."""
         self.direct_told = False
         """They have heard the tone that says so."""
+        self.unready = False
+        """The parties have waited long for the beginning of the translation, and may not talk without."""
         self.dtmf: list[dict[str, str]] = []
         self.problem = ""
         self.route = c.Route((), ())

@@ -112,7 +112,7 @@ class CallMachine(Call):
         placed = all(leg.in_bridge and leg.in_bridge == leg.in_bridge_done for leg in up)
         translated = translating.is_open(translating.serving(self)) and all(leg.connected for leg in up)
         if placed and (self.direct or translated):
-            self.state = CallState.ACTIVE
+            self.state, self.unready = CallState.ACTIVE, False
             commands.append(c.CancelTimer(READY_TIMER))
             commands.append(c.Publish("call.active", {"setup_seconds": self.now - self.answered_at}))
             # An `h` extension of a caller who hangs up first finds it set.

@@ -7,7 +7,7 @@ from kallglot_ari.calls import supervising
 from kallglot_ari.calls.call import Call
 from kallglot_ari.calls.features import OFF
 from kallglot_ari.calls.legs import Leg, Thing
-from kallglot_ari.calls.translating import ALONE, agree, link_for, of_source
+from kallglot_ari.calls.translating import ALONE, agree, is_open, link_for, of_source, serving
 
 AS_IT_IS = (0.0, 0.0)
 """Gain and ducking, in dB, of a voice that is not translated."""
@@ -17,6 +17,7 @@ def reconcile(call: Call) -> list[c.Command]:
     """Ask for what has changed."""
     up = call.parties
     talking = [leg for leg in call.talking if not leg.held]
+    unready = call.unready and not is_open(serving(call))
     lonely = len(talking) < 2 and (len(up) > 1 or call.waits_for_transfer)
     speaks: list[tuple[str, str, str]] = []
     hears: list[tuple[str, str, tuple[str, ...]]] = []
@@ -34,7 +35,7 @@ def reconcile(call: Call) -> list[c.Command]:
             leg.interruptible = alone
             commands.append(c.Interruptible(leg.id, alone))
         # Of those who share a bridge, Asterisk itself plays it to who is put on hold.
-        waits = call.parked(leg) if call.direct and len(up) > 1 else lonely or leg not in talking
+        waits = call.parked(leg) if call.direct and len(up) > 1 else lonely or unready or leg not in talking
         music = not leg.held and waits
         if leg.music_on != music:
             leg.music_on = music

@@ -153,10 +153,13 @@ def is_open(links: list[Link | None]) -> bool:
 
 
 def not_ready(call: Call) -> list[c.Command]:
-    """Kallglot takes too long: connect the parties now, if they may talk untranslated; translation comes in when it is there."""
+    """Kallglot takes too long: connect the parties now, if they may talk untranslated; translation comes in when it is there.
+    Else they hear music instead of nothing until it is, or is given up.
+    """
     if call.state is CallState.ACTIVE or is_open(serving(call)) or call.direct or len(call.parties) < 2:
         return []
     if call.plan.on_unavailable == "hangup":
+        call.unready = True
         return []
     return connect_directly(call, "translation is not ready yet")
 

@@ -262,7 +262,7 @@ def test_everything_a_machine_knows_is_written_or_found_again() -> None:
     customer.held, customer.digits, customer.last_digit, customer.original_db = True, "*", ("*", 5.0), OFF
     machine.legs["agent"].original_db = -15.0
     begun_anew = {"now", "wall", "_outstanding", "route", "_handlers", "ended_wall", "_finished", "answered_at"}
-    begun_anew |= {"links", "legs"}
+    begun_anew |= {"links", "legs", "unready"}
     fresh = vars(CallMachine(plan(), 0.0, EPOCH)) | {"state": CallState.SETUP, "plan": None, "start_wall": None}
     fresh |= {"reason": ..., "status": ...}  # of a call that ends, which is not taken up
     for name, value in vars(machine).items():

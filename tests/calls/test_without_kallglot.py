@@ -124,6 +124,22 @@ def test_where_calls_are_hung_up_nobody_talks_untranslated_while_kallglot_is_slo
     assert s.machine.state == "active"
 
 
+def test_where_calls_are_hung_up_who_has_waited_long_for_kallglot_hears_music() -> None:
+    s = Script(plan(on_unavailable="hangup"))
+    s.done()
+    agent = s.agent_answers()
+    s.done()
+    assert not s.asked(c.MusicOnHold), "Kallglot is mostly there in a moment"
+    s.feed(e.TimerFired("ready"), after=5)
+    assert s.asked(c.MusicOnHold) == [c.MusicOnHold(CALLER, True), c.MusicOnHold(agent, True)]
+    s.kallglot_up()
+    s.done()
+    assert s.asked(c.MusicOnHold)[2:] == [c.MusicOnHold(CALLER, False), c.MusicOnHold(agent, False)]
+    s.feed(e.StreamDown("sess_1", "reset"))
+    assert s.machine.state == "active"
+    assert len(s.asked(c.MusicOnHold)) == 4, "a stream that is lost is back in a moment"
+
+
 def fails(s: Script, times: int = 1, after: float = 0.5) -> None:
     """The stream does not open, so often; each attempt takes `after` seconds."""
     for _ in range(times):
