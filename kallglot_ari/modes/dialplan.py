@@ -75,10 +75,10 @@ def parse(arguments: tuple[str, ...], default_mode: str = "") -> StasisArguments
     parsed = StasisArguments(**read, metadata=metadata)  # type: ignore[arg-type]
     if parsed.join and parsed.agents:
         raise UsageError("Stasis arguments join and agent: expected one of them, found both")
-    mode = parsed.mode or default_mode
     # A variable that was not set. Who means to be alone, or waits for others to join, says so: without `agent`, or with `participants`.
-    if given.get("agent") == "" and mode in TWO_PARTIES and not parsed.join and parsed.participants == 2:
-        raise UsageError(f"Stasis argument agent: expected a dial string with mode={mode}, found it empty")
+    session_mode = parsed.mode or default_mode
+    if given.get("agent") == "" and session_mode in TWO_PARTIES and not parsed.join and parsed.participants == 2:
+        raise UsageError(f"Stasis argument agent: expected a dial string with mode={session_mode}, found it empty")
     if parsed.answer == "agent" and not parsed.agents:
         raise UsageError("Stasis argument answer=agent: expected an agent argument with it")
     return parsed
@@ -113,7 +113,8 @@ def language(key: str, value: str) -> str:
     return value
 
 
-def _mode(key: str, value: str) -> str:
+def mode(key: str, value: str) -> str:
+    """One of the API's modes."""
     if value not in MODES:
         raise UsageError(f"{key}: expected one of {', '.join(MODES)}, found {_show(value)}")
     return value
@@ -210,7 +211,7 @@ def extension(key: str, value: str, context: str) -> str:
 READERS = {
     "source": ("source", language),
     "target": ("target", language),
-    "mode": ("mode", _mode),
+    "mode": ("mode", mode),
     "agent": ("agents", dial_strings),
     "timeout": ("timeout", _timeout),
     "answer": ("answer", _answer),

@@ -223,9 +223,8 @@ class StasisMode:
             _log.warning("call_refused", channel=channel.name, reason=reason)
             self._send_back(channel.id, DialplanStatus.BUSY, reason)
             return
-        if channel.dialplan is not None:
-            self._contexts[channel.id] = channel.dialplan.context
-        caller = channel.caller.number if channel.caller else ""
+        self._contexts[channel.id] = channel.dialplan.context
+        caller = channel.caller.number
         request = self._request(asked, caller, channel)
         self.calls.start(
             self._plan(
@@ -301,7 +300,7 @@ class StasisMode:
             del self._contexts[gone]  # nobody heard of its end
         self._busy &= there
         for channel in seen.channels:
-            if channel.dialplan is not None and self.calls.owner(channel.id) is not None:
+            if self.calls.owner(channel.id) is not None:
                 self._contexts.setdefault(channel.id, channel.dialplan.context)
         self._holds.connected()
 

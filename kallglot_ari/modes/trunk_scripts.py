@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from kallglot_ari import log
 from kallglot_ari.agi.server import AgiSession, Script
 from kallglot_ari.calls.model import DialplanStatus, EndReason, SessionRequest
-from kallglot_ari.calls.names import DIAL_STRING, MAX_DIAL_STRINGS
 from kallglot_ari.errors import AgiError, AgiGone, ApiError, ApiInvalid, StoreError, UsageError
+from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk_agent import Agents
 from kallglot_ari.modes.trunk_book import TrunkBook
 from kallglot_ari.modes.trunk_call import TrunkCall
 from kallglot_ari.modes.trunk_trace import SipTrace
 from kallglot_ari.pbx.addresses import dial_strings, timeout_seconds
-from kallglot_ari.settings import LANGUAGE_PATTERN, MODES, KallglotSettings, TrunkSettings
+from kallglot_ari.settings import KallglotSettings, TrunkSettings
 
 _log = log.get(__name__)
 
@@ -55,34 +55,20 @@ def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) ->
             raise UsageError(
                 f"unknown AGI argument {key[:40]!r}; expected one of {', '.join(SESSION_KEYS)}, metadata.KEY"
             )
-    mode = parameters.get("mode") or defaults.mode
-    if mode not in MODES:
-        raise UsageError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
-    languages = []
-    for name, default in (("source", defaults.source_language), ("target", defaults.target_language)):
-        language = parameters.get(name) or default
-        if not re.fullmatch(LANGUAGE_PATTERN, language):
-            raise UsageError(f"{name}: expected a language such as de or en-GB, or auto, found {language!r}")
-        languages.append(language)
+    agents = parameters.get("agent", "").strip("& ")
     tech = (parameters.get("tech") or "PJSIP").upper()
     if tech not in ("PJSIP", "SIP"):
         raise UsageError(f"tech: expected PJSIP or SIP, found {tech!r}")
-    agents = tuple(dict.fromkeys(filter(None, parameters.get("agent", "").split("&"))))
-    if len(agents) > MAX_DIAL_STRINGS:
-        raise UsageError(f"agent: expected at most {MAX_DIAL_STRINGS} dial strings joined with &, found {len(agents)}")
-    for agent in agents:
-        if not DIAL_STRING.fullmatch(agent):
-            raise UsageError(f"agent: expected a dial string such as PJSIP/1001, found {agent!r}")
     metadata = {k.removeprefix("metadata."): v for k, v in parameters.items() if k.startswith("metadata.")}
     if len(metadata) > MAX_METADATA:
         raise UsageError(f"metadata: expected at most {MAX_METADATA} keys, found {len(metadata)}")
     return SessionArguments(
-        mode,
-        languages[0],
-        languages[1],
+        dialplan.mode("mode", parameters.get("mode") or defaults.mode),
+        dialplan.language("source", parameters.get("source") or defaults.source_language),
+        dialplan.language("target", parameters.get("target") or defaults.target_language),
         int(_number("participants", parameters.get("participants") or "2", 1, 100)),
         tech,
-        agents,
+        dialplan.dial_strings("agent", agents) if agents else (),
         _number("timeout", parameters.get("timeout") or "30", 1, 300),
         metadata,
     )
