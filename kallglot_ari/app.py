@@ -176,7 +176,6 @@ class Service:
             self.hub,
             kallglot=s.kallglot,
             trunk=s.trunk,
-            service=s.service,
             agi=s.agi,
             ami=s.ami,
             metrics=self.metrics,

@@ -33,7 +33,6 @@ from kallglot_ari.settings import (
     AmiSettings,
     DebugSettings,
     KallglotSettings,
-    ServiceSettings,
     TrunkSettings,
 )
 
@@ -51,7 +50,6 @@ class TrunkMode:
         *,
         kallglot: KallglotSettings,
         trunk: TrunkSettings,
-        service: ServiceSettings,
         agi: AgiSettings,
         ami: AmiSettings,
         metrics: Metrics,
@@ -65,8 +63,7 @@ class TrunkMode:
     ) -> None:
         """:param ari: tells which channels are gone when [ami] has no log-in; `app` is subscribed to them."""
         self._sessions = Sessions(translator, store, clock)
-        name = instance or service.instance
-        self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=name, earlier=earlier)
+        self._book = TrunkBook(self._sessions, store, hub, metrics, clock, instance=instance, earlier=earlier)
         load.add(self._book.__len__)
         self._lost = LostTrunkCalls(self._book, translator)
         self._follower = Follower(self._book, ami, hub, metrics, trunk) if ami.username else None

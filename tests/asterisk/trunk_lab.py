@@ -35,7 +35,6 @@ from kallglot_ari.settings import (
     AmiSettings,
     DebugSettings,
     KallglotSettings,
-    ServiceSettings,
     Settings,
     TrunkSettings,
 )
@@ -197,7 +196,7 @@ class TrunkLab:
         settings = settings.model_copy(update={"ami": settings.ami.model_copy(update={"port": line.port})})
         mode = TrunkMode(
             await make_api(edges[0]) if make_api else api, store, hub, kallglot=KallglotSettings(), trunk=trunk,
-            service=ServiceSettings(), agi=settings.agi, ami=settings.ami, metrics=metrics, clock=SystemClock(),
+            agi=settings.agi, ami=settings.ami, metrics=metrics, clock=SystemClock(),
             load=Load(metrics), instance="lab", debug=settings.debug,
         )  # fmt: skip
         await mode.start()

@@ -34,7 +34,7 @@ class Lab(Bench):
         )
         self.calls = self.stasis.calls
         self.trunk = TrunkMode(
-            self.kallglot, self.store, plant.hub, kallglot=s.kallglot, trunk=s.trunk, service=s.service,
+            self.kallglot, self.store, plant.hub, kallglot=s.kallglot, trunk=s.trunk,
             agi=AgiSettings(port=0), ami=AmiSettings(), metrics=plant.metrics, clock=self.clock, load=self.load,
             instance="t",
         )  # fmt: skip

@@ -14,7 +14,7 @@ from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.sandbox.echo import Echo
 from kallglot_ari.sandbox.server import Sandbox
-from kallglot_ari.settings import AgiSettings, AmiSettings, KallglotSettings, ServiceSettings, TrunkSettings
+from kallglot_ari.settings import AgiSettings, AmiSettings, KallglotSettings, TrunkSettings
 from tests.modes.trunk_fakes import AgiChannel, FakeHub, FakeStore
 
 pytestmark = pytest.mark.real_time
@@ -40,7 +40,7 @@ async def test_the_first_address_dies_and_comes_back(addresses: list[Sandbox]) -
     )  # fmt: skip
     await client.start()
     mode = TrunkMode(
-        client, FakeStore(), FakeHub(), kallglot=KallglotSettings(), trunk=TrunkSettings(), service=ServiceSettings(),
+        client, FakeStore(), FakeHub(), kallglot=KallglotSettings(), trunk=TrunkSettings(),
         agi=AgiSettings(port=0), ami=AmiSettings(), metrics=(metrics := Metrics()), clock=SystemClock(), load=Load(metrics),
     )  # fmt: skip
     await mode.start()

@@ -13,7 +13,7 @@ from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.pbx_lost import Api
 from kallglot_ari.modes.trunk import TrunkMode
 from kallglot_ari.modes.trunk_follow import Follower
-from kallglot_ari.settings import AgiSettings, AmiSettings, Endpoint, KallglotSettings, ServiceSettings, TrunkSettings
+from kallglot_ari.settings import AgiSettings, AmiSettings, Endpoint, KallglotSettings, TrunkSettings
 from tests.modes.trunk_fakes import AgiChannel, FakeHub, FakeStore, FakeTranslator
 
 
@@ -38,7 +38,7 @@ class Lab:
         self.mode = TrunkMode(
             api, durable, hub,
             kallglot=KallglotSettings(), trunk=TrunkSettings(endpoints=ends), agi=AgiSettings(port=0),
-            service=ServiceSettings(), ami=AmiSettings(username=ami_user, port=1),
+            ami=AmiSettings(username=ami_user, port=1),
             metrics=self.metrics, clock=self.clock, load=Load(self.metrics, max_calls), instance=instance,
             ari=ari, app="kallglot",
         )  # fmt: skip
