@@ -73,7 +73,9 @@ class BridgeGone(Event):
 
 @dataclass(frozen=True, slots=True)
 class AsteriskLost(Event):
-    """Nothing of the call is in Asterisk any more, no channel and no bridge: it was started anew."""
+    """Nothing of the call is in Asterisk any more, no channel and no bridge, or nothing is heard of Asterisk."""
+
+    problem: str = "Asterisk was started anew"
 
 
 @dataclass(frozen=True, slots=True)

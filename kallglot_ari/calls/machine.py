@@ -171,10 +171,10 @@ class CallMachine(Call):
         placing.bridge_lost(self, event.bridge_id)
         return []
 
-    def _asterisk_lost(self, _: e.AsteriskLost) -> list[c.Command]:
+    def _asterisk_lost(self, event: e.AsteriskLost) -> list[c.Command]:
         if not self.active:
             return []
-        self.problem = "Asterisk was started anew"
+        self.problem = event.problem
         left = [leg for leg in self.legs.values() if leg.up]
         for leg in left:
             leg.up = False

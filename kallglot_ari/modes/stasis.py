@@ -25,6 +25,7 @@ from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
 from kallglot_ari.modes.actions import Plant
+from kallglot_ari.modes.away import Away
 from kallglot_ari.modes.diagnosis import ask, captures
 from kallglot_ari.modes.holds import Holds
 from kallglot_ari.modes.journal import Journal
@@ -107,6 +108,7 @@ class StasisMode:
         self._tasks = Tasks("stasis")
         self._holds = Holds(plant, self.calls, self._tasks)
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
+        self._away = Away(self.calls, plant.clock)
         self._sweep = Sweep(plant, self.calls, prefix, self._give_back, lambda: journal.inherited, others)
         self._draining = False
 
@@ -131,6 +133,7 @@ class StasisMode:
             await self.calls.wait_empty(15)
 
     async def close(self) -> None:
+        await self._away.close()
         await self._sweep.close()
         await self.resume.close()
         await self.calls.close()
@@ -171,10 +174,12 @@ class StasisMode:
             case m.BridgeDestroyed():
                 self._post(event.bridge.id, e.BridgeGone(event.bridge.id))
             case Connected():
+                self._away.ends()
                 self._sweep.connected(event.snapshot)
                 self._resume(event.snapshot)
             case Disconnected() if self.calls.runners():
                 _log.warning("calls_wait_for_asterisk", calls=len(self.calls))
+                self._away.begins()
             case _:
                 pass
 
