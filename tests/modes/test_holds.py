@@ -10,7 +10,8 @@ import pytest
 from kallglot_ari.ari.client import AriClient
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Leg
-from kallglot_ari.errors import AriNotFound
+from kallglot_ari.errors import AriNotFound, AriUnavailable
+from kallglot_ari.modes import holds
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.holds import ON_HOLD, Holds
 from kallglot_ari.modes.registry import Registry
@@ -24,6 +25,7 @@ class Bench:
         self.leg = Leg("agent", "agent", channel_id="1.1", channel_name="PJSIP/agent-1", up=True, held=held)
         self.says, self.meanwhile = says, held
         self.posted: list[e.Event] = []
+        self.unanswered = 0
         self.id, self.channels, self.machine = "kg-t-1", self, SimpleNamespace(legs={"agent": self.leg})
         self.tasks = Tasks("test")
         self.holds = Holds(
@@ -38,6 +40,9 @@ class Bench:
     async def get_channel_var(self, channel_id: str, *, variable: str) -> SimpleNamespace:
         assert (channel_id, variable) == ("1.1", ON_HOLD)
         self.leg.held = self.meanwhile
+        if self.unanswered:
+            self.unanswered -= 1
+            raise AriUnavailable("no answer")
         if self.says is None:
             raise AriNotFound("no such channel")
         return SimpleNamespace(value=self.says)
@@ -73,3 +78,13 @@ async def test_only_a_sip_party_that_is_there_is_asked_for() -> None:
     assert await bench.connected() == []
     bench.leg.channel_name, bench.leg.up = "PJSIP/agent-1", False
     assert await bench.connected() == []
+
+
+async def test_an_asterisk_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "AGAIN", 0.0)
+    bench = Bench(says="0", held=True)
+    bench.unanswered = holds.ROUNDS - 1
+    assert await bench.connected() == [e.HoldChanged("1.1", False)]
+    bench.posted.clear()
+    bench.unanswered = holds.ROUNDS
+    assert await bench.connected() == [], "not for ever"
