@@ -147,6 +147,11 @@ def test_environment_of_every_type(name: str, raw: str, expected: object) -> Non
         ('[agi]\nallowed_ips = ["pbx"]\n', "expected IP addresses or networks"),
         ('[store]\nurl_file = "none"\n', "store.url_file: none cannot be read"),
         ('[media]\nbind = "0.0.0.0"\n', "advertise: needed"),
+        (
+            '[media]\nbind = "0.0.0.0"\nadvertise = "2001:db8::1"\n',
+            "advertise: expected an IPv4 address as bind is one",
+        ),
+        ('[media]\nbind = "2001:db8::1"\nadvertise = "192.0.2.1"\n', "advertise: expected an IPv6 address"),
         ("[ari]\npassword_file = 1\n", "ari.password_file: expected the name of a file"),
         ('[ari]\npassword_file = "none"\n', "ari.password_file: none cannot be read: No such file or directory"),
         ('[ari]\npassword = "a"\npassword_file = "b"\n', "set both"),

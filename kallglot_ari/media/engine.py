@@ -22,7 +22,7 @@ from kallglot_ari.media.plane import Plane, Report
 from kallglot_ari.media.recording import Form
 from kallglot_ari.media.stored import silent_payload
 from kallglot_ari.media.strain import Strain, Waits
-from kallglot_ari.media.udp import Socket, family_of, open_socket, pack_address
+from kallglot_ari.media.udp import EVERY_IPV6, Socket, family_of, is_ipv4, open_socket, pack_address
 from kallglot_ari.media.websocket import WebSocketMedia
 from kallglot_ari.media.worker import Worker
 from kallglot_ari.metrics import Metrics
@@ -219,8 +219,11 @@ class MediaEngine:
 
     def address_of(self, flow: MediaFlow, address: tuple[str, int]) -> bytes:
         """`address` packed, and taken by `flow` from now on."""
+        host, port = address
+        if self._settings.bind == EVERY_IPV6 and is_ipv4(host):
+            host = f"::ffff:{host}"  # as a socket of both families has it (RFC 4291 §2.5.5.2)
         try:
-            name = pack_address(self._family, *address)
+            name = pack_address(self._family, host, port)
         except ConfigError as error:
             raise MediaError(str(error)) from None
         other = self._addresses.get(name)

@@ -31,6 +31,8 @@ STRIDE = 1536
 NAME_BYTES = 28
 """A sockaddr_in6; a sockaddr_in is 16 of them."""
 IPV4_BYTES = 16
+EVERY_IPV6 = "::"
+"""A socket bound there has IPv4 as well."""
 BURST = 64
 """Rows that are filled only after a standstill, unless there are hundreds of calls."""
 _CALM_SECONDS = 1.0
@@ -156,6 +158,15 @@ def unpack_address(name: bytes) -> tuple[str, int]:
     return socket.inet_ntop(family, raw), struct.unpack_from("!H", name, 2)[0]
 
 
+def is_ipv4(host: str) -> bool:
+    """Whether it is an IPv4 address, as a number."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return False
+    return True
+
+
 def family_of(host: str) -> int:
     """The address family of a numeric address. :raises ConfigError: when it is none."""
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -181,6 +192,8 @@ def bind(host: str, port: int) -> socket.socket:
         if sys.platform == "linux" and family == socket.AF_INET:
             # our packets fit every path: no identification for fragments, which the kernel hands out one by one from a shared counter
             sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+        if host == EVERY_IPV6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((host, port))
     except OSError as error:
         sock.close()

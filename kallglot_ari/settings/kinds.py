@@ -55,6 +55,14 @@ def valid_address(value: str) -> str:
     return bare
 
 
+def ip_version(host: str) -> int | None:
+    """4 or 6; None where it is no address but a name, or nothing."""
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+
+
 def valid_networks(value: tuple[str, ...]) -> tuple[str, ...]:
     for item in value:
         try:

@@ -24,6 +24,7 @@ from kallglot_ari.settings.kinds import (
     Mode,
     Port,
     Section,
+    ip_version,
     is_loopback,
     reached_at,
     valid_host,
@@ -180,7 +181,7 @@ class MediaSettings(Section):
     bind: Address = "127.0.0.1"
     """Address of our socket (UDP; TCP with `websocket_client`): one that Asterisk can reach."""
     advertise: Annotated[str, AfterValidator(lambda value: value and valid_host(value))] = ""
-    """Address Asterisk is told to send to; empty: `bind`."""
+    """Address Asterisk is told to send to; empty: `bind`. An IPv4 or IPv6 address as that is; with `bind = "::"` either."""
     port: Port = 0
     """The one UDP port of all calls; 0 = any free one."""
     format: Literal["auto", "ulaw", "alaw", "g722", "slin16", "opus"] = "auto"
@@ -209,6 +210,12 @@ class MediaSettings(Section):
         if self.bind in ("0.0.0.0", "::") and not self.advertise:  # noqa: S104 - compared, not bound
             raise ValueError(
                 f"advertise: needed when bind is {self.bind} (Asterisk must be told one address to send to)"
+            )
+        told, ours = ip_version(self.advertise), ip_version(self.bind)
+        if self.transport == "rtp" and self.bind != "::" and told not in (None, ours):
+            raise ValueError(
+                f"advertise: expected an IPv{ours} address as bind is one, found {self.advertise}; "
+                'bind = "::" takes both kinds'
             )
         return self
 

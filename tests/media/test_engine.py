@@ -465,3 +465,16 @@ async def test_ipv6(running: Running, way: dict[str, object]) -> None:
             assert len(sock.recv(2000)) == 172
             peer.sock.close()
     assert set(got[0].audio.payload) == {5}
+
+
+async def test_an_asterisk_that_is_told_an_ipv4_address_reaches_a_socket_of_both_kinds(
+    running: Running, way: dict[str, object]
+) -> None:
+    async with running(bind="::", advertise="127.0.0.1", **way) as engine, Peer(ULAW) as peer:
+        flow = engine.open("a", lambda _: None)
+        host, port = peer.address
+        await flow.attach({"UNICASTRTP_LOCAL_ADDRESS": host, "UNICASTRTP_LOCAL_PORT": str(port)})
+        await peer.say(("127.0.0.1", engine.address[1]), [b"\x05" * 160] * 10)
+        await settle()
+        assert flow.quality().packets_received == 10
+        assert len(peer.heard) > 5
