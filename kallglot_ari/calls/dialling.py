@@ -140,6 +140,16 @@ def not_placed(call: Call, candidate: Candidate) -> list[c.Command]:
     return away + candidate_failed(call, candidate, 0)
 
 
+def forwarded(call: Call, candidate: Candidate, channel_id: str) -> list[c.Command]:
+    """Its phone sent the call on: who answers there is whom we wait for. A time of its own goes on with it."""
+    timer = f"candidate.{candidate.channel_id}"
+    candidate.channel_id, candidate.placed = channel_id, True
+    call.candidates[channel_id] = candidate
+    agents = candidate.leg == "agent" and not candidate.replaces
+    own = [] if agents else [c.SetTimer(f"candidate.{channel_id}", call.plan.timeout)]
+    return [c.CancelTimer(timer), *own]
+
+
 def lost(call: Call, candidate: Candidate) -> list[c.Command]:
     """A candidate that may have answered when nobody was there: the first parties are dialled again, until they have rung enough."""
     leg = call.legs.get(candidate.leg)

@@ -58,6 +58,14 @@ class CandidateLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateForwarded(Event):
+    """A dialled phone sent its call on (302): Asterisk dials there for it, on a channel of its own making, and lets go of the first."""
+
+    channel_id: str
+    forwarded: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelRinging(Event):
     """A dialled channel rings."""
 

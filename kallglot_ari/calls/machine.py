@@ -215,6 +215,12 @@ class CallMachine(Call):
         candidate = self.candidates.pop(event.channel_id, None)
         return dialling.lost(self, candidate) if candidate is not None and self.active else []
 
+    def _forwarded(self, event: e.CandidateForwarded) -> list[c.Command]:
+        candidate = self.candidates.pop(event.channel_id, None)
+        return (
+            [c.Hangup(event.forwarded)] if candidate is None else dialling.forwarded(self, candidate, event.forwarded)
+        )
+
     def _failed(self, event: e.Failed) -> list[c.Command]:
         command = event.command
         if isinstance(command, c.RELEASING):
@@ -331,6 +337,7 @@ _HANDLERS: dict[type[e.Event], Callable[[CallMachine, Any], list[c.Command]]] = 
     e.ChannelLeft: CallMachine._left,
     e.ChannelGone: CallMachine._gone,
     e.CandidateLost: CallMachine._lost,
+    e.CandidateForwarded: CallMachine._forwarded,
     e.HangupRequested: CallMachine._hangup_requested,
     e.ChannelRinging: CallMachine._ringing,
     e.BridgeGone: CallMachine._bridge_gone,

@@ -158,6 +158,8 @@ class StasisMode:
                 self._post(event.channel.id, e.HangupRequested(event.channel.id, event.cause or Q850_DEFAULT))
             case m.ChannelStateChange() if event.channel.state == "Ringing":
                 self._post(event.channel.id, e.ChannelRinging(event.channel.id))
+            case m.Dial() if event.forwarded is not None:
+                self._forwarded(event.peer.id, event.forwarded.id)
             case m.Dial() if event.dialstatus in ("RINGING", "PROGRESS"):
                 self._post(event.peer.id, e.ChannelRinging(event.peer.id))
             case m.Dial() if event.dialstatus == "BUSY" and self.calls.owner(event.peer.id) is not None:
@@ -186,6 +188,25 @@ class StasisMode:
     def _post(self, thing: str, event: e.Event) -> None:
         if runner := self.calls.owner(thing):
             runner.post(event)
+
+    def _forwarded(self, channel_id: str, forwarded: str) -> None:
+        """A phone that we dial sent its call on; what Asterisk dials for it is ours only once it is asked for."""
+        if runner := self.calls.owner(channel_id):
+            self.calls.adopt(forwarded, runner)
+            runner.post(e.CandidateForwarded(channel_id, forwarded))
+            self._tasks.spawn(self._watch(runner, forwarded), name="watch-forwarded")
+
+    async def _watch(self, runner: CallRunner, channel_id: str) -> None:
+        """Hear of it before it enters our application: that it rings, which it may do already, and that nobody came."""
+        try:
+            await self._plant.ari.applications.subscribe(self._plant.app, event_source=f"channel:{channel_id}")
+            if (await self._plant.ari.channels.get(channel_id)).state == "Ringing":
+                runner.post(e.ChannelRinging(channel_id))
+        except AriError as error:
+            if error.retryable:
+                _log.debug("forwarded_not_watched", call=runner.id, channel=channel_id, error=str(error))
+            elif channel_id in runner.machine.candidates:
+                runner.post(e.ChannelGone(channel_id, 0))
 
     def _entered(self, event: m.StasisStart) -> None:
         channel = event.channel

@@ -21,6 +21,7 @@ _CAUSES = {
     19: "no answer",
     20: "not registered",
     21: "rejected",
+    23: "its phone sent the call on to where nobody can be reached",
     26: "answered elsewhere",
     27: "out of order",
     28: "no such number",

@@ -7,6 +7,7 @@ import pytest
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Role
+from kallglot_ari.calls.model import DialplanStatus, EndReason
 from tests.calls.script import CALLER, Script, plan
 
 
@@ -50,6 +51,51 @@ def test_who_is_being_screened_is_waited_for_and_not_for_ever() -> None:
     assert s.asked(c.SetTimer)[-1] == timer
     s.feed(e.TimerFired(timer.name), after=15)
     assert c.Hangup(customer) in s.all
+
+
+def test_an_agent_whose_phone_sends_the_call_on_is_who_answers_there() -> None:
+    s = Script()
+    s.done()
+    s.kallglot_up()
+    first = s.one(c.Dial).channel_id
+    s.feed(e.CandidateForwarded(first, "9.1"))
+    s.feed(e.ChannelGone(first, 23))
+    s.feed(e.ChannelRinging("9.1"))
+    s.feed(e.ChannelEntered("9.1", "Local/777@phones-00000001;1"))
+    s.done()
+    assert s.machine.state == "active"
+    assert s.machine.legs["agent"].channel_id == "9.1"
+    s.leaves(CALLER)
+    assert c.Hangup("9.1") in s.all, "it is ours, and goes with the call"
+    s.over(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
+
+
+def test_where_a_call_was_sent_on_nobody_is_and_the_caller_goes_on() -> None:
+    s = Script()
+    s.feed(e.CandidateForwarded(s.one(c.Dial).channel_id, "9.1"))
+    s.feed(e.ChannelGone("9.1", 17))
+    s.done()
+    assert s.variable("KALLGLOT_STATUS") == "AGENTBUSY"
+
+
+def test_what_is_sent_on_after_it_was_given_up_rings_nobody() -> None:
+    s = Script()
+    first = s.one(c.Dial).channel_id
+    s.feed(e.TimerFired("ring"))
+    s.feed(e.CandidateForwarded(first, "9.1"))
+    assert c.Hangup("9.1") in s.all
+
+
+def test_a_third_party_that_sends_the_call_on_is_not_waited_for_for_ever() -> None:
+    s = Script()
+    s.talking()
+    s.feed(e.PartyAsked("PJSIP/third"))
+    third = s.asked(c.Dial)[-1].channel_id
+    s.feed(e.CandidateForwarded(third, "9.1"))
+    assert c.CancelTimer(f"candidate.{third}") in s.all
+    s.feed(e.TimerFired("candidate.9.1"))
+    assert c.Hangup("9.1") in s.all
+    assert len(s.machine.legs) == 2
 
 
 def ringing(s: Script) -> list[bool]:

@@ -41,7 +41,7 @@ class Asterisk:
 
     def __init__(self) -> None:
         self.mode: StasisMode
-        self.channels = self.bridges = self
+        self.channels = self.bridges = self.applications = self
         self.there: set[str] = set()
         self.asked: dict[str, list[str]] = defaultdict(list)
         self.dialplan: dict[str, list[tuple[str, ...]]] = {}
@@ -50,6 +50,9 @@ class Asterisk:
         self.back = asyncio.Event()
         self.refused: set[str] = set()
         """Endpoints that are not registered."""
+        self.silent: set[str] = set()
+        """Endpoints that do not answer."""
+        self.dialled: list[str] = []
 
     def supports(self, feature: str) -> bool:
         return False
@@ -88,6 +91,9 @@ class Asterisk:
             match name:
                 case "originate_with_id" if options["endpoint"] in self.refused:
                     raise AriUnavailable("not registered", status=500)
+                case "originate_with_id" if options["endpoint"] in self.silent:
+                    self.dialled.append(thing)
+                    self.there.add(thing)
                 case "originate_with_id":
                     asyncio.get_running_loop().call_soon(self.enters, thing, "dialled")
                 case "create_external_media":
@@ -99,7 +105,7 @@ class Asterisk:
             if name in self.unanswered:
                 self.unanswered.discard(name)
                 raise AriUnavailable("the connection is lost")
-            return SimpleNamespace(channelvars={}, value="1")
+            return SimpleNamespace(channelvars={}, value="1", state="Ringing")
 
         return asked
 

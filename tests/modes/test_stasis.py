@@ -19,6 +19,7 @@ from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.settings import Settings
 from tests.ari.fake import channel, event
 from tests.calls.script import CALLER, plan
+from tests.modes.test_again import Calls
 from tests.modes.test_registry import Bench
 from tests.modes.trunk_fakes import FakeHub
 
@@ -108,6 +109,30 @@ async def test_a_dialled_channel_that_is_busy_is_told_so_when_its_end_has_no_cau
     assert heard == [e.ChannelGone("kg-t-1.d1", told)]
     assert mode._busy == set(), "of others nothing is kept"
     await mode.close()
+
+
+async def test_a_phone_that_sends_its_call_on_is_followed() -> None:
+    """What Asterisk dials for it has an id of its own making, and enters our application when it answers."""
+    calls = Calls()
+    calls.kallglot.set()
+    calls.asterisk.silent = {"PJSIP/agent"}
+    calls.asterisk.enters(CALLER, "source=de", "target=en", "agent=PJSIP/agent")
+    runner = await calls.state(0, "ringing")
+    await calls.until(lambda: calls.asterisk.dialled, "the agent is dialled")
+    (dialled,) = calls.asterisk.dialled
+    told = event(
+        "Dial", dialstatus="CANCEL", dialstring="", forward="777", peer=channel(dialled), forwarded=channel("9.1")
+    )
+    calls.mode.on_event(read_one(Dial, orjson.dumps(told)))
+    calls.asterisk.hangs_up(dialled)
+    await calls.until(
+        lambda: any(candidate.ringing for candidate in runner.machine.candidates.values()), "it rings there"
+    )
+    calls.asterisk.enters("9.1", "dialled")
+    await calls.until(lambda: runner.machine.state == "active", "they talk")
+    assert runner.machine.legs["agent"].channel_id == "9.1"
+    assert "subscribe" in calls.asterisk.asked["kallglot"]
+    await calls.close()
 
 
 def _mode(bench: Bench) -> StasisMode:
