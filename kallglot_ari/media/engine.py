@@ -64,7 +64,7 @@ class MediaEngine:
         asterisk_ca: str = "",
     ) -> None:
         if chunk_ms < 20 or chunk_ms % 20:
-            raise ConfigError(f"[kallglot] chunk_ms: expected a multiple of 20, found {chunk_ms}")
+            raise ConfigError(f"kallglot.chunk_ms: expected a multiple of 20, found {chunk_ms}")
         self._settings = settings
         self._encoding = encoding
         self._sample_rate = sample_rate

@@ -41,9 +41,7 @@ _MOST_BYTES = 2**32 - 4096
 def check(form: Form) -> None:
     """:raises ConfigError: when recordings of that form cannot be written on this machine."""
     if form == "opus" and importlib.util.find_spec("av") is None:
-        raise ConfigError(
-            "[debug] record: opus needs the package av, found none; pip install 'kallglot-ari[recording]'"
-        )
+        raise ConfigError("debug.record: opus needs the package av, found none; pip install 'kallglot-ari[recording]'")
 
 
 class _Sink(Protocol):
