@@ -60,6 +60,12 @@ class Metrics:
         )
         self.rtp_packets = Counter("kallglot_rtp_packets_total", "RTP packets", ["direction"], registry=r)
         self.rtp_lost = Counter("kallglot_rtp_lost_total", "RTP packets that never came, or too late", registry=r)
+        self.rtp_reordered = Counter("kallglot_rtp_reordered_total", "RTP packets that came out of order", registry=r)
+        self.rtp_concealed = Counter(
+            "kallglot_rtp_concealed_seconds_total",
+            "Sound of finished legs made up for packets that were not there",
+            registry=r,
+        )
         self.rtp_discarded = Counter("kallglot_rtp_discarded_total", "Datagrams not used", ["reason"], registry=r)
         self.capture_lost = Counter(
             "kallglot_capture_lost_total",
@@ -71,6 +77,18 @@ class Metrics:
             "kallglot_rtp_jitter_seconds",
             "Interarrival jitter of a finished leg (RFC 3550 §6.4.1)",
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+            registry=r,
+        )
+        self.rtp_buffer = Histogram(
+            "kallglot_rtp_buffer_seconds",
+            "Delay of the jitter buffer of a finished leg, as it was last",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
+            registry=r,
+        )
+        self.rtp_drift = Histogram(
+            "kallglot_rtp_drift_ratio",
+            "By how much a finished leg's clock went differently from ours, faster or slower; 1 ppm is 0.000001",
+            buckets=(5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
             registry=r,
         )
         self.mos = Histogram(

@@ -56,7 +56,7 @@ def test_every_metric_is_of_this_project_explained_and_without_ids_as_labels() -
         assert text, name
         assert set(labels) <= ALLOWED_LABELS, name
         if kind == "histogram" and not name.endswith("_mos"):
-            assert name.endswith("_seconds"), name
+            assert name.endswith(("_seconds", "_ratio")), name
 
 
 def test_what_is_counted_is_shown() -> None:

@@ -372,5 +372,9 @@ class MediaEngine:
             quality = flow.finished(figures)
             if quality.packets_received:
                 metrics.rtp_lost.inc(quality.packets_lost + quality.packets_late)
+                metrics.rtp_reordered.inc(quality.packets_reordered)
+                metrics.rtp_concealed.inc(quality.concealed_ms / 1000)
                 metrics.rtp_jitter.observe(quality.jitter_ms / 1000)
+                metrics.rtp_buffer.observe(quality.buffer_ms / 1000)
+                metrics.rtp_drift.observe(abs(quality.drift_ppm) * 1e-6)
                 metrics.mos.observe(quality.mos)

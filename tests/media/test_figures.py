@@ -10,8 +10,9 @@ from kallglot_ari.audio.codecs import registry
 from kallglot_ari.audio.level import FLOOR_DBFS
 from kallglot_ari.calls.model import LegQuality
 from kallglot_ari.media.native import LIBRARY, Native
+from kallglot_ari.metrics import Metrics
 from kallglot_ari.rtp.packet import RtpPacket
-from tests.media.conftest import Running
+from tests.media.conftest import Running, value
 from tests.media.peer import Peer
 from tests.media.simulated import Simulation
 
@@ -85,3 +86,29 @@ def test_what_is_lost_of_speech_beside_comfort_noise_is_lost(library: Native | N
 def test_a_long_packet_that_is_lost_is_no_comfort_noise(library: Native | None) -> None:
     quality = in_turns(Simulation(1, library=library), noise=1, lost=frozenset({3, 12, 13}), ticks=480)
     assert (quality.packets_received, quality.packets_lost) == (77, 3)
+
+
+@pytest.mark.real_time
+async def test_every_figure_of_a_finished_leg_is_a_metric(running: Running, metrics: Metrics) -> None:
+    ulaw = registry.get("ulaw")
+    async with running() as engine, Peer(ulaw) as peer:
+        flow, nothing = (engine.open(name, lambda _: None) for name in ("flow", "nothing"))
+        flow.connect(peer.address)
+        await asyncio.sleep(0.03)
+        order = [0, 1, 2, 4, 3, 5, 6, *range(12, 30)]
+        for number in order:
+            peer.sock.sendto(peer.packet(number, SOUND), engine.address)
+            await asyncio.sleep(0.02 if number != 6 else 0.12)
+        await asyncio.sleep(0.05)
+        nothing.close()
+        flow.close()
+        await asyncio.sleep(0.05)
+        quality = flow.quality()
+    assert (quality.packets_lost, quality.packets_reordered) == (5, 1)
+    assert value(metrics, "kallglot_rtp_lost_total") == 5 + quality.packets_late
+    assert value(metrics, "kallglot_rtp_reordered_total") == 1
+    assert value(metrics, "kallglot_rtp_concealed_seconds_total") == pytest.approx(quality.concealed_ms / 1000) != 0
+    assert value(metrics, "kallglot_rtp_buffer_seconds_sum") == pytest.approx(quality.buffer_ms / 1000)
+    assert value(metrics, "kallglot_rtp_drift_ratio_sum") == pytest.approx(abs(quality.drift_ppm) * 1e-6)
+    for name in ("rtp_jitter_seconds", "rtp_buffer_seconds", "rtp_drift_ratio", "mos"):
+        assert value(metrics, f"kallglot_{name}_count") == 1, "not of a leg of which nothing came"
