@@ -122,7 +122,15 @@ class OriginateDone:
     """0 failed, 1 hung up, 3 no answer, 4 answered, 5 busy, 8 congestion."""
 
 
-Event = ChannelEvent | EndpointState | OriginateDone
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """``FullyBooted``, after each log-in."""
+
+    uptime: int
+    """Seconds since Asterisk was started."""
+
+
+Event = ChannelEvent | EndpointState | OriginateDone | Booted
 
 _GOOD_STATES = frozenset({"reachable", "registered", "nonqualified", "created", "lagged", "updated"})
 
@@ -135,6 +143,8 @@ def parse(fields: Fields) -> Event | None:
     if name == "originateresponse":
         done = fields.get("response", "").lower() == "success"
         return OriginateDone(fields.get("actionid", ""), done, _number(fields.get("reason")))
+    if name == "fullybooted":
+        return Booted(_number(fields["uptime"])) if "uptime" in fields else None
     if name in ("blindtransfer", "attendedtransfer"):
         return _transfer(name, fields)
     if name in ("dialbegin", "dialend"):

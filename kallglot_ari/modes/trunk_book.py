@@ -225,11 +225,11 @@ class TrunkBook:
             _log.info(event, call=call.id, **data)
         self._hub.publish(event, call.id, data or call.view().as_json())
 
-    def check(self, call: TrunkCall) -> bool:
-        """End the call if it is over; True if it is."""
+    def check(self, call: TrunkCall, *, lost: bool = False) -> bool:
+        """End the call if it is over; True if it is. :param lost: Asterisk was started anew since it began: nobody hung up."""
         reason = call.over()
         if reason is not None:
-            self.finish(call, reason)
+            self.finish(call, EndReason.ERROR if lost else reason)
         return reason is not None
 
     def finish(self, call: TrunkCall, reason: EndReason, status: DialplanStatus | None = None) -> None:

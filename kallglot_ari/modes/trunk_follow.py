@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from kallglot_ari import log
 from kallglot_ari.ami import protocol as ami
@@ -50,6 +51,8 @@ class Follower:
         """Uniqueids of the legs whose codec is being asked for."""
         self._placed: set[str] = set()
         """Calls of which it was asked whether they are on this Asterisk."""
+        self._booted = datetime.min.replace(tzinfo=UTC)
+        """When Asterisk was started, as far as it says."""
         book.cleaners.append(self.clean)
         book.watchers.append(self._place)
 
@@ -67,6 +70,8 @@ class Follower:
             self.agents.done(event)
         elif isinstance(event, ami.EndpointState):
             self._endpoint(event)
+        elif isinstance(event, ami.Booted):
+            self._booted = self._book.clock.wall() - timedelta(seconds=event.uptime)
         elif isinstance(event, ami.DialBegun):
             if (call := self._book.of_dial_string(event.dial_string)) is not None and call.reason is None:
                 self._book.leg(call, event.dest_uniqueid, event.dest_channel, event.uniqueid)
@@ -213,7 +218,7 @@ class Follower:
                         call.channel_gone(uniqueid)
                 elif live[uniqueid].up:
                     self._book.leg_answered(call, uniqueid)
-            if self._book.check(call):
+            if self._book.check(call, lost=call.started_at < self._booted):
                 ended += 1
                 _log.info("trunk_call_found_gone", call=call.id, session=call.session_id)
         return ended

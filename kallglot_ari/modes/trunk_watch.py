@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import datetime
 
 from kallglot_ari import log
 from kallglot_ari.ari import models as m
@@ -31,6 +32,8 @@ class ChannelWatch:
         self._ari = ari
         self._app = app
         self._connected = False
+        self._booted: datetime | None = None
+        """When Asterisk was started."""
         self._watched: set[str] = set()
         self._tasks = Tasks("trunk-watch")
         book.watchers.append(self.watch)
@@ -61,7 +64,7 @@ class ChannelWatch:
             case Connected():
                 self._connected = True
                 self._watched.clear()
-                self.compare(event.snapshot.channels)
+                self.compare(event.snapshot.channels, lost=self._anew(event.snapshot.info))
             case Disconnected():
                 self._connected = False
                 self._watched.clear()
@@ -134,8 +137,16 @@ class ChannelWatch:
 
     # --- what was missed ----------------------------------------------------------------------------------------------
 
-    def compare(self, channels: Iterable[m.Channel]) -> int:
-        """Compare with the channels there are: what is not there is gone. How many calls that ended."""
+    def _anew(self, info: m.AsteriskInfo) -> bool:
+        """Whether it is another run of Asterisk than at the connection before."""
+        before, self._booted = self._booted, info.status.startup_time if info.status else None
+        return None not in (before, self._booted) and before != self._booted
+
+    def compare(self, channels: Iterable[m.Channel], *, lost: bool = False) -> int:
+        """Compare with the channels there are: what is not there is gone. How many calls that ended.
+
+        :param lost: Asterisk was started anew.
+        """
         there = {channel.id: channel for channel in channels}
         ended = 0
         for call in self._book:
@@ -147,7 +158,7 @@ class ChannelWatch:
                         self._book.leg_answered(call, uniqueid)
                 elif not self._book.is_young(call, uniqueid):
                     call.channel_gone(uniqueid)
-            if self._book.check(call):
+            if self._book.check(call, lost=lost):
                 ended += 1
                 _log.info("trunk_call_found_gone", call=call.id, session=call.session_id)
             self.watch(call)

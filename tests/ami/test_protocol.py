@@ -65,6 +65,8 @@ WHO = ("1.2", "PJSIP/a-00000001", "1.1")
         ({"event": "PeerStatus", "peer": "SIP/kallglot", "peerstatus": "Lagged"}, ami.EndpointState("kallglot", True, "Lagged")),
         ({"event": "PeerStatus"}, None),
         ({"event": "OriginateResponse", "actionid": "i", "response": "Failure", "reason": "5"}, ami.OriginateDone("i", False, 5)),
+        ({"event": "FullyBooted", "uptime": "17", "lastreload": "17"}, ami.Booted(17)),
+        ({"event": "FullyBooted"}, None),
         (
             {
                 "event": "RTCPSent", **CHANNEL, "sentpackets": "100", "report0cumulativelost": "4",

@@ -227,6 +227,19 @@ async def test_reconcile_ends_what_ended_while_ami_was_away(followed: Lab) -> No
     await lab.quiet()
 
 
+@pytest.mark.parametrize(("uptime", "reason"), [(30, "error"), (90, "customer_hangup")])
+async def test_a_call_that_is_lost_with_asterisk_is_nobodys_hangup(followed: Lab, uptime: int, reason: str) -> None:
+    lab, tell = followed, followed.follower.event
+    await lab.channel("1.1").agi("session")
+    tell(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@h"))
+    tell(ami.ChannelUp(*who("1.2")))
+    lab.clock.advance(60)
+    tell(ami.Booted(uptime))
+    assert lab.follower.reconcile([]) == 1
+    await lab.until(lambda: lab.api.ended == [("sess_1", reason)])
+    await lab.quiet()
+
+
 async def test_calls_outlive_a_restart(followed: Lab) -> None:
     first = Lab(ami_user="kallglot", store=followed.store)
     await first.mode.start()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
@@ -50,9 +51,11 @@ def one(channel_id: str) -> m.Channel:
     return read_one(m.Channel, orjson.dumps(channel(channel_id)))
 
 
-def connected(*channel_ids: str) -> Connected:
+def connected(*channel_ids: str, run: int = 1) -> Connected:
+    """:param run: which run of Asterisk it is."""
     channels = tuple(one(channel_id) for channel_id in channel_ids)
-    return Connected(Snapshot((22, 0, 0), cast(AsteriskInfo, None), None, channels, ()), again=True)
+    info = AsteriskInfo(status=m.StatusInfo(startup_time=datetime(2026, 1, run, tzinfo=UTC)))
+    return Connected(Snapshot((22, 0, 0), info, None, channels, ()), again=True)
 
 
 def common() -> dict[str, Any]:
@@ -170,6 +173,17 @@ async def test_calls_of_the_run_before_are_watched_too(watched: Lab, ari: Ari) -
     await second.until(lambda: second.api.ended == [("sess_1", "customer_hangup")])
     await second.until(lambda: ari.sources == ["channel:2.1"])
     await second.mode.stop()
+
+
+async def test_a_call_that_is_lost_with_asterisk_is_nobodys_hangup(watched: Lab, ari: Ari) -> None:
+    ari.there |= {"1.1", "2.1"}
+    watched.mode.on_ari(connected())
+    for uniqueid, run in (("1.1", 1), ("2.1", 2)):
+        await watched.channel(uniqueid).agi("session")
+        watched.clock.advance(60)
+        watched.mode.on_ari(connected(run=run))
+        await watched.quiet()
+    assert watched.api.ended == [("sess_1", "customer_hangup"), ("sess_2", "error")]
 
 
 async def test_a_channel_that_goes_on_in_the_dialplan_is_let_go(watched: Lab, ari: Ari) -> None:
