@@ -167,36 +167,41 @@ class JitterBuffer:
         while self._held:
             entry = self._held.get(t.next_sequence)
             if entry is not None:
-                packet, at, length = entry
-                position = self.position(packet)
-                if position > t.emitted:
-                    gap = position - t.emitted
-                    t.emitted = position
-                    return Missing(gap, "silence")
-                del self._held[t.next_sequence]
-                self._unanswered = 0
-                t.next_sequence = (t.next_sequence + 1) & 0xFFFF
-                t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
-                t.next_position = position + length
-                self.usual = length
-                if t.emitted - position > self._most_ahead:
-                    if self._quiet * self.clock_rate <= self._most_ahead:
-                        self.expired += 1
-                        self._expired_in_a_row += length
-                        if self._expired_in_a_row > self._most_ahead:
-                            self._accept_delay(at + length / self.clock_rate, t.emitted)
-                        continue
-                    self._accept_delay(at, t.emitted)  # it paused, and its timestamps did not say so: nothing is late
-                    t.next_position += length
-                self._expired_in_a_row = 0
-                t.emitted += length
-                return Heard(packet, at)
-            if now < t.base + t.next_position / self.clock_rate + self.target and len(self._held) < CAPACITY:
+                piece = self._in_turn(*entry)
+            elif now < t.base + t.next_position / self.clock_rate + self.target and len(self._held) < CAPACITY:
                 return None
-            missing = self._give_up_one()
-            if missing is not None:
-                return missing
+            else:
+                piece = self._give_up_one()
+            if piece is not None:
+                return piece
         return self._overdue(now)
+
+    def _in_turn(self, packet: RtpPacket, at: float, length: int) -> Heard | Missing | None:
+        """The packet whose turn it is, or the silence before it; None: its place was filled long ago, and it is not heard."""
+        t = self.timing
+        position = self.position(packet)
+        if position > t.emitted:
+            gap = position - t.emitted
+            t.emitted = position
+            return Missing(gap, "silence")
+        del self._held[t.next_sequence]
+        self._unanswered = 0
+        t.next_sequence = (t.next_sequence + 1) & 0xFFFF
+        t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
+        t.next_position = position + length
+        self.usual = length
+        if t.emitted - position > self._most_ahead:
+            if self._quiet * self.clock_rate <= self._most_ahead:
+                self.expired += 1
+                self._expired_in_a_row += length
+                if self._expired_in_a_row > self._most_ahead:
+                    self._accept_delay(at + length / self.clock_rate, t.emitted)
+                return None
+            self._accept_delay(at, t.emitted)  # it paused, and its timestamps did not say so: nothing is late
+            t.next_position += length
+        self._expired_in_a_row = 0
+        t.emitted += length
+        return Heard(packet, at)
 
     @property
     def _most_ahead(self) -> int:
