@@ -25,6 +25,8 @@ T = TypeVar("T")
 _log = log.get(__name__)
 
 MAPPING = "trunk"
+AGAIN = 5.0
+"""Seconds between two attempts to write a call that the store refuses."""
 UNLOGGED = frozenset({"call.updated", "call.ended", "leg.quality", "dtmf"})
 """What is told elsewhere, too often, or to nobody: digits are card numbers and PINs."""
 YOUNG_SECONDS = 3.0
@@ -68,6 +70,9 @@ class TrunkBook:
         """Awaited when a call ends, before its session is ended: hang up what is still up."""
         self.watchers: list[Callable[[TrunkCall], None]] = []
         """Told when a call has a channel more."""
+        self._saving: set[str] = set()
+        self._unsaved: set[str] = set()
+        """Calls that are being written, and those of which something is still to be."""
         self.in_script: set[str] = set()
         """Uniqueids of the channels that a script of ours is talking with."""
 
@@ -201,22 +206,37 @@ class TrunkBook:
         return self._tasks.spawn(work, name=name)
 
     def save(self, call: TrunkCall) -> None:
-        """Write the call down, behind the caller's back."""
-        self._tasks.spawn(self._save(call), name=f"save-{call.id}")
+        """Write the call down as it is now, behind the caller's back, one write after the other; what the store refuses, later."""
+        self._unsaved.add(call.id)
+        if call.id not in self._saving:
+            self._saving.add(call.id)
+            self._tasks.spawn(self._keep_saving(call), name=f"save-{call.id}")
+
+    async def _keep_saving(self, call: TrunkCall) -> None:
+        try:
+            while call.id in self._unsaved:
+                self._unsaved.discard(call.id)
+                try:
+                    await self._save(call)
+                except StoreError as error:
+                    _log.warning("trunk_call_not_saved", call=call.id, error=str(error))
+                    self._unsaved.add(call.id)
+                    await asyncio.sleep(AGAIN)
+        finally:
+            self._saving.discard(call.id)
+            self._unsaved.discard(call.id)
 
     async def _save(self, call: TrunkCall) -> None:
+        """:raises StoreError:"""
         if call.ended_at is None and not call.told:
             return  # with this process its FastAGI ends, and the dialplan goes on without the session: the outbox ends that
-        try:
-            if call.ended_at is None and call.opened:
-                record = _record(call)
-                if not await self._store.put_mapping(MAPPING, call.id, record):
-                    await self._store.update_mapping(MAPPING, call.id, record)
-            await self._store.save_call(call.view())
-            if call.ended_at is not None:
-                await self._store.delete_mapping(MAPPING, call.id)
-        except StoreError as error:
-            _log.warning("trunk_call_not_saved", call=call.id, error=str(error))
+        if call.ended_at is None and call.opened:
+            record = _record(call)
+            if not await self._store.put_mapping(MAPPING, call.id, record):
+                await self._store.update_mapping(MAPPING, call.id, record)
+        await self._store.save_call(call.view())
+        if call.ended_at is not None:
+            await self._store.delete_mapping(MAPPING, call.id)
 
     def publish(self, event: str, call: TrunkCall, **data: Any) -> None:
         if event == "call.created":
@@ -251,7 +271,7 @@ class TrunkBook:
         self._metrics.calls.labels(reason.value).inc()
         tell(_log, call.id, line_of_another(call.view()))
         self.publish("call.ended", call)
-        await self._save(call)
+        self.save(call)
 
     def views(self) -> list[CallView]:
         return [call.view() for call in self._calls.values()]

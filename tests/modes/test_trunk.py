@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,11 @@ from kallglot_ari.errors import (
     ApiRateLimited,
     ApiUnauthorized,
     ApiUnavailable,
+    StoreError,
     UsageError,
 )
 from kallglot_ari.kallglot.http import NotSent
-from kallglot_ari.modes import trunk_sessions
+from kallglot_ari.modes import trunk_book, trunk_sessions
 from kallglot_ari.modes.trunk_scripts import read_arguments
 from kallglot_ari.settings import KallglotSettings
 from tests.modes.trunk_lab import Lab, who
@@ -224,6 +226,33 @@ async def test_an_end_that_reaches_neither_the_api_nor_the_store_is_noted_later(
     reason = "customer_hangup" if created else "error"
     await lab.until(lambda: [row.reason for row in lab.store.pending.values()] == [reason])
     assert lab.mode.live_keys() == set()
+
+
+async def test_what_the_store_refuses_of_a_call_is_written_when_it_is_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that has ended would be taken up by the next run; one that is up would not, and its session be ended under it."""
+    monkeypatch.setattr(trunk_book, "AGAIN", 0.01)
+    await lab.channel("1.1").agi("session")
+    await lab.until(lambda: bool([key for kind, key in lab.store.maps if kind == "trunk"]))
+    lab.store.fail = True
+    await lab.channel("1.1").agi("end", "hangup=1")
+    await lab.until(lambda: not lab.mode.calls())
+    lab.store.fail = False
+    await lab.until(lambda: not [key for kind, key in lab.store.maps if kind == "trunk"])
+    second, put = lab.channel("2.1"), lab.store.put_mapping
+    refused = [StoreError("disk full")]
+
+    async def put_mapping(kind: str, key: str, value: dict[str, Any], *, expires_at: float | None = None) -> bool:
+        if refused:
+            raise refused.pop()
+        return await put(kind, key, value, expires_at=expires_at)
+
+    monkeypatch.setattr(lab.store, "put_mapping", put_mapping)
+    await second.agi("session")
+    await lab.until(lambda: bool([key for kind, key in lab.store.maps if kind == "trunk"]))
+    await second.agi("end", "hangup=1")
+    await lab.until(lambda: not [key for kind, key in lab.store.maps if kind == "trunk"])
 
 
 async def test_full_and_draining(lab: Lab) -> None:
