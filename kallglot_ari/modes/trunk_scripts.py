@@ -140,6 +140,9 @@ class TrunkScripts:
         status, call, tech = DialplanStatus.FAILED, None, "PJSIP"
         try:
             _all_named(agi.request.arguments)
+            if parameters.get("call") == "":
+                # a phone that we rang sent the call on: Asterisk's channel for that has none of our variables
+                raise UsageError("call: expected the id of a call, found nothing")
             if parameters.get("join") or parameters.get("call"):
                 tech = read_arguments(parameters, self._kallglot).tech
                 status, call = await self._join(agi)

@@ -457,6 +457,14 @@ async def test_agents_are_rung_and_the_first_joins(followed: Lab, monkeypatch: p
     assert lab.api.ended == [("sess_1", "agent_hangup")]
 
 
+async def test_an_empty_call_is_nobody_s_and_buys_no_session(followed: Lab) -> None:
+    """A phone that was rung sent the call on (302): who answers there asks with a variable that Asterisk did not give it."""
+    found = await followed.channel("9.1").agi("session", "call=")
+    assert found == {"SESSION_ID": "", "KALLGLOT_STATUS": "FAILED"}
+    assert followed.mode.calls() == []
+    assert not followed.store.pending
+
+
 @pytest.mark.parametrize(("reason", "status"), [(5, "AGENTBUSY"), (3, "NOANSWER"), (0, "NOANSWER")])
 async def test_no_agent(followed: Lab, monkeypatch: pytest.MonkeyPatch, reason: int, status: str) -> None:
     lab = followed
