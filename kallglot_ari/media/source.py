@@ -56,8 +56,8 @@ class Source:
         self._catch_up: CatchUp | None = None
         self._put = 0
         """Bytes that were ever put in."""
-        self._anew = (0.0, 0)
-        """The last piece that was no further part of a burst: when it came, and how many bytes had been put in before it."""
+        self._anew: tuple[float, int] | None = None
+        """The last piece that was no further part of a burst: when it came, and how many bytes had been put in before it. None: it went by."""
         self._last = (0.0, 0)
         """When the last piece came, and its bytes."""
         self.worst_lag = 0.0
@@ -97,7 +97,7 @@ class Source:
 
         Counted for the last piece that came by itself: the rest of its burst is behind by as much, and what waits before it delays it.
         """
-        if not self.size:
+        if not self.size or self._anew is None:
             return 0.0
         came, before = self._anew
         lag = max(0.0, now - came - (self._put - self.size - before) / self._second)
@@ -151,6 +151,12 @@ class Source:
             return False
         self._carried = 0
         return True
+
+    def passed(self, size: int) -> None:
+        """`size` bytes went out past here: none of them, should they come back unsent, is behind."""
+        self.queued += size
+        self._put += size
+        self._anew = None
 
     @property
     def dry(self) -> bool:

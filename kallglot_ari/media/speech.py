@@ -150,7 +150,7 @@ class Speech:
         ):
             return False
         self._measure(source, now)
-        source.queued += size
+        source.passed(size)
         if self._way is not None:
             self._passing = source
             self._way.begin(name, source.first_at, source.queued)
@@ -159,7 +159,7 @@ class Speech:
     def _stop_passing(self) -> None:
         """What goes by from now on, is asked about; what went by is counted."""
         if self._passing is not None and self._way is not None:
-            self._passing.queued = self._way.end()
+            self._passing.passed(self._way.end() - self._passing.queued)
             self._passing = None
 
     def plain(self, now: float, frames: int) -> bytes:

@@ -6,10 +6,12 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pytest
 
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.frame import Pcm, silence
 from kallglot_ari.calls.model import StreamAudio
+from kallglot_ari.media.native import LIBRARY, Native
 from tests.audio.signals import speech_like
 from tests.audio_checks import tone
 from tests.media.simulated import Simulation
@@ -114,6 +116,28 @@ def test_what_is_not_behind_goes_out_byte_for_byte() -> None:
     listener.rest()
     assert ulaw(answer) in listener.sent()
     assert max(listener.lags) < 0.1
+
+
+@pytest.mark.parametrize("library", [pytest.param(LIBRARY, id="native"), pytest.param(None, id="numpy")])
+@pytest.mark.parametrize("event", ["another is cut off", "another speaks"])
+def test_long_speech_that_comes_just_in_time_is_not_behind_because_of_another(
+    library: Native | None, event: str
+) -> None:
+    """What was said is taken back as far as it is not sent, and nothing of it is left out as if all that was said had been waiting."""
+    listener = Listener(library=library)
+    speech = speech_like(8000, 12.0)
+    size, start = int(PIECE * 8000), listener.simulation.now
+    for number, at in enumerate(range(0, speech.size, size)):
+        listener.run(start + number * PIECE - (0.02 if number else 0.0))
+        listener.play(speech[at : at + size])
+        if event == "another is cut off" and number == 60:
+            listener.simulation.command("flush", 0, "another")
+        if event == "another speaks" and 60 <= number < 80:
+            listener.play(tone(601.0, PIECE, 8000), "another")
+    listener.rest()
+    assert max(listener.lags) < 0.1
+    assert max(listener.simulation.lags) < 0.1
+    assert (ulaw(speech) in listener.sent()) == (event == "another is cut off")
 
 
 def test_sentences_that_come_at_once_are_caught_up_with_and_then_left_alone() -> None:
