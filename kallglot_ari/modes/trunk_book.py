@@ -207,19 +207,23 @@ class TrunkBook:
 
     def save(self, call: TrunkCall) -> None:
         """Write the call down as it is now, behind the caller's back, one write after the other; what the store refuses, later."""
-        self._unsaved.add(call.id)
-        if call.id not in self._saving:
-            self._saving.add(call.id)
-            self._tasks.spawn(self._keep_saving(call), name=f"save-{call.id}")
+        self._tasks.spawn(self._saved(call), name=f"save-{call.id}")
 
-    async def _keep_saving(self, call: TrunkCall) -> None:
+    async def _saved(self, call: TrunkCall) -> None:
+        """Return when the call is written, or somebody else sees to it."""
+        self._unsaved.add(call.id)
+        if call.id in self._saving:
+            return
+        self._saving.add(call.id)
+        told = False
         try:
             while call.id in self._unsaved:
                 self._unsaved.discard(call.id)
                 try:
                     await self._save(call)
                 except StoreError as error:
-                    _log.warning("trunk_call_not_saved", call=call.id, error=str(error))
+                    (_log.debug if told else _log.warning)("trunk_call_not_saved", call=call.id, error=str(error))
+                    told = True
                     self._unsaved.add(call.id)
                     await asyncio.sleep(AGAIN)
         finally:
@@ -271,7 +275,7 @@ class TrunkBook:
         self._metrics.calls.labels(reason.value).inc()
         tell(_log, call.id, line_of_another(call.view()))
         self.publish("call.ended", call)
-        self.save(call)
+        await self._saved(call)
 
     def views(self) -> list[CallView]:
         return [call.view() for call in self._calls.values()]
