@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
 from kallglot_ari import log
@@ -86,7 +87,7 @@ class Sessions:
             if error.retryable and error.sent:
                 await self._note_end(key, "error")
             else:
-                await self._store.session_ended(key)
+                await self._noted(key, lambda: self._store.session_ended(key))
             raise
         except asyncio.CancelledError:
             await asyncio.shield(self._store.session_to_end(key, "error"))
@@ -144,18 +145,23 @@ class Sessions:
             self._in_hand.discard(opened.key)
 
     async def _note_end(self, key: str, reason: str) -> None:
+        await self._noted(key, lambda: self._store.session_to_end(key, reason))
+
+    async def _noted(self, key: str, write: Callable[[], Awaitable[None]]) -> None:
+        """Let the store write what became of a session, or go on trying behind the caller's back. Nobody ends a session whose row does
+        not say that it shall end, unless this process is started again; then one is bought for a row that should be gone.
+        """
         try:
-            await self._store.session_to_end(key, reason)
+            await write()
         except StoreError as error:
             _log.error("session_end_not_noted", key=key, error=str(error))
-            self._later.spawn(self._note_end_later(key, reason), name=f"note-end-{key}")
+            self._later.spawn(self._noted_later(key, write), name=f"note-end-{key}")
 
-    async def _note_end_later(self, key: str, reason: str) -> None:
-        """Nobody ends a session whose row does not say that it shall end, unless this process is started again."""
+    async def _noted_later(self, key: str, write: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(AGAIN)
             try:
-                await self._store.session_to_end(key, reason)
+                await write()
             except StoreError as error:
                 _log.debug("session_end_not_noted", key=key, error=str(error))
             else:

@@ -228,6 +228,24 @@ async def test_an_end_that_reaches_neither_the_api_nor_the_store_is_noted_later(
     assert lab.mode.live_keys() == set()
 
 
+async def test_a_session_that_was_refused_is_struck_out_though_the_store_was_away(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run would buy one for that row, to end it."""
+    monkeypatch.setattr(trunk_sessions, "AGAIN", 0.01)
+
+    async def refused(*_: object, **__: object) -> Session:
+        lab.store.fail = True
+        raise ApiCreditsExhausted("402")
+
+    monkeypatch.setattr(lab.api, "create_session", refused)
+    assert (await lab.channel().agi("session"))["KALLGLOT_STATUS"] == "UNAVAILABLE"
+    await asyncio.sleep(0.03)
+    assert lab.store.pending
+    lab.store.fail = False
+    await lab.until(lambda: not lab.store.pending)
+
+
 async def test_what_the_store_refuses_of_a_call_is_written_when_it_is_back(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
