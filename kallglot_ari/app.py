@@ -327,7 +327,7 @@ class Service:
         self._stops.append((name, stop))
 
     async def _watch_claim(self) -> None:
-        while await self._journal.holder() in ("", self._run_id):  # noqa: ASYNC110 - the other run is another process
+        while await self._journal.held(self._run_id):  # noqa: ASYNC110 - the other run is another process
             await asyncio.sleep(CLAIM_EVERY)
         _log.warning("another_run_takes_over", calls=len(self.calls()))
         self.replaced.set()

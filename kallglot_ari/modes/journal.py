@@ -40,6 +40,9 @@ class Journal:
         self._last: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
         self._tasks = Tasks("journal")
+        self._before: str | None = None
+        """While our claim is not written: whose is there, empty when that is not known either."""
+        self._unclaimed = Lasting(_log, "claim_not_written", "error")
         self._unreadable = Lasting(_log, "claim_unreadable", "error")
         self._unwritten = Lasting(_log, "live_calls_not_written", "error")
 
@@ -84,10 +87,27 @@ class Journal:
 
     async def claim(self, run: str) -> None:
         """The calls of this instance are this run's."""
+        before = await self.holder()
         try:
             await self._store.write_mappings(self._claim, {CLAIM: {"run": run, "released": ""}})
-        except StoreError as error:
-            _log.error("claim_not_written", error=str(error))
+        except KallglotAriError as error:
+            self._unclaimed.failed(str(error))
+            self._before = before
+        else:
+            self._unclaimed.worked()
+            self._before = None
+
+    async def held(self, run: str) -> bool:
+        """Whether nobody has claimed them since `run` did. A claim that could not be written is written now: until then the one
+        that is read is that of the run before, which is dead.
+        """
+        holder = await self.holder()
+        if holder in ("", run):
+            return True
+        if self._before not in ("", holder):
+            return False
+        await self.claim(run)
+        return True
 
     async def holder(self) -> str:
         """The run whose calls they are; empty when nobody's, or when it cannot be read."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kallglot_ari.errors import ConfigError
+from kallglot_ari.errors import ConfigError, StoreError
 from kallglot_ari.modes import journal as module
 from kallglot_ari.modes.journal import Journal
 from tests.modes.trunk_fakes import FakeStore
@@ -61,6 +61,41 @@ async def test_what_was_left_under_the_earlier_name_is_taken_over_once() -> None
     store.maps["live:kg-old", "kg-old-2"] = {}, None
     again = Journal(store, "kg-new", "kg-old")
     assert set(await again.read()) == {"kg-old-1"}, "who still has that name is somebody else"
+
+
+async def test_a_claim_that_a_full_disk_refused_is_not_taken_for_another_run_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service left its calls and ended, as often as it was started."""
+    store, write = FakeStore(), FakeStore.write_mappings
+    await Journal(store, "kg-a").claim("killed")
+
+    async def full(*_: object, **__: object) -> None:
+        raise StoreError("store: database or disk is full")
+
+    monkeypatch.setattr(FakeStore, "write_mappings", full)
+    journal = Journal(store, "kg-a")
+    await journal.claim("now")
+    assert await journal.held("now")
+    assert await journal.holder() == "killed"
+    monkeypatch.setattr(FakeStore, "write_mappings", write)
+    assert await journal.held("now")
+    assert await journal.holder() == "now", "there is room again"
+    await Journal(store, "kg-a").claim("next")
+    assert not await journal.held("now")
+
+
+async def test_a_run_that_claims_while_ours_is_not_written_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, write = FakeStore(), FakeStore.write_mappings
+    await Journal(store, "kg-a").claim("killed")
+    journal = Journal(store, "kg-a")
+
+    async def full(*_: object, **__: object) -> None:
+        raise StoreError("store: database or disk is full")
+
+    monkeypatch.setattr(FakeStore, "write_mappings", full)
+    await journal.claim("now")
+    monkeypatch.setattr(FakeStore, "write_mappings", write)
+    await Journal(store, "kg-a").claim("next")
+    assert not await journal.held("now")
 
 
 async def test_a_run_of_the_earlier_name_is_asked_to_let_go() -> None:
