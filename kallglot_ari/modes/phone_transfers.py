@@ -96,6 +96,8 @@ class PhoneTransfers:
         own = refer_to.destination_channel
         assert own is not None
         other = self._calls.owner(own.id)
+        if other is not None and other.machine.leg_of(own.id) is None:
+            other = None  # it was to be fetched, and never came: the dialplan has it
         if other is runner:
             self._refuse(source, "both calls are the same")
         elif other is not None:

@@ -17,12 +17,11 @@ from kallglot_ari.ari import models as m
 from kallglot_ari.ari.decode import read_one
 from kallglot_ari.ari.snapshot import Snapshot
 from kallglot_ari.calls import adopt
-from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import StreamEnd
 from kallglot_ari.calls.model import DialplanStatus
 from kallglot_ari.calls.runner import CallRunner
-from kallglot_ari.errors import AriNotFound, AriUnavailable
+from kallglot_ari.errors import AriUnavailable
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.settings import Settings
@@ -400,43 +399,6 @@ def _listed(channels: tuple[m.Channel, ...]) -> m.Application:
 
 
 async def _nothing(channel_id: str, status: DialplanStatus) -> None: ...
-
-
-async def test_who_was_given_to_another_call_may_be_told_the_rest_by_its_last_one(calls: Calls) -> None:
-    """A merge: its music is stopped by the call that started it."""
-    calls.asterisk.enters(CALLER, *AGENT)
-    first = await calls.state(0, "active")
-    agent = first.machine.legs["agent"].channel_id
-    calls.asterisk.enters("1700000000.2", *ALONE)
-    second = await calls.state(1, "active")
-    calls.mode.calls.adopt(agent, second)
-    assert first.actions is not None
-    await first.actions.execute(c.MusicOnHold(agent, False))
-    assert calls.asterisk.asked[agent][-1] == "stop_moh"
-
-
-async def test_whom_a_call_gave_to_another_it_does_not_take_back(calls: Calls) -> None:
-    """An attended transfer while the consulted party is being bridged, and Asterisk is slow to say so."""
-    calls.asterisk.enters(CALLER, *AGENT)
-    older = await calls.state(0, "active")
-    calls.asterisk.enters("1700000000.2", *AGENT)
-    younger = await calls.state(1, "active")
-    leg = younger.machine.legs["agent"]
-    calls.asterisk.unanswered = {"add_channel"}
-    again = asyncio.get_running_loop().create_task(
-        younger.actions.execute(c.AddToBridge(leg.bridge_id, leg.channel_id))
-    )
-    await asyncio.sleep(0.3)
-    younger.post(e.HoldChanged(leg.channel_id, True))
-    consulted, phone = leg.channel_id, older.machine.legs["agent"].channel_id
-    assert calls.mode._transfers._merge(younger, "1700000000.2", older, phone)
-    calls.asterisk.back.set()
-    with pytest.raises(AriNotFound):
-        await again
-    await calls.until(lambda: calls.runners == [older], "the consultation is over")
-    assert older.machine.legs["agent"].channel_id == consulted
-    assert older.machine.legs["agent"].held, "it is on hold still"
-    assert calls.asterisk.asked[consulted].count("add_channel") == 3, "bridged, asked again, and into its new bridge"
 
 
 @settings(max_examples=150, deadline=None)
