@@ -194,6 +194,34 @@ class LegView:
     sip: SipQuality | None = None
     """The last that was asked of it; None: nothing yet, or no RTP channel."""
 
+    def as_json(self) -> dict[str, Any]:
+        """The API's form."""
+        q = self.quality
+        return {
+            "speaker": self.speaker,
+            "channel_id": self.channel_id,
+            "channel_name": self.channel_name,
+            "state": self.state,
+            "language": self.language,
+            "held": self.held,
+            "role": self.role,
+            "packets_received": q.packets_received,
+            "packets_sent": q.packets_sent,
+            "packets_lost": q.packets_lost,
+            "packets_late": q.packets_late,
+            "packets_reordered": q.packets_reordered,
+            "jitter_ms": round(q.jitter_ms, 3),
+            "buffer_ms": round(q.buffer_ms, 1),
+            "concealed_ms": round(q.concealed_ms, 1),
+            "drift_ppm": round(q.drift_ppm, 1),
+            "level_dbfs": round(q.level_dbfs, 1),
+            "r_factor": round(q.r_factor, 1),
+            "mos": round(q.mos, 2),
+            "backlog_ms": round(q.backlog_ms, 1),
+            "lag_ms": round(q.lag_ms, 1),
+            "sip": self.sip.as_json() if self.sip else None,
+        }
+
 
 @dataclass(slots=True)
 class CallView:
@@ -227,35 +255,6 @@ class CallView:
         def iso(value: datetime | None) -> str | None:
             return value.isoformat().replace("+00:00", "Z") if value else None
 
-        legs = []
-        for leg in self.legs:
-            q = leg.quality
-            legs.append(
-                {
-                    "speaker": leg.speaker,
-                    "channel_id": leg.channel_id,
-                    "channel_name": leg.channel_name,
-                    "state": leg.state,
-                    "language": leg.language,
-                    "held": leg.held,
-                    "role": leg.role,
-                    "packets_received": q.packets_received,
-                    "packets_sent": q.packets_sent,
-                    "packets_lost": q.packets_lost,
-                    "packets_late": q.packets_late,
-                    "packets_reordered": q.packets_reordered,
-                    "jitter_ms": round(q.jitter_ms, 3),
-                    "buffer_ms": round(q.buffer_ms, 1),
-                    "concealed_ms": round(q.concealed_ms, 1),
-                    "drift_ppm": round(q.drift_ppm, 1),
-                    "level_dbfs": round(q.level_dbfs, 1),
-                    "r_factor": round(q.r_factor, 1),
-                    "mos": round(q.mos, 2),
-                    "backlog_ms": round(q.backlog_ms, 1),
-                    "lag_ms": round(q.lag_ms, 1),
-                    "sip": leg.sip.as_json() if leg.sip else None,
-                }
-            )
         return {
             "id": self.id,
             "session_id": self.session_id,
@@ -274,5 +273,5 @@ class CallView:
             "translation": self.translation,
             "metadata": self.metadata,
             "dtmf": self.dtmf,
-            "legs": legs,
+            "legs": [leg.as_json() for leg in self.legs],
         }

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kallglot_ari.errors import InterpreterError
-from kallglot_ari.interpreter.lockfile import CHUNK, Model, ModelFile, Piece, sha256
+from kallglot_ari.interpreter.lockfile import Model, ModelFile, Piece, sha256
 
 CONNECT_SECONDS = 15.0
 PACKAGE_SECONDS = 900.0
+CHUNK = 1 << 20
 Progress = Callable[[int], None]
 """Called with the bytes that were added; a negative number takes some back."""
 Say = Callable[[str], None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,8 +13,6 @@ from typing import Any, Literal
 
 from kallglot_ari.errors import InterpreterError
 from kallglot_ari.settings import InterpreterSettings
-
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ class Model:
     def folder(self, models_dir: Path) -> Path:
         return models_dir / self.name
 
-    def problem(self, models_dir: Path, *, verify: bool = False, progress: Callable[[int], None] | None = None) -> str:
+    def problem(self, models_dir: Path, *, verify: bool = False) -> str:
         """Empty if every file is there in its size (and, with `verify`, has its SHA-256); else what is wrong."""
         for file in self.files:
             path = self.folder(models_dir) / file.name
@@ -64,20 +61,15 @@ class Model:
                 return f"{file.name} is missing"
             if (found := path.stat().st_size) != file.size:
                 return f"{file.name}: expected {file.size} bytes, found {found}"
-            if verify and (digest := sha256(path, progress)) != file.sha256:
+            if verify and (digest := sha256(path)) != file.sha256:
                 return f"{file.name}: expected SHA-256 {file.sha256[:12]}…, found {digest[:12]}…"
         return ""
 
 
-def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-            if progress:
-                progress(len(block))
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse(text: str) -> dict[str, Model]:
