@@ -110,8 +110,9 @@ def line_of(
         line[f"{leg}_packets"] = q.packets_received
         line[f"{leg}_lost"] = q.packets_lost
         line[f"{leg}_late"] = q.packets_late
-        line[f"{leg}_jitter_ms"] = round(q.jitter_ms, 1)
-        line[f"{leg}_mos"] = round(q.mos, 2)
+        if q.packets_received:  # what never came has no quality, least of all a good one
+            line[f"{leg}_jitter_ms"] = round(q.jitter_ms, 1)
+            line[f"{leg}_mos"] = round(q.mos, 2)
         if shown is not None and shown.sip is not None:
             line[f"{leg}_sip_lost"] = shown.sip.packets_lost
             line[f"{leg}_sip_lost_there"] = shown.sip.packets_lost_there

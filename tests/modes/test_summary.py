@@ -55,6 +55,7 @@ def test_one_line_has_who_what_and_why() -> None:
     legs = {
         "customer": (LegQuality(packets_received=1000, packets_lost=10, packets_late=2, jitter_ms=7.04, mos=3.9), customer),
         "agent": (LegQuality(packets_received=5), None),
+        "p1": (LegQuality(packets_sent=900), None),
     }  # fmt: skip
     finish = c.Finish(EndReason.CUSTOMER_HANGUP, DialplanStatus.COMPLETED)
     line = line_of(view, legs, course, 102.5, finish, STARTED + timedelta(seconds=10))
@@ -66,6 +67,7 @@ def test_one_line_has_who_what_and_why() -> None:
         "customer_jitter_ms": 7.0, "customer_mos": 3.9,
         "customer_sip_lost": 10, "customer_sip_lost_there": 3, "customer_sip_mos": 3.2,
         "agent_packets": 5, "agent_lost": 0, "agent_late": 0, "agent_jitter_ms": 0.0, "agent_mos": 4.41,
+        "p1_packets": 0, "p1_lost": 0, "p1_late": 0,
     }  # fmt: skip
 
 
