@@ -41,6 +41,7 @@ class AriClient:
         self._rest = rest = Rest(settings)
         self._tasks = Tasks("ari")
         self._socket: EventSocket | None = None
+        self._events: asyncio.Task[None] | None = None
         self._told: Version | None = None
         self.channels = CallChannels(rest, settings.app)
         self.bridges = CallBridges(rest)
@@ -94,8 +95,14 @@ class AriClient:
             sink(event)
 
         self._socket = EventSocket(self._rest, self._settings.app, told, self._metrics, self._clock)
-        self._tasks.spawn(self._socket.run(), name="events")
+        self._events = self._tasks.spawn(self._socket.run(), name="events")
         self._tasks.spawn(self._keep_warm(), name="warm")
+
+    def reconnect(self) -> None:
+        """Close the event socket, which outlives its user's password, and ask again. Meanwhile Asterisk gives `Stasis()` no channel."""
+        if self._socket is not None and self._events is not None:
+            self._events.cancel()
+            self._events = self._tasks.spawn(self._socket.run(), name="events")
 
     async def wait_connected(self, timeout: float) -> None:
         """Wait until connected, up to `timeout` seconds.

@@ -10,7 +10,7 @@ from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.model import DialplanStatus
 from kallglot_ari.calls.placing import all_lost
-from kallglot_ari.errors import AriError, AriNotFound
+from kallglot_ari.errors import AriError, AriNotFound, AriUnauthorized
 from kallglot_ari.log import get
 from kallglot_ari.modes.actions import Plant
 from kallglot_ari.modes.registry import Registry
@@ -107,6 +107,8 @@ class Sweep:
                 continue
             try:
                 await self.look()
+            except AriUnauthorized:  # events still come, but nothing can be done for whoever they bring
+                self._plant.ari.reconnect()
             except AriError as error:
                 _log.debug("sweep_postponed", error=str(error))
 

@@ -118,6 +118,25 @@ async def test_wrong_password_is_told_at_once(fake: FakeAsterisk) -> None:
     await client.close()
 
 
+async def test_a_password_that_is_changed_meanwhile_is_told_once_the_connection_is_begun_anew(
+    fake: FakeAsterisk, client: AriClient
+) -> None:
+    await client.start(lambda event: None)
+    await client.wait_connected(5)
+    refused = 401, {"message": "Authentication required"}
+    fake.answers["GET", "/asterisk/info"] = refused
+    client.reconnect()
+    client.reconnect()
+    async with asyncio.timeout(5):
+        while "ari.password" not in client.problem or not all(socket.closed for socket in fake.sockets):
+            await asyncio.sleep(0.01)
+    del fake.answers["GET", "/asterisk/info"]
+    async with asyncio.timeout(10):
+        while not client.connected:
+            await asyncio.sleep(0.01)
+    assert sum(not socket.closed for socket in fake.sockets) == 1
+
+
 async def test_a_read_only_user_is_told(fake: FakeAsterisk, client: AriClient) -> None:
     fake.answers["DELETE", "/channels/kallglot-nobody"] = (403, {"message": "Write access denied"})
     await client.start(lambda event: None)

@@ -12,7 +12,7 @@ import pytest
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.legs import Leg, Thing
 from kallglot_ari.calls.model import DialplanStatus
-from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable
+from kallglot_ari.errors import AriConflict, AriNotFound, AriUnauthorized, AriUnavailable
 from kallglot_ari.modes import sweep as module
 from kallglot_ari.modes.sweep import Sweep
 
@@ -31,12 +31,15 @@ class Asterisk:
         """Happens while a request about a channel is answered."""
         self.removed: list[str] = []
         self.connected = True
-        self.away = False
+        self.away = self.shut_out = False
+        self.reconnected = 0
         self.channels = self.bridges = self.applications = self
 
     async def get(self, thing: str) -> Any:
         if self.away:
             raise AriUnavailable("no answer")
+        if self.shut_out:
+            raise AriUnauthorized("not this password")
         if thing == "kallglot":
             return SimpleNamespace(channel_ids=sorted(self.in_app))
         if thing not in self.channels_there:
@@ -47,6 +50,10 @@ class Asterisk:
     def channel(self, thing: str) -> Any:
         dialplan = SimpleNamespace(app_name=self.runs.get(thing, "Stasis"))
         return SimpleNamespace(id=thing, state="Ring" if thing in self.ringing else "Up", dialplan=dialplan)
+
+    def reconnect(self) -> None:
+        self.reconnected += 1
+        self.connected = False
 
     async def list(self) -> list[Any]:
         return [SimpleNamespace(id=bridge) for bridge in sorted(self.bridges_there)]
@@ -284,3 +291,18 @@ async def test_it_looks_by_itself_and_not_while_asterisk_is_away(bench: Bench, m
             await asyncio.sleep(0.005)
     await bench.sweep.close()
     assert bench.asterisk.removed == ["kg-a-9.b"]
+
+
+async def test_where_asterisk_takes_the_user_no_longer_the_connection_is_begun_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password was changed and reloaded: the event socket lives on, and brought callers for whom nothing could be done."""
+    monkeypatch.setattr(module, "EVERY", 0.005)
+    bench.asterisk.shut_out = True
+    bench.sweep.start()
+    async with asyncio.timeout(5):
+        while not bench.asterisk.reconnected:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.03)
+    assert bench.asterisk.reconnected == 1
+    await bench.sweep.close()
