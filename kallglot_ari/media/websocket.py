@@ -299,7 +299,9 @@ class WebSocketMedia:
         for name, payload in frames:
             connection = self._by_name.get(name)
             if connection is not None:
+                before = connection.dropped
                 connection.put(payload, now, silent=payload == self._silence)
+                self.dropped += connection.dropped - before
 
     # --- for the tick -----------------------------------------------------------------------------------------------
 

@@ -326,6 +326,29 @@ async def test_of_many_who_say_nothing_the_oldest_goes(monkeypatch: pytest.Monke
             await asyncio.wait_for(readers[1].read(), 0.1)
 
 
+async def test_what_asterisk_holds_back_for_too_long_is_counted(metrics: Metrics) -> None:
+    async def media(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("media",))
+        await socket.prepare(request)
+        await socket.send_str(START)
+        await socket.send_str("MEDIA_XOFF")
+        await asyncio.sleep(5)
+        return socket
+
+    def lost() -> float:
+        return value(metrics, "kallglot_rtp_discarded_total", reason="socket_full")
+
+    async with asyncio.timeout(10), asterisk(media) as url, engine_with(url=url, metrics=metrics) as engine:
+        flow = engine.open("leg", lambda _: None)
+        await flow.attach({"MEDIA_WEBSOCKET_CONNECTION_ID": "c1"})
+        await asyncio.sleep(0.1)
+        flow.play("agent", StreamAudio("mulaw", 8000, ulaw(3.0)))
+        await asyncio.sleep(0.5)
+        assert lost() == 0
+        while lost() < 10:
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("complexity", [None, 0, 10])
 def test_opus_is_encoded_as_hard_as_the_setting_says(monkeypatch: pytest.MonkeyPatch, complexity: int | None) -> None:
     if not opus.available():
