@@ -183,10 +183,12 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
     dialled = [candidate.channel_id for candidate in written.candidates]
     lost = all_lost(written.legs, dialled, seen.channels.keys() | seen.bridges.keys())
     missed: list[e.Event] = [e.AsteriskLost()] if lost else []
+    commands: list[c.Command] = [c.Publish("call.resumed", {"state": written.state.value})]
     for leg in written.legs:
         missed += _look(leg, seen, now)
         machine.legs[leg.id] = leg
-    commands: list[c.Command] = [c.Publish("call.resumed", {"state": written.state.value})]
+        if leg.up and not leg.music_done:
+            commands.append(c.MusicOnHold(leg.channel_id, leg.music_on))
     if written.links:
         machine.links = []
     else:  # all parties spoke one language

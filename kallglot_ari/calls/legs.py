@@ -89,6 +89,8 @@ class Leg:
     original_db: float | None = None
     """How loud it hears others' own voices; None: as the call was set up, `features.OFF`: not at all."""
     music_on: bool = False
+    """Asked for, be it on or off; `music_done`: Asterisk confirmed it."""
+    music_done: bool = True
     originals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def takes(self, channel_id: str, name: str, language: str = "") -> None:
@@ -96,6 +98,7 @@ class Leg:
         self.channel_id, self.channel_name = channel_id, name
         self.up = self.ours = self.answered = True
         self.held = self.hung_up = self.music_on = self.vacant = False
+        self.music_done = True
         self.in_bridge = self.in_bridge_done = ""
         self.language = language or self.language
 

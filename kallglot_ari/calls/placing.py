@@ -140,6 +140,10 @@ def made(call: Call, command: c.Command) -> None:
                 if leg.media_id == command.channel_id and leg.media is Thing.ASKED:
                     leg.media = Thing.LIVE
                     leg.media_addressed = True
+        case c.MusicOnHold():
+            leg = call.leg_of(command.channel_id)
+            if leg is not None and leg.music_on == command.on:
+                leg.music_done = True
         case c.Dial() if command.channel_id in call.candidates:
             call.candidates[command.channel_id].placed = True
         case c.AddToBridge():

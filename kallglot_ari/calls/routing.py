@@ -38,7 +38,7 @@ def reconcile(call: Call) -> list[c.Command]:
         waits = call.parked(leg) if call.direct and len(up) > 1 else lonely or unready or leg not in talking
         music = not leg.held and waits
         if leg.music_on != music:
-            leg.music_on = music
+            leg.music_on, leg.music_done = music, False
             commands.append(c.MusicOnHold(leg.channel_id, music))
         commands += _originals(call, leg, talking)
     for leg in call.supervisors:
@@ -115,7 +115,7 @@ def _supervises(call: Call, leg: Leg) -> list[c.Command]:
         leg.uplink_on = False
         commands.append(c.Uplink(leg.id, False))
     if leg.music_on:  # as a party it waited
-        leg.music_on = False
+        leg.music_on = leg.music_done = False
         commands.append(c.MusicOnHold(leg.channel_id, False))
     heard = call.talking[:1] if call.direct else [] if leg.hears_translated else supervising.listens_to(call, leg)
     return commands + _hear(leg, {other.id: AS_IT_IS for other in heard})

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -225,6 +226,21 @@ def test_a_customer_who_is_dialled_again_is_screened_as_before() -> None:
     assert c.SetTimer(f"candidate.{again}", 30.0) in taken.all
     taken.feed(e.ChannelEntered(again, "PJSIP/0-0001"))
     assert taken.one(c.ContinueInDialplan).context == SCREENING[0]
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_music_that_may_not_have_been_stopped_is_stopped_after_a_kill(carried_out: bool) -> None:
+    """An operator starts the service again because Asterisk does not answer: it was asked, and has done nothing yet."""
+    script, agent, there = talking()
+    script.feed(e.HoldChanged(agent, True))
+    script.done()
+    script.feed(e.HoldChanged(agent, False))
+    stop = script.asked(c.MusicOnHold)[-1]
+    assert stop == c.MusicOnHold(CALLER, False)
+    if carried_out:
+        script.done(c.MusicOnHold)
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert taken.asked(c.MusicOnHold) == ([] if carried_out else [stop])
 
 
 def test_a_party_that_was_given_to_the_dialplan_stays_there() -> None:
