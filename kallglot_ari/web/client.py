@@ -174,7 +174,8 @@ async def _show(settings: Settings, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        Console(width=standard.columns()).print(table(found["calls"], datetime.now(UTC)))
+        console = Console(width=standard.columns())
+        console.print(table(found["calls"], datetime.now(UTC), console.width))
 
 
 async def _newest(client: Client) -> dict[str, Any]:
@@ -206,16 +207,21 @@ async def _watch(settings: Settings) -> None:
                 calls = (await client.get(LIVE))["calls"]
                 before, states = states, [(c["id"], c["state"], [leg["state"] for leg in c["legs"]]) for c in calls]
                 if live is not None:
-                    live.update(table(calls, datetime.now(UTC)), refresh=True)
+                    live.update(table(calls, datetime.now(UTC), console.width), refresh=True)
                 elif states != before:
-                    console.print(table(calls, datetime.now(UTC)))
+                    console.print(table(calls, datetime.now(UTC), console.width))
                 await asyncio.sleep(REFRESH_SECONDS)
 
 
-def table(calls: list[dict[str, Any]], now: datetime) -> Table:
-    """The calls for people: one line each, with the loss and MOS of the worst leg."""
+_COLUMNS = {"call": 0, "state": 0, "languages": 100, "parties": 64, "time": 0, "lost": 100, "mos": 64, "end": 50}
+"""The table's columns, and how wide the terminal must be at least for each."""
+
+
+def table(calls: list[dict[str, Any]], now: datetime, width: int = standard.ONE_LINE) -> Table:
+    """The calls for people: one line each, with the loss and MOS of the worst leg; on a narrow terminal without what has no room."""
     result = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("call", "state", "languages", "parties", "time", "lost", "mos", "end"):
+    columns = [column for column, least in _COLUMNS.items() if width >= least]
+    for column in columns:
         justify: JustifyMethod = "right" if column in ("time", "lost", "mos") else "left"
         # an id must stay in one piece to be copied into the next command
         result.add_column(column, justify=justify, overflow="fold", no_wrap=column == "call")
@@ -224,16 +230,17 @@ def table(calls: list[dict[str, Any]], now: datetime) -> Table:
         heard = [leg for leg in legs if leg["packets_received"]]
         lost = max((_lost(leg) for leg in heard), default=None)
         mos = min((leg["mos"] for leg in heard), default=None)
-        result.add_row(
-            Text(call["id"]),
-            Text(call["state"], style=_STATES.get(call["state"], "")),
-            Text(f"{call['source_language']} → {call['target_language']}"),
-            Text(", ".join(f"{leg['speaker']} ({leg['state']})" for leg in legs)),
-            _duration(call, now),
-            "" if lost is None else f"{lost:.1f} %",
-            "" if mos is None else f"{mos:.2f}",
-            Text(call["degraded"] or call["end_reason"] or ""),
-        )
+        shown = {
+            "call": Text(call["id"]),
+            "state": Text(call["state"], style=_STATES.get(call["state"], "")),
+            "languages": Text(f"{call['source_language']} → {call['target_language']}"),
+            "parties": Text(", ".join(f"{leg['speaker']} ({leg['state']})" for leg in legs)),
+            "time": _duration(call, now),
+            "lost": "" if lost is None else f"{lost:.1f} %",
+            "mos": "" if mos is None else f"{mos:.2f}",
+            "end": Text(call["degraded"] or call["end_reason"] or ""),
+        }
+        result.add_row(*(shown[column] for column in columns))
     if len(calls) > MANY:
         result.caption = f"{sum(call['state'] != 'ended' for call in calls)} live"
     elif not calls:

@@ -228,6 +228,18 @@ def test_the_table_of_calls_in_every_state() -> None:
     assert "no calls" in console.export_text()
 
 
+@pytest.mark.parametrize(("width", "columns"), [(40, 3), (50, 4), (80, 6), (100, 8)])
+def test_on_a_narrow_terminal_nothing_is_cut_into_single_letters(width: int, columns: int) -> None:
+    call = a_call("kg-host1234-0123456789").as_json()
+    console = Console(width=width, record=True)
+    console.print(client.table([call], datetime(2026, 1, 1, 14, 0, 5, tzinfo=UTC), width))
+    heads, *lines = console.export_text().splitlines()
+    assert len(heads.split()) == columns
+    assert call["id"] in lines[0]
+    assert "active" in lines[0]
+    assert len(lines) <= 2
+
+
 @pytest.mark.parametrize(
     ("bind", "url"),
     [
