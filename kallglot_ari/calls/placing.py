@@ -141,9 +141,9 @@ def made(call: Call, command: c.Command) -> None:
                     leg.media = Thing.LIVE
                     leg.media_addressed = True
         case c.MusicOnHold():
-            leg = call.leg_of(command.channel_id)
-            if leg is not None and leg.music_on == command.on:
-                leg.music_done = True
+            for leg in call.legs.values():
+                if leg.channel_id == command.channel_id and leg.music_on == command.on:
+                    leg.music_done = True
         case c.Dial() if command.channel_id in call.candidates:
             call.candidates[command.channel_id].placed = True
         case c.AddToBridge():
