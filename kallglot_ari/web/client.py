@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -230,7 +230,7 @@ def table(calls: list[dict[str, Any]], now: datetime, width: int = standard.ONE_
         heard = [leg for leg in legs if leg["packets_received"]]
         lost = max((_lost(leg) for leg in heard), default=None)
         mos = min((leg["mos"] for leg in heard), default=None)
-        shown = {
+        shown: dict[str, RenderableType] = {
             "call": Text(call["id"]),
             "state": Text(call["state"], style=_STATES.get(call["state"], "")),
             "languages": Text(f"{call['source_language']} → {call['target_language']}"),
