@@ -295,6 +295,12 @@ class CallMachine(Call):
 
     # --- what people ask ---------------------------------------------------------------------------------------------
 
+    def _hangup_asked(self, event: e.HangupAsked) -> list[c.Command]:
+        if event.by == "drain" and self.answered_at is None:  # who still waits for an agent can have one without us
+            hang_up = self.plan.on_unavailable == "hangup"
+            return finish(self, EndReason.ERROR, DialplanStatus.UNAVAILABLE, hang_up=hang_up)
+        return finish(self, EndReason.COMPLETED, DialplanStatus.COMPLETED)
+
     def _dropped(self, event: e.PartyDropped) -> list[c.Command]:
         leg = self.leg_named(event.speaker)
         if leg is None or not self.active:
@@ -350,7 +356,7 @@ _HANDLERS: dict[type[e.Event], Callable[[CallMachine, Any], list[c.Command]]] = 
     e.StreamUp: CallMachine._stream_up,
     e.StreamDown: CallMachine._stream_down,
     e.TimerFired: CallMachine._timer,
-    e.HangupAsked: lambda call, _: finish(call, EndReason.COMPLETED, DialplanStatus.COMPLETED),
+    e.HangupAsked: CallMachine._hangup_asked,
     e.TransferAsked: transfers.asked,
     e.FetchAsked: transfers.fetch,
     e.PartyReplaced: transfers.replaced,

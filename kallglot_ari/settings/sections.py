@@ -38,7 +38,7 @@ class ServiceSettings(Section):
     """The service as a whole."""
 
     drain_seconds: float = Field(30, ge=0, le=86400)
-    """After SIGTERM, how long live calls may go on before they are hung up, in seconds."""
+    """After SIGTERM, how long live calls may go on before they are hung up, in seconds. Who then still waits for an agent goes on in the dialplan."""
     max_calls: int = Field(0, ge=0)
     """Calls at once, of all kinds; beyond it a call goes on in the dialplan with KALLGLOT_STATUS=BUSY. 0 = no limit."""
     on_unavailable: Literal["continue", "passthrough", "hangup"] = "continue"

@@ -167,6 +167,29 @@ def test_one_busy_agent_outweighs_one_that_is_away(causes: tuple[int, int]) -> N
     s.over(EndReason.AGENT_HANGUP, DialplanStatus.AGENTBUSY)
 
 
+def test_a_stop_gives_a_caller_who_waits_for_an_agent_back_to_the_dialplan() -> None:
+    """`drain_seconds` are over: the dialplan connects him without us."""
+    s = Script()
+    s.done()
+    s.kallglot_up()
+    s.feed(e.HangupAsked("drain"))
+    s.over(EndReason.ERROR, DialplanStatus.UNAVAILABLE)
+    assert s.back_in_dialplan
+    assert s.variable("KALLGLOT_STATUS") == "UNAVAILABLE"
+    assert c.Hangup(s.one(c.Dial).channel_id) in s.all
+
+
+@pytest.mark.parametrize("talking", [True, False])
+def test_a_stop_hangs_up_who_talks_and_where_that_is_wished_who_waits(talking: bool) -> None:
+    s = Script(plan(on_unavailable="continue" if talking else "hangup"))
+    if talking:
+        s.talking()
+    s.feed(e.HangupAsked("drain"))
+    s.done()
+    assert s.caller_hung_up
+    assert not s.back_in_dialplan
+
+
 def test_the_caller_hangs_up_while_it_rings() -> None:
     s = Script()
     s.done()
