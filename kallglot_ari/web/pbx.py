@@ -81,8 +81,8 @@ class PbxApi:
         return web.Response(text=xml, content_type="text/xml", charset="utf-8")
 
     async def curri_alive(self, _: web.Request) -> web.Response:
-        """CUCM asks with HEAD whether the route server is there."""
-        assert self._service
+        """CUCM asks with HEAD whether the route server is there. :raises Problem: 503 where there is none."""
+        assert self._service is not None
         return web.Response(content_type="text/xml", charset="utf-8")
 
     @staticmethod
