@@ -149,6 +149,14 @@ async def test_first_of_several_agents_wins_and_the_others_are_cancelled(scene: 
     await scene.ended("agent_hangup", None)
 
 
+async def test_a_stop_gives_a_caller_who_waits_for_an_agent_back_to_the_dialplan(scene: Scene) -> None:
+    agent = await scene.phones(scene.asterisk, "agent", on_call="ring")
+    await scene.dial(AGENT)
+    await until(lambda: agent.calls, what="it rings")
+    await scene.service.stasis.drain(0)
+    await scene.ended("error", "UNAVAILABLE")
+
+
 async def test_caller_hangs_up_while_it_rings(scene: Scene) -> None:
     agent = await scene.phones(scene.asterisk, "agent", on_call="ring")
     await scene.dial(AGENT)
