@@ -8,11 +8,14 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from kallglot_ari.lab.asterisk import LabAsterisk
+from tests.asterisk.conftest import PhoneFactory
 from tests.asterisk.running import nothing_left
-from tests.asterisk.stage import Stage
+from tests.asterisk.stage import Stage, staged
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones]
 
@@ -86,12 +89,14 @@ async def redirecting(stage: Stage, name: str, extension: str) -> AsyncIterator[
         transport.close()
 
 
-async def test_who_answers_where_the_agents_phone_sends_the_call_is_the_agent(stage: Stage) -> None:
-    await stage.asterisk.extension("960", "Stasis(kallglot,source=de,target=en,agent=PJSIP/phone60)", "Hangup()")
-    await stage.asterisk.extension("961", "Dial(PJSIP/agent2)")
-    customer = await stage.phone("customer")
-    other = await stage.phone("agent2", on_call=0.5)
-    async with redirecting(stage, "phone60", "961") as phone:
+async def test_who_answers_where_the_agents_phone_sends_the_call_is_the_agent(
+    asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path
+) -> None:
+    await asterisk.extension("960", "Stasis(kallglot,source=de,target=en,agent=PJSIP/phone60)", "Hangup()")
+    await asterisk.extension("961", "Dial(PJSIP/agent2)")
+    async with staged(asterisk, phones, tmp_path) as stage, redirecting(stage, "phone60", "961") as phone:
+        customer = await stage.phone("customer")
+        other = await stage.phone("agent2", on_call=0.5)
         await customer.call("960")
         await other.wait_state("CONFIRMED", 5)
         await stage.active(2)
