@@ -109,6 +109,7 @@ class Diagnosis:
     def __init__(self, call_id: str, settings: DebugSettings, media: Media) -> None:
         self._name = _plain(call_id)
         self._settings = settings
+        self._folder = Path(settings.dir).absolute()  # who asks for a file is in another one
         self._media = media
         self._running: CaptureFile | None = None
         self._last: CaptureFile | None = None
@@ -118,7 +119,7 @@ class Diagnosis:
         settings = self._settings
         if settings.record != "off":
             name = f"{self._name}-{_plain(speaker)}.{_SUFFIX[settings.record]}"
-            flow.record(Path(settings.dir) / name, settings.record)
+            flow.record(self._folder / name, settings.record)
         if settings.pcap and self._last is None:
             self._begin([flow], self._wished)
         elif self._running is not None:
@@ -141,7 +142,7 @@ class Diagnosis:
 
     @property
     def _wished(self) -> Path:
-        return Path(self._settings.dir) / f"{self._name}.pcap"
+        return self._folder / f"{self._name}.pcap"
 
     def _place(self) -> Path:
         check(self._settings.dir)

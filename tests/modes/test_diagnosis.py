@@ -70,6 +70,14 @@ async def test_a_capture_begins_where_the_folder_can_be_made(tmp_path: Path) -> 
     assert not (tmp_path / "new").exists(), "made by the first packet"
 
 
+async def test_who_asks_for_a_capture_is_told_where_it_is_from_wherever_he_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, flows = made(Path("kallglot-ari-debug"))
+    assert await found.capture([cast(Flow, flows)], on=True) == tmp_path / "kallglot-ari-debug/c1.pcap"
+
+
 async def test_a_disk_that_is_full_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
     found, flows = made(tmp_path)
