@@ -43,7 +43,7 @@ from kallglot_ari.modes.streams import CallStreams
 from kallglot_ari.modes.summary import NOT_REACHED, Course, line_of
 from kallglot_ari.modes.tone import DIRECT_TONE
 from kallglot_ari.modes.transcripts import Transcripts
-from kallglot_ari.modes.waiting import ASTERISK_AWAY, LASTING, TO_THE_LAST
+from kallglot_ari.modes.waiting import AGAIN, ASTERISK_AWAY, LASTING, LATER, TO_THE_LAST
 from kallglot_ari.settings import DebugSettings
 
 SAVED_AT = frozenset({"call.created", "session.created", "call.answered", "call.active"})
@@ -194,7 +194,7 @@ class CallActions:
 
     async def execute(self, command: c.Command) -> e.Event | None:
         """While Asterisk does not answer, its commands wait up to `ASTERISK_AWAY` seconds, some to the last; then the error is theirs."""
-        deadline = self._plant.clock.now() + ASTERISK_AWAY
+        long = deadline = self._plant.clock.now() + ASTERISK_AWAY
         again = False
         while True:
             try:
@@ -207,7 +207,7 @@ class CallActions:
                 if error.status and error.status != 503:
                     raise  # it did answer: an agent that is not registered, say
                 again = True
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(AGAIN if self._plant.clock.now() < long else LATER)
                 now = self._plant.clock.now()
                 to_the_last = isinstance(command, TO_THE_LAST) and self._machine.active
                 if to_the_last:

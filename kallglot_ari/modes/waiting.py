@@ -6,6 +6,8 @@ from kallglot_ari.calls import commands as c
 
 ASTERISK_AWAY = 15.0
 """Longer than it takes to notice that a connection is dead (10 s between pings, and half of that for the answer)."""
+AGAIN, LATER = 0.2, 2.0
+"""Seconds until a command is asked again, and after `ASTERISK_AWAY`: an Asterisk that has too much to do gets no more of it."""
 LASTING = (
     c.AddToBridge,
     c.CreateBridge,

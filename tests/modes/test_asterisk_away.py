@@ -53,6 +53,7 @@ class Away(Asterisk):
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(actions, "ASTERISK_AWAY", 0.05)
+    monkeypatch.setattr(actions, "LATER", 0.2)
     bench = Bench()
     object.__setattr__(bench.plant, "ari", Away(bench.post))
     await bench.up("kg-t-1")
