@@ -34,6 +34,8 @@ DRIFT_LIMIT = 2.0
 """Seconds between timestamp and arrival past which the timestamps are a new series."""
 PATIENCE = 2
 """Frames waited beyond the target when nothing at all comes, and nothing proves a loss: most often it is only late."""
+_LONG = 3
+"""Frames that are lost with one number at most: Asterisk cuts up a phone's packet of 60 ms where it transcodes, but not one that never came."""
 _TOLD_LOST = 3
 """Frames that are called lost when nothing comes any more; from then on it is silence."""
 
@@ -99,6 +101,8 @@ class JitterBuffer:
     usual: int = 0
     """How long the last packet lasted, in ticks; 0: as long as a frame."""
     _held: dict[int, tuple[RtpPacket, float, int]] = field(default_factory=dict)
+    _soundless: bool | None = None
+    """Whether the numbers of the gap that is being given up had no sound; None: no gap is."""
     _given_up: int = 0
     """A bit for each of the numbers before `_given_up_to`, the nearest lowest: it was given up and has not come since."""
     _given_up_to: int = 0
@@ -189,7 +193,7 @@ class JitterBuffer:
         t.next_sequence = (t.next_sequence + 1) & 0xFFFF
         t.next_timestamp = (packet.timestamp + length) & 0xFFFFFFFF
         t.next_position = position + length
-        self.usual = length
+        self.usual, self._soundless = length, None
         if t.emitted - position > self._most_ahead:
             if self._quiet * self.clock_rate <= self._most_ahead:
                 self.expired += 1
@@ -232,8 +236,9 @@ class JitterBuffer:
         packets = (nearest - t.next_sequence) & 0xFFFF
         between = self.position(self._held[nearest][0]) - t.next_position
         length = max(0, min(self.frame, between // packets))
-        # the sender left time out as well, which it says by packets that have no sound
-        self.soundless += between >= (packets + 1) * max(self.frame, self.usual)
+        if self._soundless is None:  # once for a gap: did the sender leave time out, which packets without sound say?
+            self._soundless = between >= packets * max(_LONG * self.frame, self.usual) + self.frame
+        self.soundless += self._soundless
         t.next_sequence = (t.next_sequence + 1) & 0xFFFF
         t.next_timestamp = (t.next_timestamp + length) & 0xFFFFFFFF
         t.next_position += length
@@ -272,7 +277,7 @@ class JitterBuffer:
     def _start(self, packet: RtpPacket, now: float) -> None:
         t = self.timing
         t.next_sequence, t.next_timestamp = packet.sequence, packet.timestamp
-        self._given_up, self._given_up_to = 0, packet.sequence
+        self._given_up, self._given_up_to, self._soundless = 0, packet.sequence, None
         if t.seen:  # time that passed meanwhile is silence
             elapsed = int((now - t.base) * self.clock_rate)
             t.next_position = max(t.emitted, elapsed - elapsed % self.frame)
