@@ -182,14 +182,21 @@ async def test_a_pbx_that_gave_up_pays_for_no_session(lab: Lab) -> None:
     assert await lab.pbx.hangup("c1")
 
 
-@pytest.mark.parametrize("second_waits", [True, False])
-async def test_a_pbx_that_asks_again_gets_what_was_made_for_its_first_request(lab: Lab, second_waits: bool) -> None:
+async def asking_twice(lab: Lab) -> tuple[Asking, Asking]:
+    """Kallglot does not answer yet, and the first who asked has given up."""
     lab.api.gate.clear()
+    lab.api.asked.clear()
     first = Asking(lab)
     await lab.api.asked.wait()
     first.waits = False
     second = Asking(lab)
     await asyncio.sleep(0)
+    return first, second
+
+
+@pytest.mark.parametrize("second_waits", [True, False])
+async def test_a_pbx_that_asks_again_gets_what_was_made_for_its_first_request(lab: Lab, second_waits: bool) -> None:
+    first, second = await asking_twice(lab)
     second.waits = second_waits
     lab.api.gate.set()
     assert (await first.answer)["session_id"] == (await second.answer)["session_id"] == "sess_1"
@@ -204,13 +211,7 @@ async def test_a_call_whose_second_asker_gets_an_error_is_ended_unless_it_asks_a
         raise StoreError("connection refused")
 
     async def asked_twice_for_nothing() -> None:
-        lab.api.gate.clear()
-        lab.api.asked.clear()
-        first = Asking(lab)
-        await lab.api.asked.wait()
-        first.waits = False
-        second = Asking(lab)
-        await asyncio.sleep(0)
+        first, second = await asking_twice(lab)
         with monkeypatch.context() as broken:
             broken.setattr(lab.store, "get_mapping", away)
             lab.api.gate.set()
