@@ -59,10 +59,9 @@ def parse(arguments: tuple[str, ...], default_mode: str = "") -> StasisArguments
         key, value = key.strip(), value.strip()
         if not equals:
             raise UsageError(f"Stasis argument {_show(argument)}: expected key=value")
-        if _CONTROL.search(value):
-            raise UsageError(f"Stasis argument {_show(key)}: expected no control characters")
+        no_control("Stasis", key, value)
         if key.startswith("metadata."):
-            _add_metadata(metadata, key.removeprefix("metadata."), value)
+            add_metadata("Stasis", metadata, key.removeprefix("metadata."), value)
         elif key not in READERS:
             raise UsageError(
                 f"unknown Stasis argument {_show(key)}; expected one of {', '.join(READERS)}, metadata.KEY"
@@ -94,15 +93,22 @@ def _show(text: str) -> str:
     return repr(text[:40])
 
 
-def _add_metadata(metadata: dict[str, str], key: str, value: str) -> None:
+def no_control(of: str, key: str, value: str) -> None:
+    """:param of: whose argument it is, ``Stasis`` or ``AGI``. :raises UsageError: for control characters."""
+    if _CONTROL.search(value):
+        raise UsageError(f"{of} argument {_show(key)}: expected no control characters")
+
+
+def add_metadata(of: str, metadata: dict[str, str], key: str, value: str) -> None:
+    """One more ``metadata.KEY``. :param of: as above. :raises UsageError:"""
     if not METADATA_KEY.fullmatch(key):
-        raise UsageError(f"Stasis argument metadata.{_show(key)}: expected letters, digits, '_', '.' or '-' as the key")
+        raise UsageError(f"{of} argument metadata.{_show(key)}: expected letters, digits, '_', '.' or '-' as the key")
     if key in metadata:
-        raise UsageError(f"Stasis argument metadata.{key}: given twice")
+        raise UsageError(f"{of} argument metadata.{key}: given twice")
     if len(metadata) >= MAX_METADATA:
-        raise UsageError(f"Stasis arguments metadata.*: expected at most {MAX_METADATA}")
+        raise UsageError(f"{of} arguments metadata.*: expected at most {MAX_METADATA}")
     if len(value) > 512:
-        raise UsageError(f"Stasis argument metadata.{key}: expected at most 512 characters, found {len(value)}")
+        raise UsageError(f"{of} argument metadata.{key}: expected at most 512 characters, found {len(value)}")
     metadata[key] = value
 
 

@@ -260,7 +260,7 @@ class TrunkBook:
         """Begin to end a call; the first reason counts."""
         if call.reason is None:
             call.reason = reason
-            call.status = status or (DialplanStatus.COMPLETED if call.answered_at else DialplanStatus.FAILED)
+            call.status = status or (DialplanStatus.COMPLETED if call.completed() else DialplanStatus.FAILED)
             self._wake(call)
             self._tasks.spawn(self._finish(call), name=f"finish-{call.id}")
 

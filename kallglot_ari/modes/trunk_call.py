@@ -10,7 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kallglot_ari.calls.model import AGENT, CUSTOMER, CallState, CallView, EndReason, LegQuality, LegView, Session
+from kallglot_ari.calls.model import (
+    AGENT,
+    CUSTOMER,
+    CallState,
+    CallView,
+    DialplanStatus,
+    EndReason,
+    LegQuality,
+    LegView,
+    Session,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ class TrunkCall:
     asked_by: str = ""
     """Uniqueid of the channel whose far end hung up first."""
     reason: EndReason | None = None
-    status: str | None = None
+    status: DialplanStatus | None = None
     dtmf: list[dict[str, str]] = field(default_factory=list)
     seen_at: dict[str, float] = field(default_factory=dict)
     """When each of its channels was heard of first, monotonic seconds."""
@@ -94,6 +104,10 @@ class TrunkCall:
     def ending(self) -> bool:
         """It is over, or about to be."""
         return self.reason is not None
+
+    def completed(self) -> bool:
+        """Nothing failed: it was answered, or its caller did not wait for that. As in media mode."""
+        return self.answered_at is not None or self.reason is EndReason.CUSTOMER_HANGUP
 
     def has(self, uniqueid: str) -> bool:
         """Is this channel one of the call's?"""

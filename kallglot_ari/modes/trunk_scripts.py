@@ -29,7 +29,6 @@ _log = log.get(__name__)
 
 SESSION_SECONDS = 20.0
 """Within which the API has to give a session; the caller hears ringing meanwhile."""
-MAX_METADATA = 20
 SESSION_KEYS = ("source", "target", "mode", "participants", "tech", "agent", "timeout", "join", "call")
 """Arguments of ``session``, beside ``metadata.KEY``."""
 
@@ -50,8 +49,12 @@ class SessionArguments:
 
 def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) -> SessionArguments:
     """:raises UsageError: names the argument, what was expected and what was found."""
-    for key in parameters:
-        if key not in SESSION_KEYS and not key.startswith("metadata."):
+    metadata: dict[str, str] = {}
+    for key, value in parameters.items():
+        dialplan.no_control("AGI", key, value)
+        if key.startswith("metadata."):
+            dialplan.add_metadata("AGI", metadata, key.removeprefix("metadata."), value)
+        elif key not in SESSION_KEYS:
             raise UsageError(
                 f"unknown AGI argument {key[:40]!r}; expected one of {', '.join(SESSION_KEYS)}, metadata.KEY"
             )
@@ -59,9 +62,6 @@ def read_arguments(parameters: Mapping[str, str], defaults: KallglotSettings) ->
     tech = (parameters.get("tech") or "PJSIP").upper()
     if tech not in ("PJSIP", "SIP"):
         raise UsageError(f"tech: expected PJSIP or SIP, found {tech!r}")
-    metadata = {k.removeprefix("metadata."): v for k, v in parameters.items() if k.startswith("metadata.")}
-    if len(metadata) > MAX_METADATA:
-        raise UsageError(f"metadata: expected at most {MAX_METADATA} keys, found {len(metadata)}")
     return SessionArguments(
         dialplan.mode("mode", parameters.get("mode") or defaults.mode),
         dialplan.language("source", parameters.get("source") or defaults.source_language),
@@ -173,8 +173,11 @@ class TrunkScripts:
 
     async def _answer(self, agi: AgiSession, status: DialplanStatus, call: TrunkCall | None, tech: str) -> None:
         if call is None or call.reason is not None:
+            if call is not None:  # who is said to have hung up, and asks, is there, and goes on
+                hung_up = call.reason is EndReason.CUSTOMER_HANGUP
+                status = DialplanStatus.FAILED if hung_up else call.status or status
             await agi.set_variable("SESSION_ID", "")
-            await agi.set_variable("KALLGLOT_STATUS", status if call is None else call.status or status)
+            await agi.set_variable("KALLGLOT_STATUS", status)
             return
         if not call.told:
             call.told = True
@@ -217,7 +220,7 @@ class TrunkScripts:
             return DialplanStatus.COMPLETED, call
         if agi.gone:
             call.channel_gone(agi.request.uniqueid)
-            self._book.finish(call, EndReason.CUSTOMER_HANGUP, status)
+            self._book.finish(call, EndReason.CUSTOMER_HANGUP)
         elif status in (DialplanStatus.NOANSWER, DialplanStatus.AGENTBUSY):
             self._book.finish(call, EndReason.TIMEOUT, status)
         else:
@@ -324,5 +327,7 @@ class TrunkScripts:
             call.channel_gone(uniqueid)
             if not self._book.check(call):
                 self._book.save(call)
-        else:
-            self._book.finish(call, EndReason.COMPLETED if call.answered_at else EndReason.ERROR)
+        elif call.answered_at:
+            self._book.finish(call, EndReason.COMPLETED)
+        else:  # as that dialplan goes on: it reached none of Kallglot's endpoints
+            self._book.finish(call, EndReason.ERROR, DialplanStatus.UNAVAILABLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from typing import Any
 
 import pytest
@@ -397,9 +398,27 @@ def test_an_unknown_argument_is_named() -> None:
         read_arguments({"sourc": "de"}, KallglotSettings())
 
 
-def test_too_much_metadata() -> None:
-    with pytest.raises(UsageError, match="metadata: expected at most 20 keys, found 21"):
-        read_arguments({f"metadata.{n}": "x" for n in range(21)}, KallglotSettings())
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({f"metadata.{n}": "x" for n in range(33)}, "AGI arguments metadata.*: expected at most 32"),
+        ({"metadata.a b": "x"}, "AGI argument metadata.'a b': expected letters, digits"),
+        ({"metadata.": "x"}, "AGI argument metadata.'': expected letters, digits"),
+        ({"metadata.k": "v" * 513}, "AGI argument metadata.k: expected at most 512 characters, found 513"),
+        ({"metadata.k": "a\x1bb"}, "AGI argument 'metadata.k': expected no control characters"),
+    ],
+)
+async def test_metadata_that_stasis_would_not_take(lab: Lab, parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_arguments(parameters, KallglotSettings())
+    given = [f"{key}={value}" for key, value in parameters.items()]
+    assert await lab.channel().agi("session", *given) == {"SESSION_ID": "", "KALLGLOT_STATUS": "FAILED"}
+    assert not lab.api.created
+
+
+def test_as_much_metadata_as_stasis_takes() -> None:
+    most = {f"metadata.k{n}": "v" * 512 for n in range(32)}
+    assert len(read_arguments(most, KallglotSettings()).metadata) == 32
 
 
 async def test_kallglot_ends_the_session(lab: Lab) -> None:
