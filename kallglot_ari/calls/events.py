@@ -141,11 +141,13 @@ class StreamUp(Event):
 
 @dataclass(frozen=True, slots=True)
 class StreamDown(Event):
-    """The stream did not open, or was lost. `final`: trying the same session again is of no use."""
+    """The stream did not open, or was lost. `final`: trying the same session again is of no use. `ended`: why the session is over,
+    in Kallglot's word, where Kallglot says that it is."""
 
     session_id: str
     reason: str
     final: bool = False
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class TimerFired(Event):
 
 @dataclass(frozen=True, slots=True)
 class HangupAsked(Event):
-    """The call shall end: by the API, by a drain, or because Kallglot said so."""
+    """The call shall end: by the API, or by a drain."""
 
     by: str = "api"
 

@@ -267,6 +267,8 @@ class CallMachine(Call):
         link = self.link_of(event.session_id)
         if link is None or not self.active:
             return []
+        if translating.has_done_its_part(self, event.ended):
+            return finish(self, EndReason.COMPLETED, DialplanStatus.COMPLETED)
         return link.stream_down(event.session_id, event.reason, self.now, final=event.final)
 
     def _timer(self, event: e.TimerFired) -> list[c.Command]:

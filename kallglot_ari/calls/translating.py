@@ -15,6 +15,8 @@ READY_SECONDS = 5.0
 """How long parties that are up may wait for Kallglot before they are connected directly."""
 ALONE = ("ai_agent", "help_chat_voice")
 """Modes for a caller who is alone with Kallglot."""
+DONE = frozenset({EndReason.COMPLETED, EndReason.CUSTOMER_HANGUP, EndReason.AGENT_HANGUP, "explicit_end", "ended", ""})
+"""Why Kallglot may say that a session is over when nothing went wrong; `ended` and nothing: it gives no reason."""
 TOGETHER = "bidirectional_translation"
 
 
@@ -47,6 +49,12 @@ def is_alone(call: Call) -> bool:
     up = call.parties
     link = link_for(call, up[0], None) if len(up) == 1 and call.plan.request.mode in ALONE else None
     return link is not None and link.mode in ALONE
+
+
+def has_done_its_part(call: Call, ended: str | None) -> bool:
+    """Kallglot, with whom the caller is alone, has come to the end of the conversation. After any other end (a fault, or a word that
+    is not known) the caller goes on with a new session."""
+    return ended in DONE and not call.candidates and is_alone(call)
 
 
 def of_source(link: Link, leg: Leg) -> bool:

@@ -7,6 +7,7 @@ What is assumed of its behaviour and has no name:
   (`uplink.RoutingEncoder`);
 - `pcm_16` is little-endian signed and `pcm_8` unsigned, as in a WAV file (`calls.model.StreamAudio`);
 - before `session.ready`, `session.error` or `session.ended` mean that the stream is refused (`stream.Stream`);
+- which reasons of `session.ended` are the end of a conversation, and no fault (`calls.translating.DONE`);
 - the provider contract has no `session.ready`: an open socket is ready (`stream.Stream`).
 """
 

@@ -425,7 +425,8 @@ class CallActions:
                 if current:
                     self._streams.lost(link)
                     if (runner := self._runner()) is not None:
-                        runner.post(e.StreamDown(session_id, event.reason, final=event.ended))
+                        ended = event.reason if event.ended else None
+                        runner.post(e.StreamDown(session_id, event.reason, final=event.ended, ended=ended))
             case StreamReady():
                 pass
 

@@ -16,11 +16,10 @@ from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
 from kallglot_ari.calls.legs import Leg, Role
 from kallglot_ari.calls.machine import CallMachine
-from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, EndReason, SessionRequest
+from kallglot_ari.calls.model import CUSTOMER, CallView, DialplanStatus, SessionRequest
 from kallglot_ari.calls.orders import Invitation, Outbound, Supervision, Supervisor, Transfer
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.calls.supervising import EVERYBODY
-from kallglot_ari.calls.translating import is_alone
 from kallglot_ari.errors import AriError, ServiceBusy, UsageError
 from kallglot_ari.log import get
 from kallglot_ari.modes import dialplan
@@ -462,17 +461,12 @@ class StasisMode:
         return found[-1] if found else None
 
     def session_ended(self, session_id: str, reason: str) -> bool:
-        """Kallglot says that a session is over; False for one that no call has. Parties go on with a new one, as when its stream says so.
-
-        Who is alone with a Kallglot that has done its part has nobody to go on with.
-        """
+        """Kallglot says that a session is over; False for one that no call has. It is the same as when its stream says so."""
         runner = self.calls.of_session(session_id)
         if runner is None:
             return False
-        if is_alone(runner.machine) and reason not in (EndReason.ERROR, EndReason.TIMEOUT):
-            runner.post(e.HangupAsked("kallglot"))
-        else:
-            runner.post(e.StreamDown(session_id, f"session ended: {reason or 'no reason'}", final=True))
+        why = f"session ended: {reason or 'no reason'}"
+        runner.post(e.StreamDown(session_id, why, final=True, ended=reason))
         return True
 
     async def hangup(self, call_id: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import (
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.settings.kinds import is_secret
 from kallglot_ari.settings.sections import SECTIONS, Settings
-from kallglot_ari.settings.words import explain
+from kallglot_ari.settings.words import explain, twice
 
 DEFAULT_FILES = (Path("kallglot-ari.toml"), Path("/etc/kallglot-ari/kallglot-ari.toml"))
 ENV_PREFIX = "KALLGLOT__"
@@ -89,8 +89,10 @@ def find_file(path: str | None, environ: Mapping[str, str]) -> Path | None:
 
 def read_file(file: Path) -> dict[str, Any]:
     """Parse a TOML file; every way it can fail is one clear line."""
+    text = ""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"configuration file {file}: there is no such file") from None
     except OSError as error:
@@ -102,6 +104,8 @@ def read_file(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"configuration file {file}: nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
+        if name := twice(text, error):
+            raise ConfigError(f"configuration file {file}: {name}") from None
         hint = '; text stands between straight quotes: key = "text"' if "Invalid value" in str(error) else ""
         raise ConfigError(f"configuration file {file}: not TOML: {error}{hint}") from None
     except ValueError:  # of Python's int, which tomllib lets through

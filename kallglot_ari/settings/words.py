@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,29 @@ PATTERNS = {
     r"^$|^\*[0-9#]{1,3}$": "`*` and 1 to 3 digits, or nothing",
 }
 """What the patterns of the settings say, in words."""
+
+
+_HEADER = re.compile(r"\s*\[+\s*([A-Za-z0-9_.-]+)\s*\]+\s*(?:#.*)?")
+_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
+
+
+def twice(text: str, error: tomllib.TOMLDecodeError) -> str:
+    """The setting or section that a file has twice, where that is what the parser stumbled over and both are found; else empty."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    sections = [(n, found[1]) for n, line in enumerate(lines, 1) if (found := _HEADER.fullmatch(line))]
+    if "Cannot declare" in str(error):
+        same = [(n, name) for n, name in sections if repr(tuple(name.split("."))) in str(error)]
+        return f"[{same[0][1]}]: expected once, found in lines {same[0][0]} and {same[1][0]}" if len(same) > 1 else ""
+    if "Cannot overwrite" not in str(error):
+        return ""
+    at = re.search(r"at line ([0-9]+)", str(error))  # else at the end of the document
+    last = int(at[1]) if at else len(lines)
+    begins, section = max((place for place in sections if place[0] < last), default=(0, ""))
+    keys = [(n, found[1]) for n, line in enumerate(lines[:last], 1) if n > begins and (found := _KEY.match(line))]
+    same = [(n, key) for n, key in keys if key == keys[-1][1]]
+    if len(same) < 2 or same[-1][0] != last:  # a value of several lines, or a key in another spelling
+        return ""
+    return f"{section}{'.' if section else ''}{same[-1][1]}: expected once, found in lines {same[-2][0]} and {last}"
 
 
 def _expected(error: Mapping[str, Any]) -> str:

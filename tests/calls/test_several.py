@@ -215,6 +215,22 @@ def test_a_caller_who_was_alone_with_kallglot_is_translated_to_the_person_who_co
     s.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
 
 
+def test_whose_conversation_with_kallglot_has_ended_is_hung_up_but_not_while_a_person_is_being_rung() -> None:
+    s = alone_with_kallglot()
+    s.feed(e.PartyAsked("PJSIP/3", "human", "en"))
+    s.feed(e.StreamDown("sess_1", "completed", final=True, ended="completed"))
+    assert s.machine.state == "active"
+    s.comes()
+    s.kallglot_up(3)
+    s.done()
+    assert s.machine.state == "active"
+    other = alone_with_kallglot()
+    other.feed(e.StreamDown("sess_1", "completed", final=True, ended="completed"))
+    other.over(EndReason.COMPLETED, DialplanStatus.COMPLETED)
+    assert [x.session_id for x in other.asked(c.EndSession)] == ["sess_1"]
+    assert len(other.asked(c.CreateSession)) == 1
+
+
 @pytest.mark.parametrize("who", ["customer", "agent"])
 def test_a_call_that_fails_gives_the_caller_back_and_hangs_up_the_phone_that_we_dialled(who: str) -> None:
     """The agent's channel has no dialplan to go back to."""

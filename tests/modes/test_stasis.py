@@ -13,6 +13,7 @@ from kallglot_ari.ari.decode import read_one
 from kallglot_ari.ari.models import AsteriskInfo, Channel, ChannelDestroyed, Dial, StasisEnd, StasisStart
 from kallglot_ari.ari.snapshot import Connected, Snapshot
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.interfaces import StreamEnd
 from kallglot_ari.calls.model import SessionRequest
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.stasis import StasisMode
@@ -166,8 +167,15 @@ async def test_parties_whose_session_kallglot_ends_go_on_with_another() -> None:
     await bench.outbox.stop(1)
 
 
-@pytest.mark.parametrize(("reason", "state"), [("completed", "ended"), ("error", "active"), ("timeout", "active")])
-async def test_a_caller_alone_is_hung_up_by_a_kallglot_that_has_done_its_part(reason: str, state: str) -> None:
+@pytest.mark.parametrize("told", ["webhook", "stream"])
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [("completed", "ended"), ("explicit_end", "ended"), ("error", "active"), ("timeout", "active"), ("new", "active")],
+)
+async def test_a_caller_alone_is_hung_up_by_a_kallglot_that_has_done_its_part(
+    told: str, reason: str, state: str
+) -> None:
+    """Whichever comes first. A new session would begin the conversation again, and cost a credit."""
     bench = Bench()
     alone = plan(agents=(), answer_now=True, request=SessionRequest(mode="ai_agent", source_language="de"))
     mode, machine = _mode(bench), bench.calls.start(alone).machine
@@ -175,7 +183,10 @@ async def test_a_caller_alone_is_hung_up_by_a_kallglot_that_has_done_its_part(re
         while machine.state != "active":
             await asyncio.sleep(0)
         assert machine.link.session is not None
-        assert mode.session_ended(machine.link.session.id, reason)
+        if told == "webhook":
+            assert mode.session_ended(machine.link.session.id, reason)
+        else:
+            bench.kallglot.streams[0].ends(StreamEnd(True, reason))
         for _ in range(50):
             await asyncio.sleep(0)
     assert machine.state == state
