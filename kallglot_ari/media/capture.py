@@ -6,6 +6,7 @@ The tick never waits for the disk. What the disk cannot keep up with is dropped 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from io import RawIOBase
+from math import inf
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -35,6 +37,10 @@ _BATCHES = 1000
 """Ticks' worth of notes that may wait for the disk: 10 s."""
 _STOP_SECONDS = 10.0
 """What the disk has to take what still waits, at the end."""
+_SPARE = 500_000_000
+"""Bytes that are left to others on the disk, or a twentieth of one that is small: the database is often on the same one."""
+_LOOK_SECONDS = 5.0
+"""Between two looks at how much room there is."""
 
 Reason = Literal["slow", "failed"]
 Lost = Callable[[Reason, int], None]
@@ -50,6 +56,14 @@ def free(path: Path) -> Path:
         number += 1
         found = path.with_stem(f"{path.stem}-{number}")
     return found
+
+
+def leave_room(folder: Path) -> None:
+    """:raises OSError: the disk has no room but what is left to others, or does not say."""
+    disk = os.statvfs(folder)
+    spare = min(_SPARE, disk.f_blocks * disk.f_frsize // 20)
+    if disk.f_bavail * disk.f_frsize < spare:
+        raise OSError(errno.ENOSPC, f"its disk has less than {spare / 1e6:.0f} MB left, which are not for captures")
 
 
 def _create(path: Path) -> RawIOBase:
@@ -148,6 +162,8 @@ class Scribe:
         self._lost = lost
         self._queue: queue.Queue[list[tuple[Target, Note]] | None] = queue.Queue(_BATCHES)
         self._closing: deque[Target] = deque()
+        self._rooms: dict[Path, tuple[float, OSError | None]] = {}
+        """By folder: when it was looked at (monotonic seconds), and what is wrong."""
         self._thread: threading.Thread | None = None
 
     def put(self, notes: list[tuple[Target, Note]]) -> None:
@@ -180,9 +196,12 @@ class Scribe:
 
     def _run(self) -> None:
         while (notes := self._queue.get()) is not None:
+            targets = {target for target, _ in notes}
+            for target in targets:
+                self._attempt(target, partial(self._look_for_room, target.path.parent))
             for target, note in notes:
                 self._attempt(target, note)
-            for target in {target for target, _ in notes}:
+            for target in targets:
                 self._attempt(target, target.flush)
             if self._queue.empty():
                 self._end()
@@ -193,6 +212,22 @@ class Scribe:
             target = self._closing.popleft()
             self._attempt(target, target.close)
             target.over = True
+
+    def _look_for_room(self, folder: Path) -> None:
+        """:raises OSError: there is none."""
+        now = time.monotonic()
+        at, problem = self._rooms.get(folder, (-inf, None))
+        if now - at >= _LOOK_SECONDS:
+            problem = None
+            try:
+                leave_room(folder)
+            except FileNotFoundError:  # made with its first file
+                pass
+            except OSError as error:
+                problem = error
+            self._rooms[folder] = now, problem
+        if problem is not None:
+            raise problem
 
     def _attempt(self, target: Target, note: Note) -> None:
         if target.over:

@@ -53,7 +53,7 @@ class _Sink(Protocol):
 
 
 class _Wav:
-    """The file is a whole one after each write. It ends at 4 GiB: 37 h at 8 kHz, 18 h at 16 kHz."""
+    """The file is a whole one after each write. It ends at 4 GiB: 37 h at 8 kHz, 18 h at 16 kHz, 6 h at 48 kHz."""
 
     def __init__(self, path: Path, rate: int) -> None:
         self._raw = path.open("wb")

@@ -15,7 +15,7 @@ from typing import TypeVar
 from kallglot_ari import log
 from kallglot_ari.calls.interfaces import CaptureFile, Flow, Media
 from kallglot_ari.errors import ConfigError, UsageError
-from kallglot_ari.media.capture import free
+from kallglot_ari.media.capture import free, leave_room
 from kallglot_ari.settings import DebugSettings, Settings
 
 _log = log.get(__name__)
@@ -58,6 +58,7 @@ def check(folder: str) -> None:
                 made.append(each)
         with tempfile.TemporaryFile(dir=path, buffering=0) as file:
             file.write(bytes(_LEAST))
+        leave_room(path)
     except OSError as error:
         raise ConfigError(f"debug.dir: {path}: no file can be written there: {error.strerror}") from None
     finally:

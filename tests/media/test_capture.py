@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import shutil
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import wave
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -278,6 +280,33 @@ def test_what_a_full_disk_has_taken_can_be_read(tmp_path: Path, monkeypatch: pyt
     assert (lost, target.over) == ([("failed", 1)], True)
     assert len(tshark(target.path)) <= room // 216
     assert (target.path.stat().st_size - 24) % 216 == 0
+
+
+def test_a_capture_that_runs_for_hours_leaves_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database is often on the same one, and could not write down what it costs money to forget."""
+    monkeypatch.setattr(capture, "_LOOK_SECONDS", 0.0)
+    lost: list[tuple[str, int]] = []
+    scribe = Scribe(lambda reason, count: lost.append((reason, count)))
+    target, later = Pcap(tmp_path / "a.pcap"), Track(tmp_path / "b.wav", "wav", ULAW, "mulaw", 8000)
+    written = threading.Event()
+
+    def write(number: int) -> None:
+        scribe.put([(target, partial(target.write, number * 0.01, ("127.0.0.1", 1), ("127.0.0.1", 2), bytes(172)))])
+
+    write(0)
+    scribe.put([(target, written.set)])
+    assert written.wait(5)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1000, f_bavail=49, f_frsize=1 << 20))
+    for number in range(5):
+        write(number)
+    scribe.put([(later, partial(later.heard, 0.0, b"\xff" * 160))])
+    scribe.stop()
+    assert lost == [("failed", 1), ("failed", 1)]
+    assert len(tshark(target.path)) == 1
+    assert not later.path.exists()
+    assert ["52 MB left" in str(record.__dict__["error"]) for record in caplog.records] == [True, True]
 
 
 def test_a_disk_that_is_slow_costs_what_it_cannot_take(tmp_path: Path) -> None:

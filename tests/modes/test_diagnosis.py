@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -82,6 +84,16 @@ async def test_a_disk_that_is_full_is_told_at_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
     found, flows = made(tmp_path)
     with pytest.raises(ConfigError, match="no file can be written there: No space left on device"):
+        await found.capture([cast(Flow, flows)], on=True)
+    assert flows.files == []
+
+
+async def test_no_capture_begins_on_a_disk_that_has_room_for_little_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1 << 20, f_bavail=50_000, f_frsize=4096))
+    found, flows = made(tmp_path)
+    with pytest.raises(ConfigError, match="its disk has less than 215 MB left, which are not for captures"):
         await found.capture([cast(Flow, flows)], on=True)
     assert flows.files == []
 
