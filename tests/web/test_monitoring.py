@@ -82,14 +82,21 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.geteuid() != 0 or not shutil.which("dpkg-deb"):
         missing("prometheus: install it, or run as root on Debian")
     folder = tmp_path_factory.mktemp("prometheus")
-    download = ["apt-get", "download", "-q", "prometheus"]
+    _unpack("prometheus", folder)
+    if not (folder / "usr/bin/promtool").exists():  # a package of its own since Debian 14
+        _unpack("promtool", folder)
+    return folder / "usr/bin"
+
+
+def _unpack(package: str, folder: Path) -> None:
+    """Debian's `package`, as its sources are set up here, into `folder`."""
+    download = ["apt-get", "download", "-q", package]
     for command in (download, ["apt-get", "update", "-q"], download):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
-        if packages := list(folder.glob("*.deb")):
+        if packages := list(folder.glob(f"{package}_*.deb")):
             subprocess.run(["dpkg-deb", "-x", packages[0], folder], check=True, timeout=60)
-            return folder / "usr/bin"
-    missing(f"Debian's package prometheus cannot be had: {done.stderr[-300:]}")
-    raise AssertionError("not reached")
+            return
+    missing(f"Debian's package {package} cannot be had: {done.stderr[-300:]}")
 
 
 def promtool(programs: Path, *arguments: str | Path, cwd: Path) -> None:
