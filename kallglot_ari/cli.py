@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from kallglot_ari import __version__, log, memory, settings, standard
+from kallglot_ari import __version__, log, memory, settings
 from kallglot_ari.arguments import Parser, address, folder, port, ring_seconds, url
 from kallglot_ari.errors import ConfigError, KallglotAriError, UsageError
 
@@ -197,7 +197,6 @@ def _call_id(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Bad input is one line on stderr: exit status 2 for usage, 1 for failure."""
-    standard.prepare()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv[:1] in (["bench"], ["models"]):

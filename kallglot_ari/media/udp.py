@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import math
 import mmap
 import socket
 import struct
@@ -217,13 +218,14 @@ def _enlarge(sock: socket.socket, force: int, plain: int) -> None:
 
 def _ahead() -> float:
     """What the clock of the kernel's stamps says more than the monotonic one. Asked for each block: the time a beat began at is some milliseconds old by then."""
-    wall = middle = 0.0
+    ahead, within = 0.0, math.inf
     for _ in range(3):  # another thread may have its turn between two clocks
         before, wall, after = time.monotonic(), time.time(), time.monotonic()
-        middle = (before + after) / 2
-        if after - before < _AT_ONCE:
+        if after - before < within:
+            ahead, within = wall - (before + after) / 2, after - before
+        if within < _AT_ONCE:
             break
-    return wall - middle
+    return ahead
 
 
 def batched_available() -> bool:
