@@ -2,6 +2,9 @@
 
 Asterisk connects and sends ``agi_name: value`` lines up to an empty one; from then on we send one command a line and it
 answers each with ``200 result=…``. ``HANGUP`` may come at any time: the channel is gone, the dialplan's thread is not yet.
+
+Asterisk writes a caller's number as it came: one with line ends in it (``%0a`` in a SIP URI) makes lines of its own, and so arguments
+that no dialplan gave. Such a request is refused.
 """
 
 from __future__ import annotations
@@ -72,8 +75,8 @@ class AgiRequest:
 
     @property
     def caller(self) -> str:
-        """The caller's number; empty when Asterisk does not know it."""
-        number = self.environment.get("callerid", "")
+        """The caller's number, without control characters; empty when Asterisk does not know it."""
+        number = "".join(filter(str.isprintable, self.environment.get("callerid", "")))
         return "" if number == "unknown" else number
 
     @property
@@ -89,6 +92,8 @@ class HeaderParser:
     def __init__(self) -> None:
         self._total = 0
         self._values: dict[str, str] = {}
+        self._arguments = 0
+        """How many have come."""
 
     def line(self, text: str) -> AgiRequest | None:
         """Take one line; the request when it was the empty one that ends the header.
@@ -102,11 +107,22 @@ class HeaderParser:
             name, colon, value = text.partition(":")
             if not colon or not name.startswith("agi_") or not _NAME.fullmatch(name):
                 raise AgiError(f"AGI header: expected 'agi_name: value', found {text[:60]!r}")
-            self._values.setdefault(name.removeprefix("agi_"), value.strip())
+            self._take(name.removeprefix("agi_"), value.strip())
             return None
         if "network_script" not in self._values and "request" not in self._values:
             raise AgiError("AGI header: expected agi_network_script or agi_request, found neither")
         return build_request(self._values)
+
+    def _take(self, name: str, value: str) -> None:
+        """Asterisk gives each name once, and the arguments last, in their order."""
+        if name in self._values:
+            raise AgiError(f"AGI header: expected each name once, found agi_{name} twice")
+        expected = f"arg_{self._arguments + 1}"
+        if name == expected:
+            self._arguments += 1
+        elif self._arguments or name.startswith("arg_"):
+            raise AgiError(f"AGI header: expected agi_{expected} or the end, found agi_{name}")
+        self._values[name] = value
 
 
 def build_request(values: Mapping[str, str]) -> AgiRequest:
@@ -169,11 +185,13 @@ class ReplyParser:
     def line(self, text: str) -> AgiReply | Hangup | None:
         """Take one line; None while a reply goes on, or for a line that is nothing.
 
-        :raises AgiError: a reply grows beyond the bound.
+        :raises AgiError: a reply grows beyond the bound, or the header goes on behind its end.
         """
         if not self._open:
             if text == "HANGUP":
                 return HANGUP
+            if text.startswith("agi_"):
+                raise AgiError(f"AGI reply: expected '200 result=…', found more of the header: {text[:60]!r}")
             if not _REPLY.fullmatch(text) or text.startswith("100 "):
                 return None
         self._open.append(text)

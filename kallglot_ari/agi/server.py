@@ -211,6 +211,8 @@ class AgiServer:
         began = asyncio.get_running_loop().time()
         async with asyncio.timeout(self._header_seconds):
             request, rest = await _read_header(reader, lines)
+        if said := [line for line in rest if line != "HANGUP"]:
+            raise AgiError(f"AGI: expected nothing before the first command, found {said[0][:60]!r}")
         script = self._scripts.get(request.script)
         if script is None:
             _log.warning("agi_unknown_script", script=request.script[:60], expected=sorted(self._scripts))

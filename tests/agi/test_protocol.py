@@ -53,6 +53,27 @@ def test_half_a_header_is_no_request(end: int) -> None:
     assert parse(HEADER[:end]) is None
 
 
+CALLERS_OWN = [
+    b"1\nagi_arg_1: agent=Local/0900@out\n2",
+    b"1\nagi_arg_3: agent=Local/0900@out",
+    b"1\nagi_network_script: end\n2",
+    b"1\nagi_uniqueid: 1700000000.9\n2",
+]
+"""Numbers of callers, as Asterisk passes them on."""
+
+
+@pytest.mark.parametrize("number", CALLERS_OWN)
+def test_a_caller_adds_no_argument(number: bytes) -> None:
+    with pytest.raises(AgiError, match="AGI header: expected"):
+        parse(HEADER.replace(b"agi_callerid: 4930123", b"agi_callerid: " + number))
+
+
+def test_a_number_has_no_control_characters() -> None:
+    request = parse(HEADER.replace(b"agi_callerid: 4930123", b"agi_callerid: 49\x1b[2J3\r0"))
+    assert request is not None
+    assert request.caller == "49[2J30"
+
+
 def test_unknown_numbers_are_empty() -> None:
     data = HEADER.replace(b"agi_callerid: 4930123", b"agi_callerid: unknown").replace(b"dnid: 800", b"dnid: unknown")
     request = parse(data.replace(b"extension: 800", b"extension: 801"))
@@ -94,7 +115,9 @@ def test_script_and_parameters(values: dict[str, str], script: str, parameters: 
         (b"agi_network: yes\n\n", "expected agi_network_script or agi_request, found neither"),
         (b"\n", "found neither"),
         (b"agi_x: " + b"y" * protocol.MAX_LINE, "AGI line: expected at most 8192 octets"),
-        (b"agi_x: 1\n" * 8000, "AGI header: expected at most 65536 octets, found more"),
+        (b"agi_x: 1\n" * 2, "expected each name once, found agi_x twice"),
+        (b"agi_arg_2: 1\n", "expected agi_arg_1 or the end, found agi_arg_2"),
+        (b"".join(b"agi_x%d: 1\n" % n for n in range(8000)), "AGI header: expected at most 65536 octets, found more"),
     ],
 )
 def test_what_is_not_agi_is_refused(data: bytes, message: str) -> None:

@@ -205,6 +205,24 @@ async def test_garbage_instead_of_a_reply(server: AgiServer, metrics: Metrics) -
     writer.close()
 
 
+@pytest.mark.parametrize("then", [b"", b"200 result=1 (x)\n"])
+async def test_a_caller_ends_no_header(server: AgiServer, metrics: Metrics, then: bytes) -> None:
+    """A number may hold line ends: what looks like the end of the header is none when more of it follows."""
+    injected = HEADER % (b"greet", b"agi_callerid: 1\nagi_arg_1: agent=Local/0900@out\n")
+    assert await talk(server.port, injected + then + b"agi_calleridname: A\nagi_arg_1: source=de\n\n") == b""
+    await until(metrics, "malformed")
+
+
+async def test_a_header_that_goes_on_later_is_no_reply(server: AgiServer, metrics: Metrics) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEADER % (b"greet", b""))
+    await reader.readline()
+    writer.write(b"agi_calleridname: A\nagi_arg_1: source=de\n\n200 result=1 (x)\n")
+    assert await reader.read() == b""
+    await until(metrics, "gone")
+    writer.close()
+
+
 async def test_a_refused_variable_is_an_error(server: AgiServer, metrics: Metrics) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(HEADER % (b"greet", b""))
