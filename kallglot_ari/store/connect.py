@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -107,6 +109,12 @@ def _sqlite(name: str) -> Target:
     if not path.parent.is_dir():
         raise ConfigError(f"store.url: the folder {path.parent} does not exist; make it, or name another file")
     return Target(path=path)
+
+
+def make(path: Path) -> None:
+    """A new database, with access for its owner alone, where there is none; what SQLite puts beside it has the same. It asks the disk."""
+    with contextlib.suppress(OSError):  # there is one; or else SQLite says why not
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def engine_of(target: Target, *, busy_timeout: float) -> AsyncEngine:

@@ -95,6 +95,7 @@ class Store:
         rescue = None
         if target.path is not None:
             rescue = await asyncio.to_thread(damage.inspect, target.path, self._clock.wall(), self._busy_timeout)
+            await asyncio.to_thread(connect.make, target.path)
         engine = connect.engine_of(target, busy_timeout=self._busy_timeout)
         if target.sqlite:
             turn = asyncio.Lock()

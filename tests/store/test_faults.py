@@ -221,6 +221,16 @@ class TestDamaged:
         await store.check()
         assert len(self.aside(file)) == 1
 
+    async def test_a_new_one_is_for_its_owner_alone(self, file: Path, opened: Open) -> None:
+        before = os.umask(0o022)
+        try:
+            store = await opened(f"sqlite:///{file}")
+            await store.put_mapping("kind", "key", {})
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
+        assert modes == {f"{file.name}{suffix}": 0o600 for suffix in ("", "-wal", "-shm")}
+
     async def test_an_empty_file_is_a_new_database(self, file: Path, opened: Open) -> None:
         file.touch()
         await (await opened(f"sqlite:///{file}")).check()
