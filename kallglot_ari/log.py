@@ -16,6 +16,8 @@ from urllib.parse import quote
 import orjson
 import structlog
 
+from kallglot_ari.standard import harmless
+
 SECRET_KEYS = re.compile(r"(password|passwd|secret|token|api[_-]?key|authorization|credential)", re.IGNORECASE)
 SECRET_TEXT = re.compile(
     r"((?:sk_(?:live|test)|kst|whsec)_)[A-Za-z0-9_\-]+"
@@ -92,6 +94,10 @@ def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     }
 
 
+def _for_a_terminal(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: harmless(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
 def _to_json(event: Any, **_: Any) -> str:
     """orjson, but for what it does not take: numbers of more than 64 bits and lone surrogates."""
     try:
@@ -136,6 +142,7 @@ def configure(level: str = "info", form: Literal["auto", "json", "console"] = "a
                 structlog.processors.format_exc_info,
                 structlog.processors.StackInfoRenderer(),
                 _redact_event,
+                *([_for_a_terminal] if console else []),
                 renderer,
             ],
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 
 ONE_LINE = 500
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def prepare() -> None:
@@ -29,3 +31,8 @@ def prepare() -> None:
 def columns() -> int | None:
     """How wide a table may be: as the terminal is (None), or as `COLUMNS` says; elsewhere each row is one line, for grep and for files."""
     return None if sys.stdout.isatty() or os.environ.get("COLUMNS") else ONE_LINE
+
+
+def harmless(text: str) -> str:
+    """`text` as a terminal may be given it: what would command one, in a caller's number or another's words, is spelled out."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -345,6 +345,20 @@ def test_a_console_log_in_a_file_has_no_colours(capsys: pytest.CaptureFixture[st
     assert "\x1b" not in line
 
 
+@pytest.mark.parametrize("told", ["1\x1b[2J\x1b]0;x\x07", "1\x9b2J", "1\r\x1b[31m 2"])
+def test_what_others_say_commands_no_terminal(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    output = Output(monkeypatch, "console")
+    logger = log.get("kallglot_ari.test")
+    logger.info("call.created", caller=told, more={"caller": [told]})
+    try:
+        raise ValueError(told)
+    except ValueError:
+        logger.exception(told)
+    text = output.take()
+    assert not set(text) & {"\x1b", "\x07", "\x9b", "\r"}
+    assert "\n    raise ValueError" in text, "a trace keeps its lines"
+
+
 def test_a_fault_that_lasts_is_told_when_it_begins_and_when_it_is_another() -> None:
     with capture_logs() as logged:
         sweep = log.Lasting(log.get("kallglot_ari.test"), "sweep_postponed", "error")

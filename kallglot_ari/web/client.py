@@ -238,7 +238,7 @@ def table(calls: list[dict[str, Any]], now: datetime, width: int = standard.ONE_
             "time": _duration(call, now),
             "lost": "" if lost is None else f"{lost:.1f} %",
             "mos": "" if mos is None else f"{mos:.2f}",
-            "end": Text(call["degraded"] or call["end_reason"] or ""),
+            "end": Text(standard.harmless(call["degraded"] or call["end_reason"] or "")),
         }
         result.add_row(*(shown[column] for column in columns))
     if len(calls) > MANY:

@@ -215,7 +215,7 @@ def test_the_table_of_calls_in_every_state() -> None:
     now = datetime(2026, 1, 1, 14, 0, 5, tzinfo=UTC)
     calls = [
         a_call("a", "ended", ended_at=datetime(2026, 1, 1, 12, 1, 1, tzinfo=UTC), end_reason="timeout").as_json(),
-        a_call("b", "active", degraded="[bold]stream lost", legs=[]).as_json(),
+        a_call("b", "active", degraded="[bold]stream\x1b[2J lost", legs=[]).as_json(),
     ]
     console = Console(width=200, record=True)
     console.print(client.table(calls, now))
@@ -223,7 +223,7 @@ def test_the_table_of_calls_in_every_state() -> None:
     assert "1:01" in text
     assert "2:00:05" in text
     assert "timeout" in text
-    assert "[bold]stream lost" in text, "what comes from outside is no markup"
+    assert "[bold]stream\\x1b[2J lost" in text, "what comes from outside is no markup, and commands no terminal"
     console.print(client.table([], now))
     assert "no calls" in console.export_text()
 
