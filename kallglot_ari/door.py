@@ -33,16 +33,22 @@ class Door:
         self._open: set[asyncio.BaseTransport] = set()
         self._silent: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         """Those that have not asked yet, the oldest first."""
+        self._strangers: dict[asyncio.BaseTransport, None] = {}
+        """Those that have asked, and for nothing that needs a credential, the oldest first."""
         self._full = False
 
     def enters(self, transport: asyncio.Transport) -> bool:
-        """A new connection; False for one too many."""
-        if len(self._open) >= self._most:
-            if not self._full:
-                _log.warning(self._told, connections=len(self._open))
-            self._full = True
-            return False
-        self._full = False
+        """A new connection; False for one too many. Before that, strangers have to leave: they would keep out whoever may ask."""
+        full = len(self._open) >= self._most
+        if full and not self._full:
+            _log.warning(self._told, connections=len(self._open))
+        self._full = full
+        if full:
+            if not self._strangers:
+                return False
+            oldest = next(iter(self._strangers))
+            self.leaves(oldest)
+            cast("asyncio.Transport", oldest).abort()
         self._open.add(transport)
         loop = asyncio.get_running_loop()
         self._silent[transport] = loop.call_later(self._ask_within, transport.abort)
@@ -52,14 +58,21 @@ class Door:
             cast("asyncio.Transport", oldest).abort()
         return True
 
-    def asked(self, transport: asyncio.BaseTransport) -> None:
-        """Its first request is there."""
+    def asked(self, transport: asyncio.BaseTransport, *, stranger: bool = False) -> None:
+        """Its first request is there. :param stranger: nothing says yet that it may ask."""
         timer = self._silent.pop(transport, None)
         if timer is not None:
             timer.cancel()
+            if stranger:
+                self._strangers[transport] = None
+
+    def known(self, transport: asyncio.BaseTransport) -> None:
+        """It has shown that it may ask."""
+        self._strangers.pop(transport, None)
 
     def leaves(self, transport: asyncio.BaseTransport) -> None:
         self.asked(transport)
+        self.known(transport)
         self._open.discard(transport)
 
 

@@ -71,7 +71,12 @@ class Connection(web.RequestHandler):
     def asked(self) -> None:
         """A request is there whole, but for its body, which has a deadline of its own."""
         if self._entered is not None:
-            self._door.asked(self._entered)
+            self._door.asked(self._entered, stranger=True)
+
+    def known(self) -> None:
+        """A request of it was let through by what it knows, or by where it comes from."""
+        if self._entered is not None:
+            self._door.known(self._entered)
 
     def handle_error(
         self,

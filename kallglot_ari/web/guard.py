@@ -39,6 +39,11 @@ class Access(Enum):
     SUPERVISOR = "supervisor"
     SIGNED = "signed"
 
+    @property
+    def known(self) -> bool:
+        """Whether who is admitted knows a token, or is on this machine."""
+        return self in (Access.PROBE, Access.TOKEN, Access.SUPERVISOR)
+
 
 class Guard:
     """Decides from a request's peer, headers and query; knows nothing of the web framework."""

@@ -262,14 +262,17 @@ class WebServer:
         """Access and rate, before anything of the request is looked at."""
         resource = request.match_info.route.resource
         route = self._table.get((request.method, resource.canonical)) if resource is not None else None
+        access = route.access if route else Access.TOKEN
         peer = request.remote or ""
         self._guard.admit(
-            route.access if route else Access.TOKEN,
+            access,
             peer,
             request.headers,
             query_token=request.query.get("token", "") if route and route.query_token else "",
             unsafe=request.method not in ("GET", "HEAD"),
         )
+        if isinstance(request.protocol, Connection) and access.known:
+            request.protocol.known()
         # /pbx and /webhooks apart: a burst of notifications keeps no PBX of the same address waiting
         bucket = f"{peer} {request.path.split('/')[1]}"
         if route is not None and route.limited and (wait := self._limit.wait(bucket, self._clock.now())):

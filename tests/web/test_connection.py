@@ -12,7 +12,7 @@ import pytest
 from kallglot_ari.door import Door
 from kallglot_ari.portions import Portions
 from tests.turns import MOST_CALLS, MOST_OCTETS, busiest_turn, flooding
-from tests.web.conftest import Make
+from tests.web.conftest import TOKEN, Make
 
 pytestmark = pytest.mark.real_time
 
@@ -25,10 +25,11 @@ async def opened(stack: AsyncExitStack, port: int, text: bytes = b"") -> asyncio
     return reader
 
 
-async def ended(reader: asyncio.StreamReader, within: float) -> bool:
+async def ended(reader: asyncio.StreamReader, within: float, rest: bool = False) -> bool:
+    """:param rest: something may come before the end."""
     try:
         async with asyncio.timeout(within):
-            return await reader.read() == b""
+            return await reader.read() == b"" or rest
     except TimeoutError:
         return False
     except ConnectionError:
@@ -74,6 +75,29 @@ async def test_no_more_connections_than_there_may_be(make_site: Make, monkeypatc
         break
     else:
         raise AssertionError("their places were not given back")
+
+
+@pytest.mark.parametrize("path", [b"/healthz", b"/api/v1/calls", b"/nothing", b"/"])
+async def test_strangers_keep_nobody_out(make_site: Make, monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
+    """Whoever reaches the port may ask for what needs no token, or in vain, and keep the connection."""
+    monkeypatch.setattr("kallglot_ari.web.server.Door", partial(Door, most=4))
+    site = await make_site(token=TOKEN)
+    asked = b" HTTP/1.1\r\nHost: a\r\n"
+    async with AsyncExitStack() as stack:
+        reading = await opened(
+            stack, site.server._port, b"GET /api/v1/events" + asked + f"Authorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
+        assert (await reading.readline()).startswith(b"HTTP/1.1 200")
+        strangers = []
+        for _ in range(5):
+            strangers.append(await opened(stack, site.server._port, b"GET " + path + asked + b"\r\n"))
+            assert (await strangers[-1].readline()).startswith(b"HTTP/1.1")
+        allowed = {"Authorization": f"Bearer {TOKEN}"}
+        assert (await site.ask("GET", "/api/v1/calls", headers=allowed))[0] == 200
+        left = [await ended(reader, 0.2, rest=True) for reader in strangers]
+        assert left[:3] == [True, True, True], "the oldest leave first"
+        assert not left[-1]
+        assert not await ended(reading, 0.1), "who has shown a token stays"
 
 
 async def test_head_of_the_event_stream_is_answered_at_once(make_site: Make) -> None:
