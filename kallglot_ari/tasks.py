@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +22,21 @@ async def happens(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def aside(work: Callable[[], T], *, name: str) -> asyncio.Future[T]:
+    """Have `work` done on a thread of its own. It may hang for ever, as on a network disk that is away: no process waits for it to end."""
+    found: Future[T] = Future()
+    found.set_running_or_notify_cancel()
+
+    def answer() -> None:
+        try:
+            found.set_result(work())
+        except Exception as error:  # noqa: BLE001 - the asker's
+            found.set_exception(error)
+
+    threading.Thread(target=answer, name=f"kallglot-{name}", daemon=True).start()
+    return asyncio.wrap_future(found)
 
 
 class Tasks:

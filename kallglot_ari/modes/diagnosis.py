@@ -8,7 +8,6 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from kallglot_ari.calls.interfaces import CaptureFile, Flow, Media
 from kallglot_ari.errors import ConfigError, UsageError
 from kallglot_ari.media.capture import free, leave_room
 from kallglot_ari.settings import DebugSettings, Settings
+from kallglot_ari.tasks import aside
 
 _log = log.get(__name__)
 _SUFFIX = {"wav": "wav", "opus": "ogg"}
@@ -71,21 +71,16 @@ async def ask(folder: str, question: Callable[[], T]) -> T:
     """What `question` finds out about `debug.dir`; nobody else waits for that disk. :raises ConfigError: it does not answer."""
     if not _ASKING.acquire(blocking=False):
         raise _hangs(folder)
-    found: Future[T] = Future()
-    found.set_running_or_notify_cancel()
 
-    def answer() -> None:
+    def answer() -> T:
         try:
-            found.set_result(question())
-        except Exception as error:  # noqa: BLE001 - the asker's
-            found.set_exception(error)
+            return question()
         finally:
             _ASKING.release()
 
-    threading.Thread(target=answer, name="kallglot-debug-dir", daemon=True).start()
     try:
         async with asyncio.timeout(_PATIENCE):
-            return await asyncio.wrap_future(found)
+            return await aside(answer, name="debug-dir")
     except TimeoutError:
         raise _hangs(folder) from None
 

@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from kallglot_ari import log
@@ -19,7 +20,7 @@ from kallglot_ari.modes.trunk_call import TrunkCall
 from kallglot_ari.pbx import hep
 from kallglot_ari.pbx.hep import SipMessage
 from kallglot_ari.peers import Networks
-from kallglot_ari.tasks import Tasks
+from kallglot_ari.tasks import Tasks, aside
 
 _log = log.get(__name__)
 
@@ -32,6 +33,8 @@ EARLY_BYTES = 8 << 20
 CALL_BYTES = 1 << 20
 """Longest trace of one call."""
 QUEUE = 2000
+STOP_SECONDS = 2.0
+"""What the disk has to take what still waits, at the end."""
 SUFFIX = ".sip.txt"
 
 FindCall = Callable[[str], TrunkCall | None]
@@ -56,6 +59,9 @@ class SipTrace(asyncio.DatagramProtocol):
         self._queue: asyncio.Queue[tuple[str, SipMessage]] = asyncio.Queue(QUEUE)
         self._tasks = Tasks("sip-trace")
         self._transport: asyncio.DatagramTransport | None = None
+        self._unwritten = log.Lasting(_log, "sip_trace_not_written")
+        self._in_hand = 0
+        """Messages that the disk is taking."""
         self.dropped = 0
 
     @property
@@ -81,10 +87,10 @@ class SipTrace(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(STOP_SECONDS):
                     await self._queue.join()
             except TimeoutError:
-                _log.warning("sip_trace_cut_off", messages=self._queue.qsize())
+                _log.warning("sip_trace_cut_off", messages=self._queue.qsize() + self._in_hand)
             await self._tasks.close()
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
@@ -132,17 +138,21 @@ class SipTrace(asyncio.DatagramProtocol):
                 self._queue.put_nowait((call_id, message))
         except asyncio.QueueFull:
             self.dropped += 1
+            self._unwritten.failed("the disk takes too little: messages are left out", folder=str(self._folder))
 
     async def _write(self) -> None:
         while True:
             batch = [await self._queue.get()]
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
+            self._in_hand = len(batch)
             try:
-                await asyncio.to_thread(self._append, batch)
+                await aside(partial(self._append, batch), name="sip-trace")
+                self._unwritten.worked()
             except OSError as error:
-                _log.warning("sip_trace_not_written", folder=str(self._folder), error=error.strerror)
+                self._unwritten.failed(error.strerror or repr(error), folder=str(self._folder))
             finally:
+                self._in_hand = 0
                 for _ in batch:
                     self._queue.task_done()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.modes import trunk_trace
@@ -106,6 +109,39 @@ async def test_a_folder_that_cannot_be_written_stops_nothing(trace: SipTrace, tm
     written = (tmp_path / "debug/lab-t-1.sip.txt").read_text()
     assert "BYE" in written
     assert "INVITE" not in written
+
+
+async def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_the_end_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hand-over waited for it until systemd killed the process, and the calls with it."""
+    monkeypatch.setattr(trunk_trace, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(trunk_trace, "QUEUE", 3)
+    trace = SipTrace("127.0.0.1", 0, tmp_path / "debug", lambda _: CALL)
+    await trace.start()
+    (tmp_path / "debug").mkdir()
+    fifo = tmp_path / "debug/lab-t-1.sip.txt"
+    before = threading.enumerate()
+    os.mkfifo(fifo)  # nobody reads it: to open it waits for ever
+    with capture_logs() as logs:
+        trace.datagram_received(sip("INVITE sip:sess_1@y SIP/2.0", "leg"), ("127.0.0.1", 1))
+        async with asyncio.timeout(5):
+            while not trace._in_hand:
+                await asyncio.sleep(0)
+        writing = [t for t in threading.enumerate() if t.name == "kallglot-sip-trace" and t not in before]
+        for _ in range(9):
+            trace.datagram_received(sip("BYE sip:sess_1@y SIP/2.0", "leg"), ("127.0.0.1", 1))
+        await trace.stop()
+    assert [thread.daemon for thread in writing] == [True]
+    assert trace.dropped == 6
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    told = [(line["event"], line.get("error"), line.get("messages")) for line in warnings]
+    assert told == [
+        ("sip_trace_not_written", "the disk takes too little: messages are left out", None),
+        ("sip_trace_cut_off", None, 4),
+    ]
+    os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+    writing[0].join(5)
 
 
 async def test_a_port_in_use(trace: SipTrace, tmp_path: Path) -> None:
