@@ -114,7 +114,7 @@ def _fetch(folder: Path, names: list[str], source: Path | None, *, verify: bool)
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         for model in [known[name] for name in names or known]:
             if not verify and not model.problem(folder):
                 console.print(f"{model.name} is here")

@@ -104,6 +104,11 @@ def test_without_a_terminal_progress_is_lines(
     monkeypatch.setattr("kallglot_ari.interpreter.models.locked", lambda: {"toy": model()})
     assert run_models(["fetch", "--from", str(tmp_path), "--dir", str(tmp_path / "models")]) == 0
     assert "toy: 100 % of 0 MB" in capsys.readouterr().err
+    (tmp_path / "model.bin").unlink()
+    assert run_models(["fetch", "--from", str(tmp_path), "--dir", str(tmp_path / "others")]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1, (
+        "what is wrong is one line, without an empty one for the bars"
+    )
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
