@@ -23,6 +23,7 @@ from kallglot_ari.calls.link import Link, LinkState
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallState, DialplanStatus, EndReason, Session
 from kallglot_ari.calls.placing import all_lost
+from kallglot_ari.calls.transfers import FETCH_SECONDS
 from kallglot_ari.calls.translating import READY_SECONDS
 
 RING_LEAST = 5.0
@@ -203,6 +204,8 @@ def resume(written: Written, seen: Seen, now: float, wall: datetime, *, sessions
             again=bool(was.creating) and not sessions_lost,
             ever_open=was.ever_open,
         )
+    here = seen.ours & seen.channels.keys()
+    missed += [e.ChannelEntered(i) for i in written.unwanted if i in here and not i.startswith("kg-")]
     away = max(0.0, (wall - written.started).total_seconds())
     commands += _candidates(machine, written, seen, missed, written.plan.timeout - away)
     commands += _strangers(machine, seen)
@@ -256,13 +259,14 @@ def _candidates(
         leg = machine.legs.get(candidate.leg)
         if leg is None:
             continue
-        if candidate.channel_id in (seen.ours if candidate.fetched else seen.channels):
+        if candidate.channel_id in seen.channels:
             machine.candidates[candidate.channel_id] = candidate
             waiting.add(leg.id)
             if candidate.channel_id in seen.ours & seen.up:
                 missed.append(e.ChannelEntered(candidate.channel_id, seen.channels[candidate.channel_id]))
             elif candidate.replaces or leg.id not in ("customer", "agent"):
-                commands.append(c.SetTimer(f"candidate.{candidate.channel_id}", TRANSFER_SECONDS))
+                seconds = FETCH_SECONDS if candidate.fetched else TRANSFER_SECONDS
+                commands.append(c.SetTimer(f"candidate.{candidate.channel_id}", seconds))
             elif leg.id == "customer":
                 commands.append(c.SetTimer(f"candidate.{candidate.channel_id}", left))
         elif candidate.replaces or leg.up or leg.id not in ("customer", "agent"):

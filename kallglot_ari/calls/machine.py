@@ -150,6 +150,7 @@ class CallMachine(Call):
         return [] if self._finished or hangup in self._outstanding else [hangup]
 
     def _left(self, event: e.ChannelLeft) -> list[c.Command]:
+        self.unwanted.discard(event.channel_id)
         leg = self.leg_of(event.channel_id)
         if leg is not None and leg.up and self.active:
             return party_gone(self, leg)

@@ -333,7 +333,7 @@ class Outbox:
 
     async def _write_again(self) -> None:
         """What the store did not take, as it is now: a row that stays unwritten would be forgotten with this process."""
-        for key in list(self._unwritten):
+        for key in sorted(self._unwritten):
             self._unwritten.discard(key)
             row = self._rows.get(key)
             again = self._store.session_ended(key) if row is None else self._store.session_intended(row)

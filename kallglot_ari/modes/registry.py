@@ -8,7 +8,7 @@ from itertools import chain
 
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.call import CallPlan
-from kallglot_ari.calls.commands import Command, Finish, MusicOnHold
+from kallglot_ari.calls.commands import Command, ContinueInDialplan, Finish, MusicOnHold
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.machine import CallMachine
 from kallglot_ari.calls.model import CallView, EndReason
@@ -68,6 +68,12 @@ class OwnChannels:
         self._given.add(channel_id)
         under_way = self._under_way.get(channel_id)
         if under_way is not None and not isinstance(under_way[0], MusicOnHold):
+            under_way[1].reschedule(0)
+
+    def returned(self, channel_id: str) -> None:
+        """From where it was sent: that was carried out, answered or not, and tried again it would be sent there once more."""
+        under_way = self._under_way.get(channel_id)
+        if under_way is not None and isinstance(under_way[0], ContinueInDialplan):
             under_way[1].reschedule(0)
 
     def take(self, channel_id: str) -> None:
@@ -150,6 +156,11 @@ class Registry:
         if before is not None and before is not runner:
             self._own[before.id].give(channel_id)
         self.adopt(channel_id, runner)
+
+    def returned(self, channel_id: str) -> None:
+        """A channel that its call sent to the dialplan for a while is back."""
+        if (runner := self.owner(channel_id)) is not None:
+            self._own[runner.id].returned(channel_id)
 
     def let_go(self, channel_id: str) -> None:
         """The dialplan had this channel meanwhile: its call, if it has one, neither hears of it nor touches it from now on."""

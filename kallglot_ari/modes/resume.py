@@ -55,6 +55,8 @@ class Resume:
         self._left: dict[str, adopt.Written] = {}
         self._unreadable: list[str] = []
         self._same_port = False
+        self.finishing: set[str] = set()
+        """Parties of calls that were killed while they ended: they are let go as those would have."""
         self._tasks = Tasks("resume")
 
     async def read(self) -> list[str]:
@@ -102,6 +104,7 @@ class Resume:
         lent = _lent(left)
         for call_id, written in left.items():
             if written.state in (CallState.ENDING, CallState.ENDED):
+                self.finishing |= {leg.channel_id for leg in written.legs}
                 self._tasks.spawn(self._finish(written, seen, give_back), name=f"finish-{call_id}")
             else:
                 try:
@@ -152,6 +155,7 @@ class Resume:
                     _log.debug("too_late", error=str(error))
             else:
                 await give_back(leg.channel_id, status)
+        self.finishing -= {leg.channel_id for leg in written.legs}
         self._journal.forget(written.plan.call_id)
 
     async def _close_records(self) -> None:

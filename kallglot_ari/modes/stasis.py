@@ -108,7 +108,10 @@ class StasisMode:
         self._holds = Holds(plant, self.calls, self._tasks)
         self._transfers = PhoneTransfers(plant, self.calls, self._tasks)
         self._away = Away(self.calls, plant.clock)
-        self._sweep = Sweep(plant, self.calls, prefix, self._give_back, lambda: journal.inherited, others)
+        self._sweep = Sweep(
+            plant, self.calls, prefix, partial(self._give_back, left=True), lambda: journal.inherited,
+            lambda channel_id: channel_id in self.resume.finishing or others(channel_id),
+        )  # fmt: skip
         self._draining = False
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -214,9 +217,10 @@ class StasisMode:
             return
         runner = self.calls.owner(channel.id)
         if runner is not None and _awaited(runner.machine, event):
+            self.calls.returned(channel.id)
             runner.post(e.ChannelEntered(channel.id, channel.name, dialplan.screened(event.args)))
         elif runner is None and _made(event):
-            self._tasks.spawn(self._remove_channel(channel.id), name="remove")
+            self._tasks.spawn(self._settled(self._plant.ari.channels.hangup(channel.id)), name="remove")
         else:
             self.calls.let_go(channel.id)
             self._new_caller(event, instead=runner is not None and not runner.machine.active)
@@ -304,13 +308,13 @@ class StasisMode:
         self._plant.metrics.calls_refused.labels(reason=reason).inc()
         self._tasks.spawn(self._give_back(channel_id, status), name="send-back")
 
-    async def _give_back(self, channel_id: str, status: DialplanStatus) -> None:
+    async def _give_back(self, channel_id: str, status: DialplanStatus, *, left: bool = False) -> None:
+        """:param left: by a call that is no more, and may have begun music for it."""
         channels = self._plant.ari.channels
+        if left:
+            await self._settled(channels.stop_moh(channel_id))
         await self._settled(channels.set_channel_var(channel_id, variable="KALLGLOT_STATUS", value=status.value))
         await self._settled(channels.continue_in_dialplan(channel_id))
-
-    async def _remove_channel(self, channel_id: str) -> None:
-        await self._settled(self._plant.ari.channels.hangup(channel_id))
 
     async def _settled(self, asking: Awaitable[None]) -> None:
         try:
@@ -319,7 +323,7 @@ class StasisMode:
             _log.debug("too_late", error=str(error))
 
     def _resume(self, seen: Snapshot) -> None:
-        self.resume.connected(seen, self._give_back)
+        self.resume.connected(seen, partial(self._give_back, left=True))
         there = {channel.id for channel in seen.channels}
         for gone in self._contexts.keys() - there:
             del self._contexts[gone]  # nobody heard of its end

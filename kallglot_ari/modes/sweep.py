@@ -89,6 +89,9 @@ class Sweep:
                     runner.post(e.CandidateLost(candidate.channel_id))
                 elif channel is not None and channel.state == "Up" and channel.id in in_app:
                     runner.post(e.ChannelEntered(channel.id, channel.name))
+            for channel_id in machine.unwanted & in_app & there.keys():
+                if there[channel_id].dialplan.app_name in ("", "Stasis"):
+                    runner.post(e.ChannelEntered(channel_id))
         listed = set(seen.application.channel_ids) if seen.application else set()
         ours = {i for i, channel in there.items() if self._ours(i) and (channel.state != "Up" or i in in_app)}
         # begins when those that are taken up have their owner
@@ -119,7 +122,7 @@ class Sweep:
         there, in_app = {bridge.id for bridge in bridges}, set(application.channel_ids)
         odd = set(self._unowned(there, in_app)) | set(self._missed(there, in_app))
         certain, self._suspects = odd & self._suspects, odd - self._suspects
-        lost = [(kind, thing, self._calls.owner(thing)) for kind, thing in certain if kind.startswith("lost")]
+        lost = [(kind, thing, self._calls.owner(thing)) for kind, thing in sorted(certain) if kind.startswith("lost")]
         await self._remove([one for one in certain if not one[0].startswith("lost")])
         for kind, thing, runner in lost:
             if runner is None:
@@ -174,7 +177,7 @@ class Sweep:
 
     async def _remove(self, things: list[tuple[str, str]]) -> None:
         removed = 0
-        for kind, thing in things:
+        for kind, thing in sorted(things):
             try:
                 if kind == "bridge":
                     await self._plant.ari.bridges.destroy(thing)

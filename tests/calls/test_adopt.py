@@ -206,6 +206,31 @@ def test_strangers_with_the_calls_name_are_removed() -> None:
     assert next(x for x in dial if isinstance(x, c.Dial)).channel_id == "kg-t-1.d10"
 
 
+@pytest.mark.parametrize("in_time", [True, False])
+def test_who_is_on_his_way_to_us_from_the_dialplan_at_a_kill_is_waited_for(in_time: bool) -> None:
+    """Gone on without, he would come to nobody."""
+    script, agent, there = talking()
+    script.feed(e.FetchAsked(agent, "17.9", "PJSIP/x"))
+    there = replace(there, channels={**there.channels, "17.9": "PJSIP/x"})
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    if not in_time:
+        taken.feed(e.TimerFired(taken.one(c.SetTimer, lambda timer: "17.9" in timer.name).name))
+    taken.feed(e.ChannelEntered("17.9", "PJSIP/x"))
+    assert (taken.machine.legs["agent"].channel_id == "17.9") is in_time
+    assert (c.Hangup("17.9") in taken.all) is not in_time
+
+
+def test_who_came_too_late_while_nobody_listened_is_let_go_after_a_kill() -> None:
+    script, _, there = talking()
+    script.machine.unwanted = {"17.9", "17.8", "17.7"}
+    script.feed(e.ChannelLeft("17.7"))  # he came by himself, and is a caller
+    channels = {**there.channels, "17.9": "x", "17.8": "y", "17.7": "z"}
+    there = replace(there, channels=channels, ours=there.ours | {"17.9", "17.7"})
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert taken.asked(c.Hangup) == [c.Hangup("17.9")]
+    assert taken.machine.unwanted == {"17.8"}
+
+
 def test_the_other_half_of_a_local_channel_is_no_stranger() -> None:
     """Asterisk counts it among our application's channels: hung up, it took the agent with it."""
     script, agent, there = talking()

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 from kallglot_ari.ari import models as m
 from kallglot_ari.ari.decode import read_one
-from kallglot_ari.ari.snapshot import Snapshot
+from kallglot_ari.ari.snapshot import Connected, Snapshot
 from kallglot_ari.calls import adopt
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.interfaces import StreamEnd
 from kallglot_ari.calls.model import DialplanStatus
+from kallglot_ari.calls.orders import Outbound
 from kallglot_ari.calls.runner import CallRunner
 from kallglot_ari.errors import AriUnavailable
+from kallglot_ari.modes import actions
 from kallglot_ari.modes.load import Load
 from kallglot_ari.modes.stasis import StasisMode
 from kallglot_ari.settings import Settings
@@ -207,6 +209,22 @@ async def test_a_party_transferred_to_the_dialplan_comes_back_as_a_caller(calls:
     assert "hangup" not in calls.asterisk.asked[channel_id]
 
 
+async def test_who_is_back_from_screening_is_not_sent_there_again(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request that sent him there was carried out; only its answer was lost."""
+    monkeypatch.setattr(actions, "AGAIN", 0.01)
+    monkeypatch.setattr(calls.mode, "new_id", lambda: "kg-t-9")
+    calls.asterisk.back.set()
+    calls.asterisk.unanswered.add("continue_in_dialplan")
+    calls.asterisk.dialplan["kg-t-9.d1"] = [("screened=HUMAN",)]
+    await calls.mode.originate(Outbound(customer="PJSIP/customer", agent="PJSIP/agent", only_humans=True))
+    call = await calls.state(0, "active")
+    await asyncio.sleep(0.1)
+    assert call.machine.state == "active"
+    assert calls.asterisk.asked["kg-t-9.d1"].count("continue_in_dialplan") == 1
+
+
 async def test_one_whom_we_dialled_comes_back_after_the_call(calls: Calls) -> None:
     calls.asterisk.enters("kg-t-old.d1", *ALONE)
     runner = await calls.state(0, "active")
@@ -317,6 +335,31 @@ async def test_the_end_of_a_call_that_was_killed_leaves_the_next_one_alone(calls
     await calls.mode.resume._finish(ended, seen, calls.mode._give_back)
     assert calls.asterisk.asked[CALLER][before:] == []
     assert ended.started == EPOCH
+
+
+@pytest.mark.parametrize(
+    ("end", "asked"),
+    [
+        (e.TimerFired("ring"), ["stop_moh", "set_channel_var", "continue_in_dialplan"]),
+        (e.HangupAsked(), ["hangup"]),
+    ],
+)
+async def test_who_was_let_go_at_a_kill_is_let_go_once_and_takes_no_music_along(
+    calls: Calls, end: e.Event, asked: list[str]
+) -> None:
+    """Of a call that had ended nobody else stops the music, and who was served does not go on in the dialplan as one of a fault."""
+    script = Script()
+    script.feed(end)
+    ended = adopt.read(orjson.loads(orjson.dumps(adopt.write(script.machine))))
+    assert ended is not None
+    calls.asterisk.there.add(CALLER)
+    calls.mode.resume._left["kg-t-1"] = ended
+    there = (read_one(m.Channel, orjson.dumps(channel(CALLER))),)
+    app = m.Application(name="kallglot", channel_ids=(CALLER,))
+    calls.mode.on_event(Connected(Snapshot((22, 0, 0), m.AsteriskInfo(), app, there, ()), again=False))
+    await calls.until(lambda: not calls.mode.resume.finishing, "it is let go")
+    await asyncio.sleep(0.01)
+    assert calls.asterisk.asked[CALLER] == asked
 
 
 WAYS = st.sampled_from([AGENT, ALONE, NOBODY])

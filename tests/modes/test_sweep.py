@@ -76,7 +76,7 @@ class Call:
         self.got: list[e.Event] = []
         self.leg = Leg("customer", "customer", channel_id="customer", up=True, bridge_id=f"{call_id}.b")
         self.leg.media, self.leg.media_id, self.leg.media_entered = Thing.LIVE, f"{call_id}.m", True
-        self.machine = SimpleNamespace(legs={"customer": self.leg}, candidates={})
+        self.machine = SimpleNamespace(legs={"customer": self.leg}, candidates={}, unwanted=set())
 
     def post(self, event: e.Event) -> None:
         self.got.append(event)
@@ -163,6 +163,14 @@ def connected(bench: Bench, *channels: str, there: tuple[str, ...] = ("customer"
         bridges=[SimpleNamespace(id=bridge) for bridge in bench.asterisk.bridges_there],
     )
     bench.sweep.connected(seen)
+
+
+async def test_who_was_fetched_too_late_while_nobody_listened_is_told_of(bench: Bench) -> None:
+    """The call knows what to do with him; he would stay in silence for as long as he can bear it."""
+    bench.call.machine.unwanted |= {"fetched", "elsewhere"}
+    bench.asterisk.in_app.add("fetched")
+    connected(bench, "fetched", "elsewhere")
+    assert bench.call.got == [e.ChannelEntered("fetched")]
 
 
 async def test_what_was_given_to_the_dialplan_stays_there(bench: Bench) -> None:
