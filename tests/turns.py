@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import re
 import socket
@@ -13,7 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp.http_parser import DeflateBuffer
 
 
 class Work(NamedTuple):
@@ -127,3 +131,22 @@ def flooding_streams(ready: bytes, again: bytes, *, patience: float = 3.0) -> It
         over.set()
         listening.close()
         thread.join(10)
+
+
+BOMB = gzip.compress(bytes(16 << 20), 9)
+"""16 MB of nothing, which are 16 kB on the line."""
+MOST_PIECES = 100
+"""Pieces of 64 kB that may be unpacked of it."""
+
+
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each piece that aiohttp unpacks of a body from now on."""
+    pieces: list[None] = []
+    feed = DeflateBuffer.feed_data
+
+    def noted(buffer: DeflateBuffer, *args: Any) -> Any:
+        pieces.append(None)
+        return feed(buffer, *args)
+
+    monkeypatch.setattr(DeflateBuffer, "feed_data", noted)
+    return pieces

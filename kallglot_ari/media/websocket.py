@@ -112,7 +112,7 @@ class WebSocketMedia:
         try:
             tls, server = self._server_tls(), runner.server
             self._listening = await self._loop.create_server(
-                lambda: Guest(server, loop=self._loop, door=self._door, access_log=None),
+                lambda: Guest(server, loop=self._loop, door=self._door, access_log=None, lingering_time=0),
                 self._settings.bind, self._settings.port,
                 ssl=tls, ssl_handshake_timeout=ASK_WITHIN if tls else None, backlog=1024,
             )  # fmt: skip

@@ -29,6 +29,7 @@ from kallglot_ari.settings import MediaSettings
 from tests.audio.signals import tone
 from tests.media.conftest import START, ulaw, value
 from tests.media.simulated import Simulation
+from tests.turns import BOMB, MOST_PIECES, unpacked
 
 pytestmark = pytest.mark.real_time
 
@@ -214,6 +215,19 @@ async def test_who_does_not_know_the_password_is_no_asterisk(headers: dict[str, 
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"http://127.0.0.1:{engine.address[1]}/", headers=headers)
     assert refused.value.status == 401
+
+
+async def test_what_nobody_reads_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = unpacked(monkeypatch)
+    settings = {"websocket_client": "kallglot", "websocket_username": "u", "websocket_password": "p"}
+    async with engine_with(**settings) as engine:
+        reader, writer = await asyncio.open_connection("127.0.0.1", engine.address[1])
+        head = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(BOMB) + BOMB)
+        with contextlib.suppress(ConnectionError):
+            assert b" 401 " in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert len(pieces) < MOST_PIECES
 
 
 async def test_who_does_not_begin_as_asterisk_does_is_hung_up_on() -> None:

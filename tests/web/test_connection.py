@@ -11,7 +11,7 @@ import pytest
 
 from kallglot_ari.door import Door
 from kallglot_ari.portions import Portions
-from tests.turns import MOST_CALLS, MOST_OCTETS, busiest_turn, flooding
+from tests.turns import BOMB, MOST_CALLS, MOST_OCTETS, MOST_PIECES, busiest_turn, flooding, unpacked
 from tests.web.conftest import TOKEN, Make
 
 pytestmark = pytest.mark.real_time
@@ -155,6 +155,18 @@ async def test_what_was_sent_in_one_go_is_answered_in_order(make_site: Make) -> 
         answer = await asyncio.wait_for(reader.read(), 20)
     found = re.findall(rb"nothing at /(?:nothing/)?(\w+)", answer)
     assert found == [*(str(number).encode() for number in range(500)), b"last"]
+
+
+@pytest.mark.parametrize("path", [b"/nothing", b"/healthz", b"/pbx/incoming", b"/webhooks/kallglot"])
+async def test_what_nobody_reads_is_not_unpacked(make_site: Make, monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
+    pieces = unpacked(monkeypatch)
+    site = await make_site(token=TOKEN)
+    head = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % (path, len(BOMB))
+    async with AsyncExitStack() as stack:
+        reader = await opened(stack, site.server._port, head + BOMB)
+        assert await ended(reader, 5, rest=True)
+    assert len(pieces) < MOST_PIECES
+    assert (await site.ask("GET", "/healthz"))[0] == 200
 
 
 @pytest.mark.parametrize("path", [b"/healthz", b"/nothing"])
