@@ -38,6 +38,8 @@ class Journal:
         """Calls with the earlier prefix."""
         self._changed: dict[str, CallRunner | None] = {}
         self._last: dict[str, dict[str, Any]] = {}
+        self._unplaced: dict[str, Any] | None = None
+        """Where this run is to be found, while that is not written."""
         self._wake = asyncio.Event()
         self._tasks = Tasks("journal")
         self._before: str | None = None
@@ -77,11 +79,19 @@ class Journal:
             return {}
 
     async def settle(self, **place: Any) -> None:
-        """Keep where this run is to be found."""
+        """Keep where this run is to be found; what the store refuses is written later, as calls are."""
+        self._unplaced = place
         try:
-            await self._store.write_mappings(self._place, {PLACE: place})
+            await self._placed()
         except StoreError as error:
             _log.error("place_not_written", error=str(error))
+            self._wake.set()
+
+    async def _placed(self) -> None:
+        """:raises StoreError:"""
+        if self._unplaced is not None:
+            await self._store.write_mappings(self._place, {PLACE: self._unplaced})
+            self._unplaced = None
 
     # --- whose calls they are -----------------------------------------------------------------------------------------
 
@@ -159,6 +169,10 @@ class Journal:
 
     async def flush(self) -> None:
         """Write what is not yet written. :raises StoreError:"""
+        await self._flush_calls()
+        await self._placed()
+
+    async def _flush_calls(self) -> None:
         pending, self._changed = self._changed, {}
         changes: dict[str, dict[str, Any] | None] = {}
         for number, (call_id, runner) in enumerate(pending.items(), 1):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kallglot_ari.errors import ConfigError, StoreError
 from kallglot_ari.modes import journal as module
@@ -45,6 +46,27 @@ async def test_a_store_that_refuses_does_not_end_it(monkeypatch: pytest.MonkeyPa
         while store.maps:
             await asyncio.sleep(0.002)
     assert store.refused == 1
+    await journal.close()
+
+
+async def test_a_place_that_the_store_refused_is_written_when_it_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after that, the next run would bind another port than its calls send to."""
+    monkeypatch.setattr(module, "AGAIN", 0.005)
+    store = FakeStore()
+    store.fail = True
+    journal = Journal(store, "kg-a")
+    journal.start()
+    with capture_logs() as logs:
+        await journal.settle(rtp=["127.0.0.1", 4000])
+        await asyncio.sleep(0.02)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "place_not_written",
+        "live_calls_not_written",
+    ]
+    store.fail = False
+    async with asyncio.timeout(5):
+        while await journal.place() != {"rtp": ["127.0.0.1", 4000]}:
+            await asyncio.sleep(0.002)
     await journal.close()
 
 
