@@ -250,11 +250,14 @@ class CallView:
     """`starting`, `up`, `reconnecting`, `new_session`, `down`, or `direct`: connected without translation. Empty: over, or not ours."""
 
     def as_json(self) -> dict[str, Any]:
-        """The API's form; dates are ISO 8601 in UTC."""
+        """The API's form; dates are ISO 8601 in UTC. Once the call is over nobody is in it: not who was still being dialled either."""
 
         def iso(value: datetime | None) -> str | None:
             return value.isoformat().replace("+00:00", "Z") if value else None
 
+        legs = [leg.as_json() for leg in self.legs]
+        if self.state == CallState.ENDED:
+            legs = [leg | {"state": LegState.GONE.value} for leg in legs]
         return {
             "id": self.id,
             "session_id": self.session_id,
@@ -273,5 +276,5 @@ class CallView:
             "translation": self.translation,
             "metadata": self.metadata,
             "dtmf": self.dtmf,
-            "legs": [leg.as_json() for leg in self.legs],
+            "legs": legs,
         }

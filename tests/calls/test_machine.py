@@ -135,6 +135,8 @@ def test_nobody_answers_in_time() -> None:
     s.feed(e.TimerFired("ring"), after=30)
     s.over(EndReason.TIMEOUT, DialplanStatus.NOANSWER)
     assert s.back_in_dialplan
+    call = s.machine.view().as_json()
+    assert (call["state"], [leg["state"] for leg in call["legs"]]) == ("ended", ["gone", "gone"]), "nobody is dialled"
 
 
 def test_the_first_of_several_agents_wins() -> None:
