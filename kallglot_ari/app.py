@@ -337,16 +337,17 @@ class Service:
         self._stops.insert(1, ("claim", lambda: self._journal.release(self._run_id)))
         await self.stop(drain=False, keep_calls=True)
 
-    async def stop(self, *, drain: bool = True, keep_calls: bool = False) -> None:
+    async def stop(self, *, drain: bool = True, keep_calls: bool = False, seconds: float | None = None) -> None:
         """Drain, then stop every part in reverse; one that fails to does not keep the others.
 
         :param keep_calls: the next run of this instance goes on with them.
+        :param seconds: that calls may go on for; None: as the settings say.
         """
         self._keep_calls = keep_calls
         if keep_calls and hasattr(self, "outbox"):
             self.outbox.leave()
         if drain and hasattr(self, "stasis"):
-            seconds = self.settings.service.drain_seconds
+            seconds = self.settings.service.drain_seconds if seconds is None else seconds
             _log.info("draining", calls=len(self.stasis.calls) + len(self.trunk.calls()), seconds=seconds)
             self.trunk.drain()
             self.pbx.drain()  # its calls are not ended with us: the PBX tells the next run

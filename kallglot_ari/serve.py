@@ -20,7 +20,7 @@ _log = log.get(__name__)
 
 
 async def serve(settings: Settings, *, take_over: bool = False) -> int:
-    """Run until SIGTERM or SIGINT; the first drains, a second stops at once.
+    """Run until SIGTERM or SIGINT; the first drains, a second hangs up what is still up and stops.
 
     SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with. SIGHUP, which
     a closed terminal or a rotation of logs sends, ends no call.
@@ -56,7 +56,7 @@ async def serve(settings: Settings, *, take_over: bool = False) -> int:
         if not draining.done():
             _log.warning("stopping_at_once")
             draining.cancel()
-            await service.stop(drain=False)
+            await service.stop(seconds=0)
     finally:
         await tasks.close()
     return 0

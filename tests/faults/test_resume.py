@@ -161,3 +161,24 @@ async def test_another_run_takes_over_and_the_last_leaves_its_calls(
         assert double.created == 1
         assert len(session.ends) == 1
         assert double.violations == []
+
+
+async def test_a_second_sigterm_hangs_up_who_talks_and_ends_the_session(
+    asterisk22: LabAsterisk, phones: PhoneFactory, tmp_path: Path
+) -> None:
+    """Whoever stops the service twice does not leave two people to silence, and to a session that nobody ends."""
+    async with (
+        KallglotDouble("routing", chunk_ms=None) as double,
+        Served(asterisk22, tmp_path, double, SERVICE__DRAIN_SECONDS=600) as served,
+    ):
+        customer, agent, session = await talking(asterisk22, phones, double)
+        assert served.process is not None
+        served.process.send_signal(signal.SIGTERM)
+        while '"draining"' not in served.log(50):
+            await asyncio.sleep(0.02)
+        served.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(served.process.wait, 20) == 0
+        await customer.wait_state("DISCONNECTED")
+        await agent.wait_state("DISCONNECTED")
+        assert session.end_reason == "completed"
+        assert await asyncio.to_thread(asterisk22.ari, "GET", "/channels") == []
