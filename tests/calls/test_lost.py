@@ -80,3 +80,13 @@ def test_a_call_that_rang_when_asterisk_was_lost() -> None:
     script.feed(e.AsteriskLost())
     script.open = [x for x in script.open if not isinstance(x, c.Dial)]
     script.over(EndReason.ERROR, DialplanStatus.FAILED)
+
+
+def test_media_that_nobody_knows_of_are_removed() -> None:
+    """A run that was killed before it wrote of them had asked for them, and Asterisk made them after the next one had looked."""
+    script = Script()
+    script.talking()
+    late = "kg-t-1.p1.m1"
+    assert c.Hangup(late) in script.feed(e.ChannelEntered(late))
+    assert script.feed(e.ChannelEntered(late)) == [], "it is under way"
+    assert script.feed(e.ChannelEntered(script.machine.legs["agent"].media_id)) == []
