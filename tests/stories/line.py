@@ -27,6 +27,11 @@ class Line:
         if not self.deaf:
             self._queue.put_nowait(document)
 
+    def deliver_what_waits(self) -> None:
+        """What came since the socket was opened is there at once, behind the snapshot."""
+        while not self._queue.empty():
+            self._hand_on(self._queue.get_nowait())
+
     async def deliver(self) -> None:
         """Hand events on, until it breaks."""
         while True:
@@ -37,9 +42,9 @@ class Line:
             )
             if self.broken.is_set() or self._life.over:
                 return
-            self._tell(document)
-            self._sink(decode_event(orjson.dumps(document)))
+            self._hand_on(document)
 
-    def _tell(self, document: dict[str, object]) -> None:
+    def _hand_on(self, document: dict[str, object]) -> None:
         thing = document.get("channel") or document.get("bridge")
         self._world.tell("event", document["type"], thing["id"] if isinstance(thing, dict) else "")
+        self._sink(decode_event(orjson.dumps(document)))

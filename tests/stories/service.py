@@ -157,6 +157,7 @@ class Process:
         self.world.tell("connected:", *(f"{one.id}/{one.state}" for one in snapshot.channels))
         self.ari.is_connected(True)
         self.mode.on_event(Connected(snapshot, again))
+        line.deliver_what_waits()
         self.world.does(line.deliver())
         await line.broken.wait()
         if not self.life.over and not self._closed:

@@ -74,6 +74,7 @@ class StoryStore(FakeStore):
 
     async def save_call(self, call: CallView) -> None:
         """One that is refused is kept and written later, as `store.later` does; one that has ended stays so."""
+        await self._life.passes(0.001)
         while self._world.weather.store_fails:
             await self._life.passes(1.0)
         before = self.calls.get(call.id)
