@@ -33,6 +33,9 @@ async def watch(script: Script) -> None:
         if script.process is None or not script.process.ari.connected or wrong:
             since.clear()
             continue
+        for runner in script.process.runners:
+            if late := _still_rings(runner.machine):
+                world.breaks(f"No phone rings for a place that is taken: {late}")
         now = world.clock.now()
         seen = {what: since.get(what, now) for what in _waiting(script.process)}
         for what, began in seen.items():
@@ -57,6 +60,14 @@ def _waiting(process: Process) -> Iterator[tuple[str, ...]]:
         for one, other in permutations(there, 2):
             if _does_not_hear(process, runner, one, other):
                 yield runner.id, "silence", one.channel_id, other.channel_id
+
+
+def _still_rings(call: CallMachine) -> list[str]:
+    return [
+        one.channel_id
+        for one in call.candidates.values()
+        if one.leg not in call.legs or (call.legs[one.leg].up and not one.replaces)
+    ]
 
 
 def _talking(call: CallMachine) -> list[Leg]:
@@ -104,6 +115,7 @@ def at_rest(script: Script) -> None:
             script.world.breaks(f"{broken}: {runner.id}")
     for broken in _of_all(script, process):
         script.world.breaks(broken)
+    script.world.settled = True
 
 
 def _of_call(process: Process, runner: CallRunner) -> Iterator[str]:

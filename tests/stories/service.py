@@ -118,6 +118,9 @@ class Process:
         """As `app` stops when it is asked to for good."""
         self.world.tell("the service is asked to stop")
         await self.mode.drain(DRAIN_SECONDS)
+        weather = self.world.weather
+        if self.runners and not (weather.asterisk_silent or weather.kallglot_away or weather.line_cut):
+            self.world.breaks(f"Who is asked to stop leaves no call: {[runner.id for runner in self.runners]}")
         await self._stop()
 
     async def _stop(self) -> None:
