@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
-from kallglot_ari.errors import AriConflict, AriNotFound, AriNotInStasis, AriUnavailable
+from kallglot_ari.errors import AriBadRequest, AriConflict, AriNotFound, AriNotInStasis, AriUnavailable
 from tests.ari.fake import channel as channel_document
 from tests.ari.fake import event as event_document
 from tests.stories.clock import some
@@ -15,6 +15,7 @@ from tests.stories.world import World
 
 NORMAL, BUSY, NO_ANSWER = 16, 17, 19
 """Causes by Q.850."""
+FORWARDED_TO = ("Local/good@phones", "Local/good@phones", "Local/nobody@phones", "Local/busy@phones")
 CALLER = "17."
 """What the channel of every caller from the dialplan begins with."""
 
@@ -252,11 +253,17 @@ class Asterisk:
     async def _rings(self, dialled: Channel, endpoint: str, timeout: float) -> None:
         chance = self.world.dice.of("rings", dialled.id)
         await asyncio.sleep(some(chance, 0.01, 0.2))
+        if dialled.id not in self.channels:
+            return
         if "busy" in endpoint:
             self.destroy(dialled.id, BUSY)
             return
+        if "forwards" in endpoint:
+            self._forwards(dialled, timeout)
+            return
         dialled.state = "Ringing"
-        self.tells_of("ChannelStateChange", dialled)
+        if dialled.subscribed:
+            self.tells_of("ChannelStateChange", dialled)
         if "nobody" in endpoint:
             await asyncio.sleep(min(timeout, 25 if chance.random() < 0.3 else timeout))
             self.destroy(dialled.id, NO_ANSWER)
@@ -267,6 +274,23 @@ class Asterisk:
         if "flaky" in endpoint:
             await asyncio.sleep(some(chance, 0.0, 0.01, 0.5, 2.0))
             self.destroy(dialled.id, NORMAL, asked=True)
+
+    def _forwards(self, dialled: Channel, timeout: float) -> None:
+        """Its phone sends the call on (302): Asterisk dials there, on a channel that the application has not named and hears nothing of."""
+        number = self.world.number()
+        there = self.add(Channel(f"22.{number}", f"Local/good@phones-{number:08x};1", "Down", Where.DIALLED))
+        self.tells(
+            "Dial",
+            peer=dialled.document(), forwarded=there.document(), forward="good", dialstatus="CANCEL", dialstring="",
+        )  # fmt: skip
+        self.destroy(dialled.id, NORMAL, by_us=True)
+        self.world.does(self._rings(there, self.world.dice.of("forwards", number).choice(FORWARDED_TO), timeout))
+
+    def subscribe(self, channel_id: str) -> None:
+        """:raises AriBadRequest:"""
+        if channel_id not in self.channels:
+            raise AriBadRequest("EventSource does not exist", status=422)
+        self.channels[channel_id].subscribed = True
 
     def _answers(self, dialled: Channel) -> None:
         dialled.state = "Up"

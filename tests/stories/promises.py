@@ -115,7 +115,6 @@ def at_rest(script: Script) -> None:
             script.world.breaks(f"{broken}: {runner.id}")
     for broken in _of_all(script, process):
         script.world.breaks(broken)
-    script.world.settled = True
 
 
 def _of_call(process: Process, runner: CallRunner) -> Iterator[str]:

@@ -122,6 +122,10 @@ class Applications(_Resource):
     async def get(self, application_name: str) -> m.Application:
         return await self._ask("application", self._ari.application)
 
+    async def subscribe(self, application_name: str, *, event_source: str) -> None:
+        channel_id = event_source.removeprefix("channel:")
+        await self._ask(f"subscribe to {channel_id}", lambda: self._asterisk.subscribe(channel_id))
+
 
 class Bridges(_Resource):
     async def list(self) -> tuple[m.Bridge, ...]:

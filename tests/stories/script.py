@@ -16,8 +16,11 @@ from tests.stories.service import Process
 from tests.stories.store import Disk
 from tests.stories.world import World
 
-ENDPOINTS = ("PJSIP/good", "PJSIP/good", "PJSIP/good", "PJSIP/busy", "PJSIP/nobody", "PJSIP/unregistered", "PJSIP/late", "PJSIP/flaky",
-             "Local/good@phones/n")  # fmt: skip
+ENDPOINTS = (
+    *("PJSIP/good",) * 3, "PJSIP/busy", "PJSIP/nobody", "PJSIP/unregistered", "PJSIP/late", "PJSIP/flaky", "PJSIP/forwards",
+    "Local/good@phones/n",
+)  # fmt: skip
+"""What those do who are dialled."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class Telling(FakeHub):
         process.world.tell("call", call_id, event, *(f"{k}={v}" for k, v in data.items()))
         if event == "call.ending":
             process.ends(call_id, data["status"])
+        elif event == "call.ended":
+            process.has_ended(call_id)
 
 
 class Process:
@@ -84,6 +86,8 @@ class Process:
             Load(metrics, 0),
         )
         self._closed = False
+        self._built: dict[str, set[str]] = {}
+        """Calls that end while nothing fails: the bridges and media of their legs."""
         self.before: set[asyncio.Task[Any]] = set()
         """Tasks of the processes that were killed before this one came."""
 
@@ -180,6 +184,8 @@ class Process:
             call = self.mode.calls.get(call_id).machine
         except LookupError:
             return
+        if self.world.weather.fair:
+            self._built[call_id] = {thing for leg in call.legs.values() for thing in (leg.bridge_id, leg.media_id)}
         unserved = status == "UNAVAILABLE" and call.plan.on_unavailable == "hangup"
         if status == "COMPLETED" or unserved:
             self.asterisk.served |= {leg.channel_id for leg in call.legs.values()}
@@ -188,6 +194,12 @@ class Process:
         parties = [leg.channel_id for leg in call.legs.values() if leg.role is Role.PARTY]
         if len(parties) > 1 and not unserved and all(self._has(call, leg.channel_id) for leg in call.legs.values()):
             self.world.breaks(f"A call whose parties are there goes on: {call_id} {status} {call.problem!r} {parties}")
+
+    def has_ended(self, call_id: str) -> None:
+        """Where nothing fails, a call leaves nothing to the sweep."""
+        left = self._built.pop(call_id, set()) & (self.asterisk.bridges.keys() | self.asterisk.channels.keys())
+        if left:
+            self.world.breaks(f"A call takes down what it has put up: {sorted(left)}")
 
     def _has(self, call: CallMachine, channel_id: str) -> bool:
         channel = self.asterisk.channels.get(channel_id)

@@ -69,8 +69,6 @@ def _logs(world: World) -> Iterator[None]:
         name = str(event.get("event"))
         if "crashed" in name or name in ("task_failed", "live_call_not_taken_up", "live_call_unreadable"):
             world.breaks(f"Nothing crashes: {event}")
-        elif world.settled and name in ("nobody_s_things_removed", "event_missed"):
-            world.breaks(f"A call takes down itself what it has put up: {event}")
         else:
             world.tell("log", name, *(f"{k}={v}" for k, v in event.items() if k != "event"))
         raise structlog.DropEvent

@@ -35,8 +35,6 @@ class World:
     broken: list[str] = field(default_factory=list)
     """Promises that were broken, in order."""
     serial: int = 0
-    settled: bool = False
-    """Of what went wrong nothing is left."""
 
     def __post_init__(self) -> None:
         self.dice = Dice(self.seed)
