@@ -145,7 +145,7 @@ class CallMachine(Call):
     def _stray(self, channel_id: str) -> list[c.Command]:
         """One that we made and no longer know enters: the request, or the one to hang up, had no answer, and was carried out all the same."""
         leg, hangup = self.leg_of(channel_id), c.Hangup(channel_id)
-        if not channel_id.startswith(f"{self.plan.call_id}.") or (leg is not None and leg.up):
+        if leg is not None and leg.up:
             return []
         return [] if self._finished or hangup in self._outstanding else [hangup]
 

@@ -50,11 +50,13 @@ _DIALLED = re.compile(r"kg-[^.]+\.d\d+")
 
 def _made(event: m.StasisStart) -> bool:
     """Whether the channel enters because we made it; one that we dialled and gave to the dialplan enters as any caller does."""
+    if event.args == ("dialled",):
+        return True  # also where its phone sent the call on: there Asterisk names it
     if not event.channel.id.startswith("kg-"):
         return False
     if not _DIALLED.fullmatch(event.channel.id):
         return True  # external media
-    return event.args == ("dialled",) or any(argument.startswith("screened=") for argument in event.args)
+    return any(argument.startswith("screened=") for argument in event.args)
 
 
 def _awaited(machine: CallMachine, event: m.StasisStart) -> bool:

@@ -82,6 +82,15 @@ def test_a_call_that_rang_when_asterisk_was_lost() -> None:
     script.over(EndReason.ERROR, DialplanStatus.FAILED)
 
 
+def test_who_is_fetched_into_a_call_that_ends_is_not_left_with_nobody() -> None:
+    script = Script()
+    agent = script.talking()
+    script.feed(e.FetchAsked(agent, "17.9", "PJSIP/x"))
+    script.feed(e.HangupAsked())
+    script.machine.unwanted.clear()  # as after a kill in that moment
+    assert script.feed(e.ChannelEntered("17.9", "PJSIP/x")) == [c.Hangup("17.9")]
+
+
 def test_media_that_nobody_knows_of_are_removed() -> None:
     """A run that was killed before it wrote of them had asked for them, and Asterisk made them after the next one had looked."""
     script = Script()

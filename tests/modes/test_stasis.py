@@ -133,6 +133,9 @@ async def test_a_phone_that_sends_its_call_on_is_followed() -> None:
     await calls.until(lambda: runner.machine.state == "active", "they talk")
     assert runner.machine.legs["agent"].channel_id == "9.1"
     assert "subscribe" in calls.asterisk.asked["kallglot"]
+    calls.asterisk.enters("9.1", "dialled")  # told again after a connect, which had shown it already
+    assert [call.machine.state for call in calls.runners] == ["active"]
+    assert runner.machine.legs["agent"].channel_id == "9.1"
     await calls.close()
 
 

@@ -190,7 +190,8 @@ class Asterisk:
     async def _goes_on(self, channel: Channel) -> None:
         """What a dialplan does with who comes out of `Stasis()`."""
         chance = self.world.dice.of("dialplan", channel.id)
-        await asyncio.sleep(some(chance, 0.0, 0.1, 2.0))
+        failed = channel.variables.get("KALLGLOT_STATUS") == "FAILED"  # then something else comes first
+        await asyncio.sleep(some(chance, 0.0, 0.1, 2.0) + failed)
         if channel.screened:
             found = chance.choice(["HUMAN", "HUMAN", "MACHINE", ""])
             if not self._is_in_dialplan(channel):

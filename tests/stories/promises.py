@@ -107,7 +107,7 @@ def _does_not_hear(process: Process, runner: CallRunner, one: Leg, other: Leg) -
 
 
 def at_rest(script: Script) -> None:
-    """Everything was right for a quarter of an hour."""
+    """Everything was right for some minutes."""
     process = script.process
     assert process is not None
     for runner in process.runners:

@@ -20,7 +20,7 @@ from tests.stories.script import Mix, Script
 from tests.stories.service import PREFIX
 from tests.stories.world import World
 
-CLEARING, RESTING, LEAVING = 60.0, 900.0, 400.0
+CLEARING, RESTING, LEAVING = 60.0, 400.0, 200.0
 """Seconds after which all that was broken works, for which nothing happens, and after which nothing may be left."""
 
 
