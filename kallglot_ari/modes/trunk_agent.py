@@ -16,7 +16,8 @@ from kallglot_ari.modes.trunk_call import TrunkCall
 _log = log.get(__name__)
 
 CONTEXT = "kallglot-trunk-agent"
-"""Where the dialplan sends an agent who answered; it asks ``session`` with ``call=${KALLGLOT_CALL}``."""
+"""Where the dialplan sends an agent who answered, to the extension that is the call's id: of all that an originate says it is the one
+thing that a channel has with which Asterisk follows an agent's phone that sends its calls on (302)."""
 BUSY = 5
 
 
@@ -66,7 +67,7 @@ class Agents:
     async def _dial(self, ami: AmiClient, call: TrunkCall, channel_id: str, agent: str, timeout: float) -> None:
         try:
             await ami.originate(
-                agent, context=CONTEXT, exten="s", caller_id=call.caller, timeout=timeout, channel_id=channel_id,
+                agent, context=CONTEXT, exten=call.id, caller_id=call.caller, timeout=timeout, channel_id=channel_id,
                 variables=[f"KALLGLOT_CALL={call.id}"],
             )  # fmt: skip
         except AmiError as error:
@@ -80,8 +81,8 @@ class Agents:
             _log.warning("trunk_agent_not_cancelled", channel=channel_id, error=str(error))
 
     def joined(self, call: TrunkCall, uniqueid: str) -> bool:
-        """A channel asks to join; False for an agent who answered when another had, or when nobody waits any more."""
-        if uniqueid in call.parties or not uniqueid.startswith(f"{call.id}-a"):
+        """An agent has answered; False when another had before, or when nobody waits any more."""
+        if uniqueid in call.parties:
             return True
         ringing = self._ringing.get(call.id)
         if ringing is None or ringing.result.done():

@@ -290,12 +290,11 @@ class TrunkScripts:
     async def _join(self, agi: AgiSession) -> tuple[DialplanStatus, TrunkCall | None]:
         """One more party: of a call we dialled it for (``call=``), or of any session (``join=``)."""
         parameters = agi.request.parameters
-        call = (
-            self._book.get(parameters["call"])
-            if parameters.get("call")
-            else self._book.of_session(parameters.get("join", ""))
-        )
-        if call is None or call.reason is not None or not self._agents.joined(call, agi.request.uniqueid):
+        rung = bool(parameters.get("call"))
+        call = self._book.get(parameters["call"]) if rung else self._book.of_session(parameters.get("join", ""))
+        if call is None or call.reason is not None:
+            return DialplanStatus.UNAVAILABLE, None
+        if rung and not self._agents.joined(call, agi.request.uniqueid):
             return DialplanStatus.UNAVAILABLE, None
         role = call.join(agi.request.uniqueid)
         self._book.index(call)

@@ -20,6 +20,7 @@ from kallglot_ari.modes.pbx_lost import Api
 from kallglot_ari.modes.trunk_book import YOUNG_SECONDS
 from kallglot_ari.settings import KallglotSettings, TrunkSettings
 from tests.asterisk.conftest import PhoneFactory
+from tests.asterisk.redirecting import redirecting
 from tests.asterisk.running import running, settings_for
 from tests.asterisk.sniffing import Seen, tone_share
 from tests.asterisk.trunk_lab import Transport, TrunkLab, free_udp_port, hears, hears_itself, kill
@@ -168,6 +169,42 @@ async def test_an_agent_transfers_to_another(build: TrunkLab, phones: PhoneFacto
     await second.hangup()
     await customer.wait_state("DISCONNECTED", 10, call)
     assert [session for session, _ in await trunk.ended()] == ["sess_1"]
+
+
+@pytest.mark.parametrize("version", ["22", pytest.param("16", marks=pytest.mark.asterisk16)])
+async def test_who_answers_where_the_agents_phone_sends_the_call_is_the_agent(
+    build: TrunkLab, phones: PhoneFactory, version: Version
+) -> None:
+    codecs = ("G722", "PCMU")
+    trunk = await build(version=version, codecs=codecs, edge_codecs="g722,ulaw")
+    customer, other = await phones(trunk.pbx, "customer"), await phones(trunk.pbx, "agent2", on_call=0.2)
+    async with redirecting(trunk.pbx, "agent", "agent2") as phone:
+        call = await customer.call("301")
+        await customer.wait_state("CONFIRMED", 10, call)
+        await other.wait_state("CONFIRMED", 10)
+        assert phone.asked == 1
+    await trunk.until(lambda: [leg.state for view in trunk.mode.calls() for leg in view.legs] == ["up", "up"])
+    assert await hears_itself(other)
+    await other.hangup()
+    await customer.wait_state("DISCONNECTED", 10, call)
+    assert await trunk.ended() == [("sess_1", "agent_hangup")]
+
+
+SENDS_ON = "[edge]\nexten = _sess.,1,Transfer(PJSIP/sip:300@127.0.0.1)\n same = n,Hangup()\n"
+
+
+async def test_an_endpoint_of_kallglots_that_sends_the_call_on_is_left_for_the_next(
+    build: TrunkLab, phones: PhoneFactory
+) -> None:
+    """A 302 names a number, which the PBX would dial in the trunk's own context: there is none, so nobody outside dials through it."""
+    trunk = await build(edge_dialplans=(SENDS_ON, sip_edge.ECHO))
+    phone = await phones(trunk.pbx, "customer")
+    call = await phone.call("300")
+    await phone.wait_state("CONFIRMED", 10, call)
+    assert (trunk.dialled(), trunk.dialled(trunk.edges[1])) == (1, 1)
+    assert await hears_itself(phone)
+    await phone.hangup()
+    assert await trunk.ended() == [("sess_1", "customer_hangup")]
 
 
 @pytest.mark.parametrize("when", ["before", "during"])

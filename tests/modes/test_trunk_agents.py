@@ -16,9 +16,9 @@ def agents_of(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], lis
     dialled: list[str] = []
     cancelled: list[str] = []
 
-    async def originate(dial: str, *, channel_id: str, variables: list[str], **_: object) -> None:
+    async def originate(dial: str, *, channel_id: str, exten: str, **_: object) -> None:
         dialled.append(channel_id)
-        assert variables == [f"KALLGLOT_CALL={lab.mode.calls()[0].id}"]
+        assert exten == lab.mode.calls()[0].id
 
     async def hangup(channel: str, cause: int = 16) -> bool:
         cancelled.append(channel)
@@ -60,8 +60,28 @@ async def test_of_two_agents_who_answer_at_once_one_joins(followed: Lab, monkeyp
     assert (await both[0].agi("session", f"call={call_id}"))["SESSION_ID"] == "sess_1", "asked again"
 
 
+async def test_who_answers_where_an_agents_phone_sends_the_call_is_the_agent(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asterisk dials there on a channel that we have not named. Who answers there when somebody has joined is one too many."""
+    lab = followed
+    dialled, cancelled = agents_of(lab, monkeypatch)
+    caller = asyncio.get_running_loop().create_task(lab.channel("1.1").agi("session", "agent=PJSIP/1&PJSIP/2"))
+    await lab.until(lambda: len(dialled) == 2 and bool(lab.mode.calls()[0].session_id))
+    call_id = lab.mode.calls()[0].id
+    first, second = lab.channel("8.1"), lab.channel("9.1")
+    assert (await first.agi("session", f"call={call_id}"))["SESSION_ID"] == "sess_1"
+    assert (await caller)["SESSION_ID"] == "sess_1"
+    assert cancelled == dialled
+    assert await second.agi("session", f"call={call_id}") == {"SESSION_ID": "", "KALLGLOT_STATUS": "UNAVAILABLE"}
+    assert (await first.agi("session", f"call={call_id}"))["SESSION_ID"] == "sess_1", "asked again"
+    lab.follower.event(ami.ChannelGone("8.1", "Local/8-1", "8.1", 16, ""))
+    await lab.quiet()
+    assert lab.api.ended == [("sess_1", "agent_hangup")]
+
+
 async def test_an_empty_call_is_nobody_s_and_buys_no_session(followed: Lab) -> None:
-    """A phone that was rung sent the call on (302): who answers there asks with a variable that Asterisk did not give it."""
+    """A dialplan of one's own: a phone that was rung sent the call on (302), and who answers there has none of the originate's variables."""
     found = await followed.channel("9.1").agi("session", "call=")
     assert found == {"SESSION_ID": "", "KALLGLOT_STATUS": "FAILED"}
     assert followed.mode.calls() == []

@@ -278,7 +278,7 @@ async def test_an_agent_who_joined_is_known_after_a_restart(followed: Lab) -> No
     await first.mode.start()
     await first.channel("1.1").agi("session")
     (view,) = first.mode.calls()
-    await first.channel("2.1").agi("session", f"call={view.id}")
+    await first.channel("2.1").agi("session", "join=sess_1")
     first.mode._book.get(view.id).agent_expected = True  # type: ignore[union-attr]
     await first.channel("1.2", "1.1").agi("answered", "session=sess_1", "party=1.1")
     await first.mode.stop(keep_calls=True)
