@@ -111,6 +111,19 @@ def test_without_a_terminal_progress_is_lines(
     )
 
 
+def test_a_narrow_list_says_in_full_which_file_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kallglot_ari.interpreter.models.locked", lambda: {"toy": model()})
+    monkeypatch.setenv("COLUMNS", "46")
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy/model.bin").write_bytes(b"too short")
+    assert run_models(["list", "--dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "found 9" in " ".join(said.replace("│", " ").split())
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_models(["list", "--json", "--dir", str(tmp_path)]) == 0
     assert '"not here"' in capsys.readouterr().out
