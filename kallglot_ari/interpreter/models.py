@@ -76,7 +76,9 @@ def _list(folder: Path, *, verify: bool, as_json: bool) -> int:
         return 0
     table = Table(title=f"Models in {folder}", title_justify="left")
     for column in ("name", "kind", "licence", "MB", "state"):
-        table.add_column(column, justify="right" if column == "MB" else "left", no_wrap=column == "name", overflow="fold")
+        table.add_column(
+            column, justify="right" if column == "MB" else "left", no_wrap=column == "name", overflow="fold"
+        )
     for model, state in rows:
         table.add_row(model.name, model.kind, model.licence, f"{model.size / 1e6:.0f}", state)
     Console().print(table)
