@@ -23,6 +23,7 @@ from kallglot_ari.lab import report, speech, verify
 from kallglot_ari.lab.asterisk import LabAsterisk
 from kallglot_ari.lab.conversation import Turn, converse
 from kallglot_ari.lab.dialogue import DIALOGUE, Line, check_languages
+from kallglot_ari.lab.phone_python import python_with_pjsua2
 from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.roots import Version
 from kallglot_ari.settings import (
@@ -141,6 +142,7 @@ async def run_demo(
         raise UsageError(f"--out {out}: expected a folder that can be written, found: {error.strerror}") from None
     if engine == "offline":
         await asyncio.to_thread(verify.need_models, source, target, screen.step)
+    await asyncio.to_thread(python_with_pjsua2, screen.step)
     with tempfile.TemporaryDirectory(prefix="kallglot-demo-") as scratch:
         spoken = await asyncio.to_thread(_speak, source, target, DIALOGUE[:lines], Path(scratch), screen)
         screen.step("starting Asterisk")

@@ -1,4 +1,4 @@
-"""Finds an Asterisk to run, or makes one: Debian's packages in a folder of the lab's cache.
+"""Finds an Asterisk to run, or makes one: Debian's packages in a folder of the lab's cache, on Ubuntu too.
 
 In order: `$KALLGLOT_LAB_ASTERISK_22` (or `_16`) names a folder made elsewhere; an `asterisk` in PATH of the version asked for;
 a folder made earlier; a new one, by debootstrap, as root.
@@ -29,6 +29,7 @@ SUITES: dict[Version, str] = {"22": "sid", "16": "bullseye"}
 PACKAGES = ("asterisk", "asterisk-modules", "asterisk-core-sounds-en-gsm")
 DEBOOTSTRAP_SECONDS = 900.0
 APT_SECONDS = 300.0
+KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SYSTEM_FOLDERS = os.pathsep + "/usr/sbin"
 """Added to PATH: su without a login leaves them out."""
 _COMPLETE = ".kallglot-lab-complete"
@@ -137,14 +138,18 @@ def _version_of(command: list[str]) -> str:
 
 
 def make(version: Version, folder: Path, progress: Progress) -> None:
-    """Make `folder` by debootstrap. Several makers wait for one another; one that was interrupted is made anew.
-
-    :raises LabError: says what to install or allow.
-    """
-    suite = SUITES[version]
+    """Make `folder` with an Asterisk. :raises LabError: says what to install or allow."""
     if os.geteuid() != 0:
         raise LabError(f"no Asterisk {version} in PATH, and making one needs root: run as root, or install asterisk")
-    with _lock(folder.with_name(folder.name + ".lock"), progress):
+    make_folder(f"Asterisk {version}", SUITES[version], PACKAGES, folder, progress)
+
+
+def make_folder(what: str, suite: str, packages: tuple[str, ...], folder: Path, progress: Progress) -> None:
+    """Make `folder` of Debian's `packages` and all they need by debootstrap, as root, unless it is there.
+
+    Several makers wait for one another; one that was interrupted is made anew. :raises LabError: says what to install or allow.
+    """
+    with locked(folder.with_name(folder.name + ".lock"), what, progress):
         if (folder / _COMPLETE).exists():
             return
         if folder.exists():
@@ -152,24 +157,26 @@ def make(version: Version, folder: Path, progress: Progress) -> None:
             _remove(folder)
         _need_debootstrap(progress)
         mirror = _mirror()
-        progress(f"making Asterisk {version} from Debian {suite} in {folder} (500 MB, about half a minute)")
+        if not mirror:
+            _need_keys(progress)
+        progress(f"making {what} from Debian {suite} in {folder} (half a minute and up to 500 MB)")
         try:
-            _debootstrap(suite, folder, mirror, progress)
+            _debootstrap(suite, packages, folder, mirror, progress)
         finally:
             _unmount(folder)
         shutil.rmtree(folder / "var/cache/apt/archives", ignore_errors=True)
         (folder / _COMPLETE).write_text(suite + "\n")
-        progress(f"Asterisk {version} is ready in {folder}")
+        progress(f"{what} is ready in {folder}")
 
 
 @contextlib.contextmanager
-def _lock(path: Path, progress: Progress) -> Iterator[None]:
+def locked(path: Path, what: str, progress: Progress) -> Iterator[None]:
     """Hold the lock file; the kernel lets go of it when its holder dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress("another process is making this Asterisk: waiting for it")
+            progress(f"another process is making this {what}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -223,20 +230,27 @@ def apt_install(packages: list[str], progress: Progress) -> None:
 
 
 def _mirror() -> str:
-    """The Debian archive that this machine's own apt uses. :raises LabError: when it names none."""
+    """The Debian archive that this machine's own apt uses; empty where it names none (Ubuntu's does not), for debootstrap knows one."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LabError(f"{' '.join(command)}: {error}; install asterisk instead") from None
-    for line in done.stdout.split():
-        if _REPOSITORY.search(line):
-            return line
-    raise LabError("apt's sources name no Debian archive (an address that ends in /debian): install asterisk instead")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next((line for line in done.stdout.split() if _REPOSITORY.search(line)), "")
 
 
-def _debootstrap(suite: str, folder: Path, mirror: str, progress: Progress) -> None:
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(folder), mirror]
+def _need_keys(progress: Progress) -> None:
+    """Debian's keys, where apt does not use any: what debootstrap fetches is checked by them."""
+    if not KEYS.exists():
+        apt_install(["debian-archive-keyring"], progress)
+
+
+def _debootstrap(suite: str, packages: tuple[str, ...], folder: Path, mirror: str, progress: Progress) -> None:
+    where = [mirror] if mirror else []
+    check = [] if mirror else [f"--keyring={KEYS}", "--force-check-gpg"]
+    command = [
+        "debootstrap", "--variant=minbase", *check, f"--include={','.join(packages)}", suite, str(folder), *where,
+    ]  # fmt: skip
     steps: dict[str, int] = {}
     tail = ""
     with subprocess.Popen(

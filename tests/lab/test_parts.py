@@ -15,8 +15,10 @@ import pytest
 from kallglot_ari.errors import LabError, UsageError
 from kallglot_ari.lab import conf, dialogue, report, slots, speech, verify
 from kallglot_ari.lab.conversation import Turn
+from kallglot_ari.lab.phone_python import python_with_pjsua2
 from kallglot_ari.lab.phones import Phone
 from kallglot_ari.lab.recording import Recording, at_rate
+from tests.asterisk.conftest import missing
 
 VALUES = conf.Values(
     inside="/var/tmp/x",
@@ -249,15 +251,25 @@ def test_the_shipped_lines_can_be_said_without_any_voice(tmp_path: Path, monkeyp
         speech.line("hola", "es", 0, tmp_path, espeak=False)
 
 
+@pytest.fixture
+def phones_can_be_had() -> None:
+    try:
+        python_with_pjsua2()
+    except LabError as error:
+        missing(str(error))
+
+
+@pytest.mark.phones
+@pytest.mark.usefixtures("phones_can_be_had")
 @pytest.mark.parametrize("registrar", ["nowhere", "127.0.0.1:port", "no.such.host.invalid:5060"])
 async def test_a_registrar_that_is_no_address(registrar: str) -> None:
-    pytest.importorskip("pjsua2", reason="NOT TESTED: phones need pjsua2")
     with pytest.raises(LabError, match="registrar: expected host:port"):
         await Phone.start("x", registrar, "y")
 
 
+@pytest.mark.phones
+@pytest.mark.usefixtures("phones_can_be_had")
 async def test_a_phone_whose_process_ended_says_how() -> None:
-    pytest.importorskip("pjsua2", reason="NOT TESTED: phones need pjsua2")
     phone = await Phone.start("x", "127.0.0.1:9", "y", register=False)
     await phone.kill()
     with pytest.raises(LabError, match=r"phone x is gone: its process ended \(-9\)"):

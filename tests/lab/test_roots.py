@@ -149,11 +149,28 @@ def test_without_apt_one_line_says_what_to_install(path: Path) -> None:
         roots.find_or_make("22", quiet)
 
 
-def test_apt_that_names_no_debian_archive(path: Path) -> None:
-    machine(path)
-    program(path, "apt-get", "echo http://mirror.test/other")
-    with pytest.raises(LabError, match="no Debian archive"):
-        roots.find_or_make("22", quiet)
+@pytest.mark.parametrize("apt", ["echo http://mirror.test/ubuntu/", None])
+def test_where_apt_names_no_debian_archive_debootstraps_own_is_used_and_checked(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apt: str | None
+) -> None:
+    monkeypatch.setattr(roots, "KEYS", tmp_path / "keys.gpg")
+    (tmp_path / "keys.gpg").touch()
+    machine(path, DEBOOTSTRAP.replace("$4", "$6"))
+    program(path, "apt-get", apt) if apt else (path / "apt-get").unlink()
+    found = roots.find_or_make("22", quiet)
+    arguments = (found.folder / "arguments").read_text().split()
+    assert arguments[1:3] == [f"--keyring={tmp_path / 'keys.gpg'}", "--force-check-gpg"]
+    assert arguments[4:] == ["sid", str(found.folder)]
+
+
+def test_debians_keys_are_installed_where_they_are_missing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roots, "KEYS", tmp_path / "keys.gpg")
+    machine(path, DEBOOTSTRAP.replace("$4", "$6"))
+    program(path, "apt-get", f'test "$1" = indextargets || echo "$@" >> {tmp_path}/asked')
+    roots.find_or_make("22", quiet)
+    assert "debian-archive-keyring" in (tmp_path / "asked").read_text()
 
 
 def test_a_package_that_cannot_be_installed(path: Path) -> None:
