@@ -271,7 +271,8 @@ class WebSettings(Section):
     token: SecretStr = SecretStr("")
     """Bearer token of /api and /pbx; needed to bind anything but loopback."""
     supervisor_token: SecretStr = SecretStr("")
-    """Bearer token of /api/v1/calls/{id}/supervise alone, which nothing else opens; empty: nobody may listen in."""
+    """Bearer token of /api/v1/calls/{id}/supervise alone, which nothing else opens; empty: nobody may supervise. Who has `token` can hear calls
+    too: by a capture, or as one more party."""
     allowed_ips: tuple[str, ...] = ()
     """Addresses or networks that may connect; empty: any."""
     webhook_secret: SecretStr = SecretStr("")

@@ -97,7 +97,7 @@ class Guard:
     def _supervises(self, headers: Mapping[str, str]) -> None:
         _same_site(headers)
         if not self._supervisor:
-            raise Problem(403, "forbidden", "without web.supervisor_token nobody may listen in; set one")
+            raise Problem(403, "forbidden", "without web.supervisor_token nobody may supervise; set one")
         if not _is(self._supervisor, headers):
             raise Problem(
                 401,
