@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
 
 from kallglot_ari import log
+from kallglot_ari.tasks import Tasks
 
 _log = log.get(__name__)
 
@@ -17,6 +23,9 @@ SILENT_MAX = 200
 """Connections that have not asked yet; of more the oldest is dropped."""
 CONNECTIONS_MAX = 2000
 """Connections at once; further ones are dropped."""
+_NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_AGAIN = 1.0
+"""Seconds until connections are taken again after one of these."""
 
 
 class Door:
@@ -74,6 +83,91 @@ class Door:
         self.asked(transport)
         self.known(transport)
         self._open.discard(transport)
+
+
+class Port:
+    """A TCP port that is listened on, with or without TLS.
+
+    asyncio's own server begins as many handshakes as come, each with 300 kB of buffers, and tells nobody before they are over.
+    """
+
+    def __init__(self, *, handshakes: int = SILENT_MAX) -> None:
+        """:param handshakes: as many may be under way; of more the oldest is dropped."""
+        self.number = 0
+        self._most = handshakes
+        self._server: asyncio.Server | None = None
+        self._sockets: list[socket.socket] = []
+        self._begun: dict[asyncio.Task[None], None] = {}
+        """Handshakes that are under way, the oldest first."""
+        self._tasks = Tasks("port")
+
+    async def open(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        backlog: int,
+    ) -> None:
+        """:raises OSError: it cannot be listened on."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(factory, host, port, backlog=backlog, start_serving=tls is None)
+        self.number = server.sockets[0].getsockname()[1]
+        if tls is None:
+            self._server = server
+            return
+        self._sockets = [socket.socket(fileno=os.dup(bound.fileno())) for bound in server.sockets]
+        server.close()
+        try:
+            for bound in self._sockets:
+                bound.setblocking(False)
+                bound.listen(backlog)
+        except OSError:
+            await self.close()
+            raise
+        for bound in self._sockets:
+            self._tasks.spawn(self._accept(bound, factory, tls), name="accept")
+
+    async def close(self) -> None:
+        """Listen no more; connections that are there stay."""
+        if self._server is not None:
+            self._server.close()
+        await self._tasks.close()
+        for bound in self._sockets:
+            bound.close()
+
+    async def _accept(self, bound: socket.socket, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(bound)
+            except OSError as error:  # else the client left meanwhile
+                await asyncio.sleep(_AGAIN if error.errno in _NOTHING_LEFT else 0)
+                continue
+            if len(self._begun) >= self._most:
+                oldest = next(iter(self._begun))
+                self._ended(oldest)
+                oldest.cancel()
+            task = self._tasks.spawn(self._begin(connection, factory, tls), name="handshake")
+            self._begun[task] = None
+            task.add_done_callback(self._ended)
+            await asyncio.sleep(0)  # who waits to be taken is taken without a pause
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._begun.pop(task, None)
+
+    async def _begin(
+        self, connection: socket.socket, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(factory, connection, ssl=tls, ssl_handshake_timeout=ASK_WITHIN)
+        except OSError:  # it is no TLS, takes too long, or is gone
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
 
 
 class Guest(web.RequestHandler):

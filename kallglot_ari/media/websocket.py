@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from kallglot_ari import certificates
 from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.door import ASK_WITHIN, Door, Guest
+from kallglot_ari.door import ASK_WITHIN, Door, Guest, Port
 from kallglot_ari.errors import ConfigError, MediaError, cannot_listen_at
 from kallglot_ari.media.leg_socket import Connection, parse_event
 from kallglot_ari.media.legs import RTP_HEADER
@@ -82,7 +82,7 @@ class WebSocketMedia:
         self._session: aiohttp.ClientSession | None = None
         self._tls: ssl.SSLContext | bool = True
         self._runner: web.AppRunner | None = None
-        self._listening: asyncio.Server | None = None
+        self._listening: Port | None = None
         self._door = Door(
             full="media_connections_full", ask_within=ASK_WITHIN, most=_CONNECTIONS_MAX, silent=_SILENT_MAX
         )
@@ -110,17 +110,16 @@ class WebSocketMedia:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
         await runner.setup()
         try:
-            tls, server = self._server_tls(), runner.server
-            self._listening = await self._loop.create_server(
+            tls, server, listening = self._server_tls(), runner.server, Port(handshakes=_SILENT_MAX)
+            await listening.open(
                 lambda: Guest(server, loop=self._loop, door=self._door, access_log=None, lingering_time=0),
-                self._settings.bind, self._settings.port,
-                ssl=tls, ssl_handshake_timeout=ASK_WITHIN if tls else None, backlog=1024,
+                self._settings.bind, self._settings.port, tls=tls, backlog=1024,
             )  # fmt: skip
         except OSError as error:
             await runner.cleanup()
             raise cannot_listen_at("media", self._settings.bind, self._settings.port, error) from None
-        self._runner = runner
-        self.port = self._listening.sockets[0].getsockname()[1]
+        self._runner, self._listening = runner, listening
+        self.port = listening.number
 
     async def stop(self) -> None:
         await self._tasks.close()
@@ -129,7 +128,7 @@ class WebSocketMedia:
         if self._session is not None:
             await self._session.close()
         if self._listening is not None:
-            self._listening.close()
+            await self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -15,7 +15,7 @@ from kallglot_ari import log
 from kallglot_ari.calls.hub import Hub
 from kallglot_ari.calls.interfaces import CallControl, CallStore
 from kallglot_ari.clock import Clock
-from kallglot_ari.door import ASK_WITHIN, Door
+from kallglot_ari.door import ASK_WITHIN, Door, Port
 from kallglot_ari.errors import KallglotAriError, cannot_listen_at
 from kallglot_ari.metrics import Metrics
 from kallglot_ari.settings import WebSettings
@@ -130,7 +130,7 @@ class WebServer:
             on_session_ended=on_session_ended,
         )
         self._runner: web.AppRunner | None = None
-        self._listening: asyncio.Server | None = None
+        self._listening: Port | None = None
         self._port = settings.port
         self._table: dict[tuple[str, str], Route] = {}
 
@@ -153,17 +153,16 @@ class WebServer:
             "logger": ServerLog(self._metrics.http_malformed),
         }  # fmt: skip
         bind, port = self._settings.bind, self._settings.port
-        door = Door(full="web_connections_full", ask_within=self._ask_within)
+        door, listening = Door(full="web_connections_full", ask_within=self._ask_within), Port()
         try:
-            listening = await loop.create_server(
-                lambda: Connection(server, loop=loop, door=door, **options), bind, port,
-                ssl=tls_context, ssl_handshake_timeout=ASK_WITHIN if tls_context else None, backlog=128,
-            )  # fmt: skip
+            await listening.open(
+                lambda: Connection(server, loop=loop, door=door, **options), bind, port, tls=tls_context, backlog=128
+            )
         except OSError as error:
             await runner.cleanup()
             raise cannot_listen_at("web", bind, port, error) from error
         self._runner, self._listening = runner, listening
-        self._port = listening.sockets[0].getsockname()[1]
+        self._port = listening.number
         _log.info("web_listening", url=self.url)
 
     async def stop(self) -> None:
@@ -171,7 +170,7 @@ class WebServer:
         runner, self._runner = self._runner, None
         self._streams.close()
         if self._listening is not None:
-            self._listening.close()
+            await self._listening.close()
         if runner is not None:
             await runner.cleanup()
 

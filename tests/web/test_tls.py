@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import shutil
+import socket
 import ssl
 import subprocess
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from pydantic import SecretStr
 
 from kallglot_ari.clock import SystemClock
+from kallglot_ari.door import Port
 from kallglot_ari.errors import ConfigError
 from kallglot_ari.sandbox.hooks import Hooks
 from kallglot_ari.settings import Settings, WebSettings
@@ -50,6 +57,61 @@ async def test_https_and_the_commands_know_the_certificate(make_site: Make, tmp_
     assert response.headers["Strict-Transport-Security"].startswith("max-age=")
     with pytest.raises(aiohttp.ClientError):
         await site.http.get(site.server.url.replace("https", "http") + "/healthz")
+
+
+async def test_handshakes_that_do_not_end_are_dropped_the_oldest_first(
+    make_site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kallglot_ari.web.server.Port", partial(Port, handshakes=3))
+    site = await make_site(token=TOKEN, tls=certificate(tmp_path, "ours"))
+    async with AsyncExitStack() as stack:
+        readers = []
+        for sent in (b"", b"\x16\x03\x01\x02\x00\x01", b"", b"", b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", site.server._port)
+            stack.callback(writer.close)
+            writer.write(sent)
+            readers.append(reader)
+        async with asyncio.timeout(5):
+            assert await readers[0].read() == b""
+            await readers[1].read()
+        for reader in readers[2:]:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(), 0.05)
+        assert (await site.ask("GET", "/healthz", ssl=False))[0] == 200
+
+
+async def test_what_is_no_tls_and_what_takes_too_long_is_hung_up_on(
+    make_site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kallglot_ari.door.ASK_WITHIN", 0.2)
+    site = await make_site(token=TOKEN, tls=certificate(tmp_path, "ours"))
+    for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b""):
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.server._port)
+        writer.write(sent)
+        with suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert (await site.ask("GET", "/healthz", ssl=False))[0] == 200
+
+
+async def test_without_descriptors_it_waits_and_goes_on(
+    make_site: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kallglot_ari.door._AGAIN", 0.01)
+    loop = asyncio.get_running_loop()
+    failed: list[OSError] = []
+    accept = loop.sock_accept
+
+    async def refused(sock: socket.socket) -> Any:
+        if len(failed) < 3:
+            failed.append(OSError(errno.EMFILE, "Too many open files"))
+            raise failed[-1]
+        return await accept(sock)
+
+    monkeypatch.setattr(loop, "sock_accept", refused)
+    site = await make_site(token=TOKEN, tls=certificate(tmp_path, "ours"))
+    assert (await site.ask("GET", "/healthz", ssl=False))[0] == 200
+    assert len(failed) == 3
 
 
 async def test_nothing_older_than_tls_1_2(make_site: Make, tmp_path: Path) -> None:
