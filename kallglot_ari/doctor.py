@@ -450,7 +450,7 @@ async def run_doctor(path: str | None, *, as_json: bool = False, call: bool = Fa
             table.add_column(heading, overflow="fold")
         for finding in findings:
             mark = {True: Text("ok", "green"), False: Text("FAIL", "red"), None: Text("-", "dim")}[finding.ok]
-            found = Text(finding.found)
+            found = Text(standard.harmless(finding.found))
             if finding.advice:
                 found.append(f"\n→ {finding.advice}", "yellow")
             table.add_row(mark, finding.check, found)

@@ -90,6 +90,20 @@ async def test_broken_configuration_is_a_finding(capsys: pytest.CaptureFixture[s
     assert "[nonsense]" in printed, "brackets are no mark-up"
 
 
+async def test_what_an_endpoint_says_commands_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def examine(_: Doctor) -> list[Finding]:
+        return [Finding("SIP endpoint", False, "an INVITE was answered 603 \x1b[2J\x1b]0;x\x07", "ask")]
+
+    monkeypatch.setattr(Doctor, "examine", examine)
+    monkeypatch.chdir(tmp_path)
+    assert await run_doctor(None) == 1
+    said = capsys.readouterr().out
+    assert "603 \\x1b[2J" in said
+    assert not set(said) & {"\x1b", "\x07"}
+
+
 async def test_the_folder_of_captures_is_looked_at_where_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = await examine(debug={"pcap": True, "dir": "file/x"})
