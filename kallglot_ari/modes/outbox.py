@@ -183,6 +183,7 @@ class Outbox:
 
     async def create(self, key: str, call_id: str, request: SessionRequest) -> Session:
         """Create a session. :raises ApiError:"""
+        self._refuse_ended(key)
         row = PendingSession(
             key=key, call_id=call_id, request=asdict(request), created_at=self._clock.wall().timestamp()
         )
@@ -193,10 +194,11 @@ class Outbox:
         await self._quietly(key, self._store.session_intended(row))
         try:
             session = await self._translator.create_session(request, idempotency_key=key)
+            self._refuse_ended(key)
             self._rows[key] = replace(row, session_id=session.id, base_url=session.base_url)
             await self._quietly(key, self._store.session_created(key, session.id, session.base_url))
         except BaseException as error:
-            if isinstance(error, ApiError) and not row.session_id:
+            if isinstance(error, ApiError) and (key in self._ended or not row.session_id):
                 # Nothing was asked for, so there is nothing to end: after an outage thousands of sessions would be bought for it.
                 never = before is None and not error.sent
                 if never or not error.retryable:
@@ -212,6 +214,11 @@ class Outbox:
                 await self._quietly(key, self._store.session_to_end(key, "error"))
             raise
         return session
+
+    def _refuse_ended(self, key: str) -> None:
+        """A killed run may have asked under this key and not written so down: what nobody went on with was ended."""
+        if key in self._ended:
+            raise ApiNotFound(f"the session of {key} was ended")
 
     async def end(self, key: str, session_id: str, reason: str) -> None:
         """End it now if that can be; otherwise the sweep goes on trying. Never raises for an API that fails.

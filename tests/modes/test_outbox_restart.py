@@ -11,9 +11,7 @@ import pytest
 from kallglot_ari.calls.interfaces import PendingSession
 from kallglot_ari.calls.model import Session
 from kallglot_ari.clock import ManualClock
-from kallglot_ari.errors import (
-    ApiInvalid,
-)
+from kallglot_ari.errors import ApiInvalid, ApiNotFound
 from kallglot_ari.modes.outbox import KEY_LIFE, MAX_PAUSE, Outbox
 from tests.modes.outbox_bench import KEY, REQUEST, Bench
 
@@ -85,6 +83,27 @@ async def test_a_creation_repeated_after_a_restart_does_not_lose_the_session_whe
         await bench.outbox.create("kg-a-1.s1", "kg-a-1", REQUEST)
     await bench.until(lambda: not bench.outbox.pending)
     assert [session for session, _ in bench.kallglot.ended] == ["sess_kg-a-1.s1"]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_session_that_was_ended_as_left_is_not_gone_on_with(bench: Bench, when: str) -> None:
+    """A killed run had asked under the key, and not yet written that into its call: the call asks anew, under the same one."""
+    if when == "before":
+        bench.store.pending = {KEY: left(KEY, session_id="", base_url="")}
+        await bench.outbox.start()
+        await bench.until(lambda: not bench.outbox.pending)
+        with pytest.raises(ApiNotFound):
+            await bench.outbox.create(KEY, "kg-a-1", REQUEST)
+    else:
+        gate, creating = await bench.creates("creation")
+        bench.outbox._ended[KEY] = None  # the sweep had asked first
+        gate.set()
+        with pytest.raises(ApiNotFound):
+            await creating
+        await bench.kallglot.end_session("sess_1", "error", base_url="https://a")
+    await bench.outbox.end(KEY, "sess_1", "completed")
+    assert bench.kallglot.ended == [("sess_1", "error")]
+    assert bench.settled()
 
 
 async def test_sessions_of_an_embedded_kallglot_died_with_it(bench: Bench) -> None:
