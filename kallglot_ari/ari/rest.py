@@ -41,6 +41,8 @@ MAX_ANSWER = 64 * 1024 * 1024
 
 _GONE = ((400, "Channel not found"), (403, "Unsupported channel type"))
 """404 by another number: a bridge's unknown channel, and the RTP statistics Asterisk 16 does not have of a channel."""
+_EXISTS = (500, "Supplying a bridge type when updating a bridge is not allowed.")
+"""409 of a bridge by another number (Asterisk 16)."""
 
 
 class Rest:
@@ -186,7 +188,7 @@ def refusal(operation: str, status: int, message: str, settings: AriSettings) ->
             )
     elif status in (409, 412, 422) and "not in stasis" in message.lower():
         kind = AriNotInStasis
-    elif status in (409, 412):
+    elif status in (409, 412) or (status, message) == _EXISTS:
         kind = AriConflict
     elif status >= 500 or status < 400:
         kind = AriUnavailable

@@ -200,8 +200,9 @@ class CallActions:
             try:
                 return await self._once(command)
             except AriConflict:
-                if again and isinstance(command, c.Dial | c.CreateBridge):
-                    return None  # it was carried out before, and only the answer was lost
+                # It was carried out before, and only the answer was lost; a bridge may be what a run asked for that was killed.
+                if isinstance(command, c.CreateBridge) or (again and isinstance(command, c.Dial)):
+                    return None
                 raise
             except AriUnavailable as error:
                 if error.status and error.status != 503:

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.real_time
         (409, "Channel not in Stasis application", errors.AriNotInStasis, "not in Stasis"),
         (409, "Already there", errors.AriConflict, "Already there"),
         (412, "Channel in invalid state", errors.AriConflict, "invalid state"),
+        (500, "Supplying a bridge type when updating a bridge is not allowed.", errors.AriConflict, "not allowed"),
         (422, "Channel not in Stasis application", errors.AriNotInStasis, "not in Stasis"),
         (422, "Channel not in this bridge", errors.AriBadRequest, "not in this bridge"),
         (302, "", errors.AriUnavailable, "HTTP 302"),

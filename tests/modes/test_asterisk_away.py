@@ -11,7 +11,7 @@ import pytest
 
 from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
-from kallglot_ari.errors import AriNotFound, AriUnavailable
+from kallglot_ari.errors import AriConflict, AriNotFound, AriUnavailable
 from kallglot_ari.modes import actions
 from kallglot_ari.tasks import Tasks
 from tests.calls.script import CALLER
@@ -121,5 +121,20 @@ async def test_a_media_channel_that_is_asked_for_again_too_late_takes_no_sound_f
         await again
     flows = [flow for flow in bench.media.flows if flow.sink is not None]
     assert machine.legs["agent"].media_id in [flow.id for flow in flows]
+    await bench.gone()
+    await bench.outbox.stop(1)
+
+
+async def test_a_bridge_that_is_there_already_is_the_call_s(bench: Bench) -> None:
+    """A run that was killed had asked for it, and Asterisk made it after the next one had looked."""
+
+    async def exists(thing: str, **_: object) -> None:
+        raise AriConflict(f"{thing} exists", status=409)
+
+    asterisk, actions_ = asterisk_of(bench), bench.calls.actions("kg-t-1")
+    asterisk.create_for_media = asterisk.originate_with_id = exists  # type: ignore[attr-defined]
+    assert await actions_.execute(c.CreateBridge("kg-t-1.agent.b7")) is None
+    with pytest.raises(AriConflict):
+        await actions_.execute(c.Dial("kg-t-1.d7", "PJSIP/7", 5.0))
     await bench.gone()
     await bench.outbox.stop(1)
