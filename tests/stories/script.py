@@ -240,9 +240,11 @@ class Script:
         endpoint = self._endpoint()
         how, translated = chance.choice(["listen", "whisper", "barge"]), chance.random() < 0.5
         what = chance.choice(
-            ["cold", "cold", "warm", "warm", "dialplan", "drop", "invite", "invite", "supervise", "supervise", "change",
+            ["cold", "cold", "warm", "warm", "dialplan", "dialplan", "drop", "invite", "invite", "supervise", "supervise", "change",
              "digits", "original", "hangup"]
         )  # fmt: skip
+        if what == "dialplan":
+            party = self._who_waits(runner) or party
         self.world.tell("person:", what, runner.id, party, endpoint if what in ("cold", "warm", "invite") else "")
         if what in ("dialplan", "drop", "change", "hangup"):
             self.asterisk.sent_away.add(runner.id)
@@ -272,6 +274,12 @@ class Script:
                 await self._tries(mode.original(runner.id, party=party, gain_db=chance.choice([None, -20.0])))
             case _:
                 await self._tries(mode.hangup(runner.id))
+
+    def _who_waits(self, runner: CallRunner) -> str:
+        """Those are sent elsewhere rather than others."""
+        channels = self.asterisk.channels
+        legs = [leg for leg in runner.machine.legs.values() if leg.channel_id in channels]
+        return next((leg.speaker for leg in legs if channels[leg.channel_id].music), "")
 
     async def _tries(self, asking: Awaitable[object]) -> None:
         """What cannot be is refused."""
@@ -313,6 +321,7 @@ class Script:
     def _weather(self, **changes: bool) -> None:
         for name, value in changes.items():
             setattr(self.world.weather, name, value)
+        self.world.weather.since = self.world.clock.now()
         self.world.tell("again:", *changes)
 
     async def _later(self, then: Callable[[], None], *seconds: float) -> None:

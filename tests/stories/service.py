@@ -32,7 +32,8 @@ from tests.stories.world import Life, World
 
 PREFIX = "kg-t"
 SNAPSHOT_SECONDS = 10.0
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS, ENDING_SECONDS = 20.0, 15.0
+"""Given to calls to end by themselves, and to end when they are told to."""
 
 
 class Telling(FakeHub):
@@ -123,7 +124,8 @@ class Process:
         self.world.tell("the service is asked to stop")
         await self.mode.drain(DRAIN_SECONDS)
         weather = self.world.weather
-        if self.runners and not (weather.asterisk_silent or weather.kallglot_away or weather.line_cut):
+        wrong = weather.asterisk_silent or weather.kallglot_away or not self.ari.connected
+        if self.runners and not wrong and self.world.clock.now() - weather.since > ENDING_SECONDS:
             self.world.breaks(f"Who is asked to stop leaves no call: {[runner.id for runner in self.runners]}")
         await self._stop()
 

@@ -11,7 +11,7 @@ import pytest
 from tests.stories.script import MIXES, Mix
 from tests.stories.story import tell
 
-SEEDS = {"usual": 70, "faults": 40, "restarts": 50, "phones": 30, "busy": 6, "long": 6}
+SEEDS = {"usual": 70, "faults": 35, "restarts": 45, "phones": 20, "busy": 5, "long": 5}
 """How many of each."""
 
 
@@ -25,11 +25,11 @@ def test_what_users_are_promised_is_kept(mix: Mix) -> None:
 
 
 def test_a_seed_is_a_story() -> None:
-    """The same on every machine: nothing of it depends on the order of a set."""
-    told = []
-    for hashes in ("1", "2"):
-        command = [sys.executable, "-m", "tests.stories", "--seed", "3", "--mix", "restarts", "-v"]
-        environment = os.environ | {"PYTHONHASHSEED": hashes}
-        told.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert told[0] == told[1]
-    assert len(told[0].splitlines()) > 100
+    """The same in every process: nothing of it hangs on the order of a set."""
+    command = [sys.executable, "-m", "tests.stories", "--seed", "3", "--mix", "restarts", "-v"]
+    elsewhere = subprocess.run(
+        command, env=os.environ | {"PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True
+    )
+    here = tell(3, MIXES["restarts"])
+    assert elsewhere.stdout.splitlines() == [*here.lines, "1 stories, 0 with a broken promise"]
+    assert len(here.lines) > 100

@@ -23,6 +23,8 @@ class Weather:
     """Asterisk's HTTP server answers nothing."""
     kallglot_away: bool = False
     store_fails: bool = False
+    since: float = 0.0
+    """When one of them ended last."""
 
 
 @dataclass
