@@ -176,7 +176,7 @@ class Asterisk:
     def to_dialplan(self, channel_id: str, context: str | None) -> None:
         """The application lets go of a channel. :raises AriError:"""
         channel = self.in_stasis(channel_id)
-        if channel.music:
+        if channel.music and "unstopped" not in channel.variables:
             self.world.breaks(f"Who goes on elsewhere takes no music along: {channel_id}")
         if context is None and "KALLGLOT_STATUS" not in channel.variables and "untold" not in channel.variables:
             self.world.breaks(f"Who goes on in the dialplan is told why: {channel_id}")
@@ -209,7 +209,7 @@ class Asterisk:
                 self.destroy(channel.id, NORMAL)
 
     def _is_in_dialplan(self, channel: Channel) -> bool:
-        return self.channels.get(channel.id) is channel and channel.where is Where.DIALPLAN
+        return self._is_there(channel) and channel.where is Where.DIALPLAN
 
     def make_media(self, channel_id: str) -> None:
         """An external-media channel; it enters at once, or is gone where nobody listens. :raises AriConflict:"""
@@ -254,7 +254,7 @@ class Asterisk:
     async def _rings(self, dialled: Channel, endpoint: str, timeout: float) -> None:
         chance = self.world.dice.of("rings", dialled.id)
         await asyncio.sleep(some(chance, 0.01, 0.2))
-        if dialled.id not in self.channels:
+        if not self._is_there(dialled):
             return
         if "busy" in endpoint:
             self.destroy(dialled.id, BUSY)
@@ -267,14 +267,20 @@ class Asterisk:
             self.tells_of("ChannelStateChange", dialled)
         if "nobody" in endpoint:
             await asyncio.sleep(min(timeout, 25 if chance.random() < 0.3 else timeout))
-            self.destroy(dialled.id, NO_ANSWER)
+            if self._is_there(dialled):
+                self.destroy(dialled.id, NO_ANSWER)
             return
         await asyncio.sleep(some(chance, 0.1, 1.0, 3.0) + (15 if "late" in endpoint else 0))
-        if dialled.id in self.channels:
+        if self._is_there(dialled):
             self._answers(dialled)
         if "flaky" in endpoint:
             await asyncio.sleep(some(chance, 0.0, 0.01, 0.5, 2.0))
-            self.destroy(dialled.id, NORMAL, asked=True)
+            if self._is_there(dialled):
+                self.destroy(dialled.id, NORMAL, asked=True)
+
+    def _is_there(self, channel: Channel) -> bool:
+        """Another one may have its id by now."""
+        return self.channels.get(channel.id) is channel
 
     def _forwards(self, dialled: Channel, timeout: float) -> None:
         """Its phone sends the call on (302): Asterisk dials there, on a channel that the application has not named and hears nothing of."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TypeVar
 
@@ -181,11 +182,17 @@ class Channels(_Resource):
         def effect(channel: Channel) -> None:
             channel.variables[variable] = value
 
-        try:
+        with self._excusing(channel_id, "untold"):
             await self._in_stasis(f"set {variable} of", channel_id, effect)
+
+    @contextmanager
+    def _excusing(self, channel_id: str, why: str) -> Iterator[None]:
+        """A request that Asterisk does not answer is not made for ever: what comes of that is nobody's fault."""
+        try:
+            yield
         except AriUnavailable:
             if (channel := self._asterisk.channels.get(channel_id)) is not None:
-                channel.variables["untold"] = variable
+                channel.variables[why] = "1"
             raise
 
     async def get_channel_var(self, channel_id: str, *, variable: str) -> m.Variable:
@@ -210,7 +217,8 @@ class Channels(_Resource):
         def effect(channel: Channel) -> None:
             channel.music = False
 
-        await self._in_stasis("no music to", channel_id, effect)
+        with self._excusing(channel_id, "unstopped"):
+            await self._in_stasis("no music to", channel_id, effect)
 
     async def transfer_progress(self, channel_id: str, *, states: str) -> None:
         await self._in_stasis(f"transfer {states} to", channel_id, lambda _: None)
