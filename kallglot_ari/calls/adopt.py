@@ -238,6 +238,7 @@ def _look(leg: Leg, seen: Seen, now: float) -> list[e.Event]:
     leg.media_entered = leg.media_addressed = usable
     leg.media_bridged = usable and leg.media_id in seen.bridges[leg.bridge_id]
     leg.media_since = now if leg.media_bridged else None
+    leg.media_given_up = leg.media_given_up and not leg.media_bridged
     leg.media_waits = False
     leg.uplink_on, leg.interruptible = True, False
     leg.originals = {}

@@ -231,6 +231,18 @@ def test_who_came_too_late_while_nobody_listened_is_let_go_after_a_kill() -> Non
     assert taken.machine.unwanted == {"17.8"}
 
 
+def test_media_that_were_given_up_and_are_in_their_bridge_translate_again_after_a_kill() -> None:
+    """They came back just before it: nobody would ask for them any more, nor take them for good."""
+    script, agent, there = talking()
+    script.machine.legs["agent"].media_given_up = True
+    taken = Taken(adopt.resume(through_the_store(script.machine), there, 200.0, EPOCH))
+    assert not taken.machine.direct
+    lost = replace(there, ours=there.ours - {taken.machine.legs["agent"].media_id})
+    taken = Taken(adopt.resume(through_the_store(script.machine), lost, 200.0, EPOCH))
+    assert taken.machine.legs["agent"].lacks_media, "until another one is in the bridge"
+    assert agent == taken.machine.legs["agent"].channel_id
+
+
 def test_the_other_half_of_a_local_channel_is_no_stranger() -> None:
     """Asterisk counts it among our application's channels: hung up, it took the agent with it."""
     script, agent, there = talking()
