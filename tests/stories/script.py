@@ -23,6 +23,10 @@ ENDPOINTS = (
 """What those do who are dialled."""
 
 
+WRITTEN_AFTER = 12.0
+"""Seconds after which what a full disk refused is written."""
+
+
 @dataclass(frozen=True)
 class Mix:
     """How often what happens, in parts; and how much of it."""
@@ -322,6 +326,8 @@ class Script:
         for name, value in changes.items():
             setattr(self.world.weather, name, value)
         self.world.weather.since = self.world.clock.now()
+        if "store_fails" in changes:
+            self.world.weather.store_since = self.world.clock.now()
         self.world.tell("again:", *changes)
 
     async def _later(self, then: Callable[[], None], *seconds: float) -> None:
@@ -398,7 +404,10 @@ class Script:
     async def _ends(self) -> None:
         """Another run comes in its place. What is not on the disk goes with a process that is killed: not while the disk is full."""
         process = self.process
-        if process is None or self.world.weather.store_fails or process.outbox._unwritten or process.outbox._writes:
+        weather = self.world.weather
+        if weather.store_fails or self.world.clock.now() - weather.store_since < WRITTEN_AFTER:
+            return
+        if process is None or process.outbox._unwritten or process.outbox._writes:
             return
         match self.chance.choice(["kill", "kill", "hand over", "drain"]):
             case "kill":

@@ -25,6 +25,8 @@ class Weather:
     store_fails: bool = False
     since: float = 0.0
     """When one of them ended last."""
+    store_since: float = -1000.0
+    """When the store began to work again."""
 
 
 @dataclass
