@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+from typing import Any
 
 from kallglot_ari import log
 from kallglot_ari.app import Service
@@ -22,8 +23,8 @@ _log = log.get(__name__)
 async def serve(settings: Settings, *, take_over: bool = False) -> int:
     """Run until SIGTERM or SIGINT; the first drains, a second hangs up what is still up and stops.
 
-    SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with. SIGHUP, which
-    a closed terminal or a rotation of logs sends, ends no call.
+    SIGUSR1, or another run with `take_over`, stops at once and leaves the calls up for the next run to go on with, while we drain
+    too. SIGHUP, which a closed terminal or a rotation of logs sends, ends no call.
     """
     more_descriptors()
     service = Service(settings, take_over=take_over)
@@ -45,17 +46,18 @@ async def serve(settings: Settings, *, take_over: bool = False) -> int:
         tasks.spawn(_keep_told(service, notify), name="notify")
         await _first(tasks, drain, leave, service.replaced)
         notify.stopping()
+        if not (leave.is_set() or service.replaced.is_set()):
+            notify.extend(settings.service.drain_seconds + 60)
+            draining = tasks.spawn(service.stop(), name="drain")
+            await _first(tasks, at_once, leave, service.replaced, or_done=draining)
+            if draining.done():
+                return 0
+            draining.cancel()
         if leave.is_set() or service.replaced.is_set():
             _log.warning("leaving_calls_to_the_next_run", calls=len(service.calls()))
             await service.hand_over()
-            return 0
-        notify.extend(settings.service.drain_seconds + 60)
-        draining = tasks.spawn(service.stop(), name="drain")
-        second = tasks.spawn(at_once.wait(), name="second-signal")
-        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
+        else:
             _log.warning("stopping_at_once")
-            draining.cancel()
             await service.stop(seconds=0)
     finally:
         await tasks.close()
@@ -72,9 +74,9 @@ def more_descriptors() -> None:
         _log.warning("few_descriptors", limit=wanted, remedy="raise ulimit -Hn (systemd: LimitNOFILE)")
 
 
-async def _first(tasks: Tasks, *events: asyncio.Event) -> None:
-    waiting = {tasks.spawn(event.wait(), name="signal") for event in events}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+async def _first(tasks: Tasks, *events: asyncio.Event, or_done: asyncio.Task[None] | None = None) -> None:
+    waiting: set[asyncio.Task[Any]] = {tasks.spawn(event.wait(), name="signal") for event in events}
+    await asyncio.wait(waiting | ({or_done} if or_done else set()), return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _keep_told(service: Service, notify: Notify) -> None:
