@@ -268,3 +268,23 @@ def test_sighup_ends_nothing(tmp_path: Path) -> None:
                 time.sleep(0.05)
             process.send_signal(number)
         assert process.wait(20) == 0
+
+
+def test_ctrl_c_while_the_libraries_load_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "loaded.py").write_text(
+        """
+import importlib.abc, signal, sys
+class Interrupts(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "kallglot_ari.cli":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+from kallglot_ari.__main__ import main
+sys.argv[1:] = ["--version"]
+sys.exit(main())
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "loaded.py"], cwd=tmp_path, env=_environment(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
