@@ -168,10 +168,11 @@ class TrunkMode:
         return found
 
     async def hangup(self, call_id: str) -> None:
-        """End a call and hang up its legs. :raises LookupError: there is no such call."""
+        """End a call and hang up its legs, and who waits for an answer. :raises LookupError: there is no such call."""
         call = self._book.get(call_id)
         if call is None:
             raise LookupError(f"call {call_id}: no such trunk call")
+        call.hang_up = True
         self._book.finish(call, EndReason.COMPLETED, DialplanStatus.COMPLETED)  # the dialplan must not go on with it
 
     async def session_ended(self, session_id: str, data: Mapping[str, Any] | None = None) -> bool:

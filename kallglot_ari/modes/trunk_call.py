@@ -81,6 +81,8 @@ class TrunkCall:
     """When each of its channels was heard of first, monotonic seconds."""
     elsewhere: bool = False
     """Its channels are on another Asterisk than the one we are connected to, which knows nothing of them."""
+    hang_up: bool = False
+    """It ends because somebody asked for it (API, dashboard)."""
     told: bool = False
     """A dialplan has its session, so that the call may live without this process."""
 
@@ -100,6 +102,12 @@ class TrunkCall:
         """Uniqueids of the parties' channels and the legs that are not known to be gone."""
         parties = [party for party in self.parties if party not in self.parties_gone]
         return [*parties, *(leg.uniqueid for leg in self.live_legs)]
+
+    def waiting(self) -> list[str]:
+        """Uniqueids of parties who wait for an answer, in a call that shall be hung up: their dialplans would dial the next endpoint,
+        and then go on without translation."""
+        given_up = self.hang_up and self.answered_at is None and not self.elsewhere
+        return [party for party in self.parties if party not in self.parties_gone] if given_up else []
 
     def ending(self) -> bool:
         """It is over, or about to be."""

@@ -239,13 +239,14 @@ class Follower:
                     await self._reconcile_after(0)
 
     async def clean(self, call: TrunkCall) -> None:
-        """The call ends: hang up the legs that are still up, so that nobody stays alone on a dead session."""
+        """The call ends: hang up the legs that are still up, so that nobody stays alone on a dead session, and who waits in vain."""
         self._placed.discard(call.id)
-        for leg in call.live_legs:
+        channels = {uniqueid: uniqueid for uniqueid in call.waiting()} | {x.uniqueid: x.channel for x in call.live_legs}
+        for uniqueid, name in channels.items():
             try:
-                await self.client.hangup(leg.uniqueid)
+                await self.client.hangup(uniqueid)
             except AmiError as error:
-                _log.warning("trunk_leg_left_up", call=call.id, channel=leg.channel, error=str(error))
+                _log.warning("trunk_leg_left_up", call=call.id, channel=name, error=str(error))
                 return
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from kallglot_ari import log
 from kallglot_ari.ari import models as m
 from kallglot_ari.ari.client import AriClient
+from kallglot_ari.ari.resources import gone_is_fine
 from kallglot_ari.ari.snapshot import Connected, Disconnected
 from kallglot_ari.ari.socket import SocketEvent
 from kallglot_ari.errors import AriError, AriNotFound
@@ -121,7 +122,12 @@ class ChannelWatch:
         return True
 
     async def clean(self, call: TrunkCall) -> None:
-        """The call ends; its channels may go on in the dialplan."""
+        """The call ends; its channels may go on in the dialplan, but for those of parties who wait in vain."""
+        for uniqueid in call.waiting():
+            try:
+                await gone_is_fine(self._ari.channels.hangup(uniqueid))
+            except AriError as error:
+                _log.warning("trunk_leg_left_up", call=call.id, channel=uniqueid, error=str(error))
         for uniqueid in call.live_channels():
             if uniqueid in self._watched:
                 self._tasks.spawn(self._unsubscribe(uniqueid), name=f"unwatch-{uniqueid}")

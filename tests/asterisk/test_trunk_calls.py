@@ -207,6 +207,19 @@ async def test_an_endpoint_of_kallglots_that_sends_the_call_on_is_left_for_the_n
     assert await trunk.ended() == [("sess_1", "customer_hangup")]
 
 
+async def test_who_is_hung_up_by_the_api_while_kallglot_rings_does_not_go_on(
+    build: TrunkLab, phones: PhoneFactory
+) -> None:
+    trunk = await build(edge_dialplans=(SLOW_EDGE,), failover_timeout_ms=20000)
+    phone, fallback = await phones(trunk.pbx, "customer"), await phones(trunk.pbx, "agent2", on_call=0.1)
+    call = await phone.call("302")
+    await trunk.until(lambda: [view.state for view in trunk.mode.calls()] == ["ringing"])
+    await trunk.mode.hangup(trunk.mode.calls()[0].id)
+    await phone.wait_state("DISCONNECTED", 5, call)
+    assert await trunk.ended() == [("sess_1", "completed")]
+    assert fallback.calls == []
+
+
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_the_first_endpoint_is_killed(build: TrunkLab, phones: PhoneFactory, when: str) -> None:
     trunk = await build(edge_dialplans=(SLOW_EDGE, sip_edge.ECHO))

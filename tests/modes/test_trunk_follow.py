@@ -161,6 +161,27 @@ async def test_blind_transfer_moves_the_session(followed: Lab) -> None:
     assert lab.api.ended == [("sess_1", "customer_hangup")]
 
 
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_call_that_the_api_hangs_up_before_it_is_answered_leaves_nobody_to_the_next_endpoint(
+    followed: Lab, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    """With its leg alone hung up, the dialplan dialled the next one, and then went on without translation."""
+    lab, hung_up = followed, []
+
+    async def hangup(channel: str) -> bool:
+        hung_up.append(channel)
+        return True
+
+    monkeypatch.setattr(lab.follower.client, "hangup", hangup)
+    await lab.channel("1.1").agi("session")
+    lab.follower.event(ami.DialBegun(*who("1.1"), "1.2", "PJSIP/kallglot-1", "kallglot/sip:sess_1@h"))
+    if answered:
+        lab.follower.event(ami.ChannelUp(*who("1.2")))
+    await lab.mode.hangup(lab.mode.calls()[0].id)
+    await lab.quiet()
+    assert hung_up == (["1.2"] if answered else ["1.1", "1.2"])
+
+
 async def test_a_call_does_not_take_the_leg_of_another_one_of_its_linkedid(
     followed: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,9 @@ class Ari:
     async def unsubscribe(self, app: str, *, event_source: list[str]) -> None:
         self.sources.remove(event_source[0])
 
+    async def hangup(self, channel_id: str) -> None:
+        self.there.remove(channel_id)
+
     async def get(self, channel_id: str) -> Any:
         if channel_id not in self.there:
             raise AriNotFound(channel_id)
@@ -117,6 +120,21 @@ async def test_a_leg_that_is_dialled_goes_on_without_the_caller(watched: Lab, ar
     lab.mode.on_ari(destroyed("1.3"))
     await lab.quiet()
     assert lab.api.ended == [("sess_1", "completed")]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_call_that_the_api_hangs_up_before_it_is_answered_leaves_nobody_to_the_next_endpoint(
+    watched: Lab, ari: Ari, answered: bool
+) -> None:
+    lab = watched
+    ari.there |= {"1.1", "1.2"}
+    await lab.channel("1.1").agi("session")
+    lab.mode.on_ari(dial("1.1", "1.2"))
+    if answered:
+        lab.mode.on_ari(dial("1.1", "1.2", "ANSWER"))
+    await lab.mode.hangup(lab.mode.calls()[0].id)
+    await lab.quiet()
+    assert ("1.1" in ari.there) is answered
 
 
 async def test_a_channel_that_is_gone_before_it_can_be_watched(watched: Lab, ari: Ari) -> None:
