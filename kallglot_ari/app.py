@@ -108,8 +108,11 @@ class Service:
             recording.check(self.settings.debug.record)
         await diagnosis.warn(self.settings)
         self._on_stop("journal", self._journal.close)
-        if self._take_over and not await self._journal.take_over(self._run_id, TAKE_OVER_SECONDS):
-            _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
+        if self._take_over:
+            # Its port is the other run's until that lets go of its calls; what else keeps us from starting is told before.
+            await web_server.check(self.settings.web.model_copy(update={"port": 0}))
+            if not await self._journal.take_over(self._run_id, TAKE_OVER_SECONDS):
+                _log.warning("nobody_handed_over", seconds=TAKE_OVER_SECONDS)
         await web_server.check(self.settings.web)
         place = await self._journal.place()
         await self._start_media(place)

@@ -20,6 +20,7 @@ from kallglot_ari.cli import main
 from kallglot_ari.errors import ApiUnavailable, KallglotAriError, StoreError
 from kallglot_ari.modes import outbox
 from kallglot_ari.modes.instance import earlier_name, instance_name
+from kallglot_ari.modes.journal import Journal
 from kallglot_ari.sandbox.echo import Echo
 from kallglot_ari.sandbox.server import Sandbox
 from kallglot_ari.settings import Settings
@@ -180,6 +181,24 @@ async def test_a_second_one_without_its_web_server_takes_nothing_from_the_first(
         await second.start()
     asked.assert_not_awaited()
     await first.stop()
+
+
+@pytest.mark.parametrize(
+    ("web", "said"),
+    [
+        ({"tls_certificate": "/nowhere.pem"}, r"web\.tls_certificate.*cannot be read"),
+        ({"bind": "203.0.113.9", "token": "t"}, r"web\.bind: cannot listen on 203\.0\.113\.9"),
+    ],
+)
+async def test_who_cannot_have_a_web_server_does_not_ask_another_run_to_let_go(
+    tmp_path: Path, web: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls would be nobody's."""
+    asked = AsyncMock(return_value=True)
+    monkeypatch.setattr(Journal, "take_over", asked)
+    with pytest.raises(KallglotAriError, match=said):
+        await Service(settings(tmp_path, web=web), take_over=True).start()
+    asked.assert_not_awaited()
 
 
 @pytest.mark.parametrize(
