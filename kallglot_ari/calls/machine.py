@@ -62,6 +62,12 @@ class CallMachine(Call):
         """Nothing of the call is left."""
         return self._finished
 
+    def knows(self, channel_id: str) -> bool:
+        """Whether a channel is anything to the call, be it one that it is letting go."""
+        legs = (thing for leg in self.legs.values() for thing in (leg.channel_id, leg.media_id))
+        releasing = (getattr(command, "channel_id", "") for command in self._outstanding)
+        return channel_id in {*legs, *releasing, *self.candidates, *self.unwanted}
+
     def _follow(self, commands: list[c.Command]) -> list[c.Command]:
         """Add what follows from the new state, note what is under way, and see whether that was all."""
         if self.active:

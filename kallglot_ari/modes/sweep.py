@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from kallglot_ari.ari.snapshot import Snapshot
 from kallglot_ari.calls import events as e
+from kallglot_ari.calls.adopt import dialled
 from kallglot_ari.calls.legs import Leg
 from kallglot_ari.calls.model import DialplanStatus
 from kallglot_ari.calls.placing import all_lost
@@ -120,7 +121,7 @@ class Sweep:
         ari = self._plant.ari
         application, bridges = await asyncio.gather(ari.applications.get(self._plant.app), ari.bridges.list())
         there, in_app = {bridge.id for bridge in bridges}, set(application.channel_ids)
-        odd = set(self._unowned(there, in_app)) | set(self._missed(there, in_app))
+        odd = {*self._unowned(there, in_app), *self._missed(there, in_app), *self._strangers(in_app)}
         certain, self._suspects = odd & self._suspects, odd - self._suspects
         lost = [(kind, thing, self._calls.owner(thing)) for kind, thing in sorted(certain) if kind.startswith("lost")]
         await self._remove([one for one in certain if not one[0].startswith("lost")])
@@ -175,13 +176,24 @@ class Sweep:
                 found.append(("caller", channel))
         return found
 
+    def _strangers(self, channels: set[str]) -> Iterator[tuple[str, str]]:
+        """Of a call by their names, and nothing to it: it was not told that they came, and nobody will tell it any more."""
+        for channel in channels:
+            if self._is_owned(channel) and not self._is_owned(channel, known=True):
+                yield "stranger", channel
+
+    def _is_owned(self, channel: str, *, known: bool = False) -> bool:
+        """:param known: by a call that has something to do with it."""
+        runner = self._calls.owner(channel)
+        return runner is not None and (not known or runner.machine.knows(dialled(channel)))
+
     async def _remove(self, things: list[tuple[str, str]]) -> None:
         removed = 0
         for kind, thing in sorted(things):
             try:
                 if kind == "bridge":
                     await self._plant.ari.bridges.destroy(thing)
-                elif await self._in_dialplan(thing, kind) or self._calls.owner(thing) is not None:
+                elif await self._in_dialplan(thing, kind) or self._is_owned(thing, known=kind == "stranger"):
                     continue
                 elif kind == "channel":
                     await self._plant.ari.channels.hangup(thing)

@@ -6,7 +6,7 @@ from kallglot_ari.calls import commands as c
 from kallglot_ari.calls import events as e
 from kallglot_ari.calls.dialling import SCREENING
 from kallglot_ari.calls.model import DialplanStatus, EndReason
-from tests.calls.script import Script, plan
+from tests.calls.script import CALLER, Script, plan
 
 
 def test_an_agent_that_may_have_answered_is_dialled_again_and_gets_the_call() -> None:
@@ -99,3 +99,16 @@ def test_media_that_nobody_knows_of_are_removed() -> None:
     assert c.Hangup(late) in script.feed(e.ChannelEntered(late))
     assert script.feed(e.ChannelEntered(late)) == [], "it is under way"
     assert script.feed(e.ChannelEntered(script.machine.legs["agent"].media_id)) == []
+
+
+def test_a_call_knows_whom_it_has_and_whom_it_lets_go() -> None:
+    script = Script()
+    agent = script.talking()
+    script.feed(e.TransferAsked("agent", "PJSIP/9"))
+    target, media = script.asked(c.Dial)[-1].channel_id, script.machine.legs["agent"].media_id
+    assert all(map(script.machine.knows, (agent, CALLER, target, media)))
+    script.feed(e.PartyReplaced(agent, "1.9"))
+    assert script.machine.knows(agent), "it is being hung up"
+    script.done()
+    assert not script.machine.knows(agent)
+    assert script.machine.knows("1.9")

@@ -76,7 +76,10 @@ class Call:
         self.got: list[e.Event] = []
         self.leg = Leg("customer", "customer", channel_id="customer", up=True, bridge_id=f"{call_id}.b")
         self.leg.media, self.leg.media_id, self.leg.media_entered = Thing.LIVE, f"{call_id}.m", True
-        self.machine = SimpleNamespace(legs={"customer": self.leg}, candidates={}, unwanted=set())
+        self.known = {"customer", f"{call_id}.m"}
+        self.machine = SimpleNamespace(
+            legs={"customer": self.leg}, candidates={}, unwanted=set(), knows=self.known.__contains__
+        )
 
     def post(self, event: e.Event) -> None:
         self.got.append(event)
@@ -141,6 +144,20 @@ async def test_what_nobody_owns_goes_at_the_second_look(bench: Bench) -> None:
     )
     assert bench.given_back == [("caller", DialplanStatus.FAILED)]
     assert bench.call.got == []
+
+
+async def test_who_has_a_call_s_name_and_is_nothing_to_it_goes_on_at_the_second_look(bench: Bench) -> None:
+    """He came back from the dialplan, or answered, when nobody listened: he stayed in silence as long as that call went on."""
+    bench.call.known |= {"kg-a-1.d2", "kg-a-1.d9"}
+    come = {"kg-a-1.d1", "kg-a-1.d2", "kg-a-1.d2;2", "kg-a-1.d3", "kg-a-1.d9"}
+    bench.asterisk.in_app |= come
+    bench.asterisk.channels_there |= come
+    bench.asterisk.runs |= {"kg-a-1.d2;2": "Dial", "kg-a-1.d3": "VoiceMail"}
+    await bench.sweep.look()
+    assert bench.given_back == []
+    await bench.sweep.look()
+    assert bench.given_back == [("kg-a-1.d1", DialplanStatus.FAILED)]
+    assert (bench.asterisk.removed, bench.call.got) == ([], [])
 
 
 async def test_what_got_its_owner_meanwhile_stays(bench: Bench) -> None:
