@@ -8,7 +8,7 @@ import pytest
 
 from kallglot_ari.doctor import Doctor
 from kallglot_ari.lab.asterisk import LabAsterisk
-from tests.asterisk.running import in_long_form, settings_for
+from tests.asterisk.running import in_long_form, long_form, settings_for
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.asterisk16]
 
@@ -24,7 +24,9 @@ async def test_all_is_well(asterisk: LabAsterisk, tmp_path: Path) -> None:
     assert found["media"][0] is True
 
 
-@pytest.mark.parametrize("module", ["app_stasis.so", "res_ari_events.so", "chan_rtp.so"])
+@pytest.mark.parametrize(
+    "module", ["app_stasis.so", *(pytest.param(name, marks=long_form) for name in ("res_ari_events.so", "chan_rtp.so"))]
+)
 async def test_a_module_that_is_not_loaded(asterisk: LabAsterisk, tmp_path: Path, module: str) -> None:
     if asterisk.major < 22:
         in_long_form()

@@ -10,7 +10,7 @@ import pytest
 
 from kallglot_ari.lab.asterisk import LabAsterisk
 from tests.asterisk.conftest import PhoneFactory
-from tests.asterisk.running import in_long_form, nothing_left, running, settings_for
+from tests.asterisk.running import long_form, nothing_left, running, settings_for
 from tests.asterisk.sniffing import flows, sniffing
 from tests.audio_checks import assert_steady_tone, tone, tone_presence
 from tests.double.server import KallglotDouble
@@ -24,13 +24,12 @@ LONG = int(os.environ.get("KALLGLOT_SOAK_CALLS", "30")) >= 500
 
 
 @pytest.mark.parametrize(
-    ("contract", "seconds"), [("routing", 60.0 if LONG else 8.0), ("provider", 60.0 if LONG else 8.0)]
+    ("contract", "seconds"),
+    [("routing", 60.0 if LONG else 8.0), pytest.param("provider", 60.0 if LONG else 8.0, marks=long_form)],
 )
 async def test_a_steady_tone_arrives_whole(
     asterisk: LabAsterisk, phones: PhoneFactory, tmp_path: Path, contract: str, seconds: float
 ) -> None:
-    if asterisk.major < 22 and contract == "provider":
-        in_long_form()
     seconds = seconds if asterisk.major >= 22 else 5.0
     rate = 8000 if contract == "routing" else 16000
     async with (
