@@ -22,7 +22,7 @@ from tests.double.server import KallglotDouble
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.phones, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-CALLS = int(os.environ.get("KALLGLOT_SOAK_CALLS", "30"))
+CALLS = int(os.environ.get("KALLGLOT_SOAK_CALLS", "20"))
 
 
 POOLED = 16

@@ -52,6 +52,7 @@ async def test_speech_arrives_on_both_sides(tmp_path: Path, version: Version) ->
         assert (tmp_path / name).stat().st_size > 1000
 
 
+@long_form
 @pytest.mark.asterisk
 @pytest.mark.phones
 async def test_without_audio_it_does_not_claim_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
