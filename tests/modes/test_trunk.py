@@ -121,6 +121,8 @@ async def test_a_caller_who_leaves_while_the_session_is_being_created(lab: Lab, 
     lab.api.gate.set()
     await lab.quiet()
     assert len(lab.api.ended) == 1
+    (call,) = lab.store.calls.values()
+    assert (call.end_reason, call.status) == ("customer_hangup", "COMPLETED"), "nothing failed"
     await asyncio.gather(running, return_exceptions=True)
 
 

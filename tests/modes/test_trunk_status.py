@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from tests.modes.trunk_lab import Lab
@@ -24,18 +22,3 @@ async def test_a_call_that_kallglot_has_not_answered(lab: Lab, how: str, reason:
     (call,) = lab.store.calls.values()
     assert (call.end_reason, call.status) == (reason, status)
     assert lab.hub.events[-1][2]["status"] == status
-
-
-@pytest.mark.parametrize("how", ["vanish", "hang_up"])
-async def test_who_hangs_up_before_the_session_is_there_has_not_met_with_a_failure(lab: Lab, how: str) -> None:
-    lab.api.gate.clear()
-    channel = lab.channel()
-    running = asyncio.get_running_loop().create_task(channel.agi("session"))
-    await lab.api.asked.wait()
-    getattr(channel, how)()
-    await lab.until(lambda: not lab.mode.calls())
-    lab.api.gate.set()
-    await lab.quiet()
-    (call,) = lab.store.calls.values()
-    assert (call.end_reason, call.status) == ("customer_hangup", "COMPLETED")
-    await asyncio.gather(running, return_exceptions=True)
