@@ -268,12 +268,13 @@ class Listen:
         while (item := buffer.pop(now)) is not None:
             if isinstance(item, Heard):
                 self.chunks.add(legs, row, self._heard(legs, row, item.packet.payload), item.at)
-            elif item.kind == "lost":
-                legs.concealed[row] += item.ticks / self._codec.clock_rate
-                self.chunks.add(legs, row, self._missing(legs, row, item.ticks, buffer.following()), now)
+                continue
+            ticks = item.ticks + self._to_border(legs, row, item.ticks)
+            buffer.timing.emitted += ticks - item.ticks
+            if item.kind == "lost":
+                legs.concealed[row] += ticks / self._codec.clock_rate
+                self.chunks.add(legs, row, self._missing(legs, row, ticks, buffer.following()), now)
             else:
-                ticks = item.ticks + self._to_border(legs, row, item.ticks)
-                buffer.timing.emitted += ticks - item.ticks
                 self.chunks.add(legs, row, self._missing(legs, row, ticks, None, silence=True), now)
         if buffer.expired:
             legs.late[row] += buffer.expired
@@ -292,7 +293,7 @@ class Listen:
         self._store(legs, row, buffer)
 
     def _to_border(self, legs: Legs, row: int, ticks: int) -> int:
-        """By how much `ticks` of silence must be longer to end where frames begin: packets after it would never be in their turn else."""
+        """By how much `ticks` of a gap must be longer to end where frames begin: packets after it would never be in their turn else."""
         if self._convert is None:
             return 0
         second = self._frame * 1000 // FRAME_MS

@@ -148,12 +148,12 @@ class Rounds:
         missing = records["next_position"] + ahead * self._step - records["emitted"]
         fits = (
             plain[which] & ~in_turn & records["smooth"] & ~records["tapped"]
-            & (words[which, 2] == records["ssrc"]) & (ahead <= _LEAP) & (missing % self._step == 0)
+            & (words[which, 2] == records["ssrc"]) & (ahead <= _LEAP)
             & ((words[which, 1] - records["next_timestamp"]) & 0xFFFFFFFF == ahead * self._step)
         )  # fmt: skip
         at = np.flatnonzero(fits)[SINGLY:]
         part, rows, ahead, arrival = fetch(records, at), rows[at], ahead[at], block.arrival[which[at]]
-        missing = np.maximum(missing[at], 0)
+        missing = -(-np.maximum(missing[at], 0) // self._step) * self._step  # whole frames: `Listen._to_border`
         part["next_sequence"] = (part["next_sequence"] + ahead) & 0xFFFF
         part["next_timestamp"] = (part["next_timestamp"] + ahead * self._step) & 0xFFFFFFFF
         part["next_position"] += ahead * self._step

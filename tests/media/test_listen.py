@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -303,6 +304,32 @@ def test_a_gap_that_all_legs_have_is_silence_at_once(waited: bool) -> None:
         assert rig.said(row) == b"".join(sounds)
         assert rig.legs.expected[row] - rig.legs.received[row] == 5
         check_time(rig, row, 100)
+
+
+@pytest.mark.parametrize("legs", [1, 100])
+def test_packets_after_a_loss_are_in_their_turn_though_a_gap_before_it_ended_between_frames(
+    legs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asterisk's timestamps jump by any number of milliseconds when it stood still; a leg that is dealt with one packet at a time costs ten times as much."""
+    rig = Rig(legs)
+    singly = MagicMock(wraps=rig.listen.datagram)
+    monkeypatch.setattr(rig.listen, "datagram", singly)
+    jumped = {number: number * 160 + (168 if number >= 5 else 0) for number in range(40)}
+    for number, timestamp in jumped.items():
+        now = timestamp / 8000
+        if number == 7:
+            singly.reset_mock()
+        if number not in (10, 20, 21):
+            rig.take(
+                [(n, now, RtpPacket(0, number, timestamp, 7, payload(n, number)).pack()) for n in range(legs)], now
+            )
+        rig.listen.overdue(rig.legs, now)
+    rig.take([(n, 0.9, RtpPacket(0, 40, 40 * 160 + 168, 7, payload(n, 40)).pack()) for n in range(legs)], 0.9)
+    assert rig.legs.smooth[:legs].all()
+    assert singly.call_count <= 6 * min(legs, rounds.SINGLY)
+    for row in range(legs):
+        check_time(rig, row, 100)
+        assert 41 * 160 + 168 <= len(rig.said(row)) < 42 * 160 + 168
 
 
 @pytest.mark.parametrize("chunk_ms", [20, 100])
