@@ -14,7 +14,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_VERSION = 4
+_VERSION = 5
 INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
 """Of a leg's records, as tick.c has them."""
 ENCODER_BYTES, DECODER_BYTES = 224, 220
@@ -50,6 +50,7 @@ class Native:
         self.pack = self._function(library, "pack", _pointer, _pointer, _int)
         self.encode = self._function(unlocked, "pack", _pointer, _pointer, _int)
         """`pack`, where it takes long."""
+        self.hurry = self._function(library, "hurry", _pointer, _pointer, _pointer, _int, _int, _double)
         self.receive = self._function(
             library, "receive", ctypes.c_int, _pointer, *[_int] * 4, _double, _double, *[_pointer] * 3
         )

@@ -6,13 +6,13 @@ from collections import deque
 
 import numpy as np
 
-from kallglot_ari.audio.catchup import CatchUp
 from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.conceal import Concealer
 from kallglot_ari.audio.frame import FRAME_MS, Pcm, silence
 from kallglot_ari.audio.mix import cross_fade, ramp
 from kallglot_ari.audio.resample import Resampler
+from kallglot_ari.media.hurry import Hurried, Hurry
 from kallglot_ari.media.stored import Stored
 
 _CARRY_FRAMES = 2
@@ -27,11 +27,12 @@ class Source:
     """The queue of one speaker. Unit: the bytes of a frame as `Speech` stores them, G.711 or 16-bit samples."""
 
     __slots__ = (
-        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_fade", "_form", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "_width", "first_at", "queued", "received_at", "size", "started", "worst_lag",
+        "_anew", "_carried", "_catch_up", "_codec", "_concealer", "_ending", "_fade", "_form", "_hurry", "_last", "_law", "_offset", "_parts", "_put", "_recent", "_resampler", "_second", "_unit", "_width", "first_at", "queued", "received_at", "size", "started", "worst_lag",
     )  # fmt: skip
 
-    def __init__(self, codec: Codec, form: Stored) -> None:
+    def __init__(self, codec: Codec, form: Stored, hurry: Hurry) -> None:
         self._codec = codec
+        self._hurry = hurry
         self._form = form
         self._law = form.is_law
         self._unit = unit = form.unit
@@ -53,7 +54,7 @@ class Source:
         self._resampler: Resampler | None = None
         self._ending = False
         """Flushed: what is left is the last of this talkspurt."""
-        self._catch_up: CatchUp | None = None
+        self._catch_up: Hurried | None = None
         self._put = 0
         """Bytes that were ever put in."""
         self._anew: tuple[float, int] | None = None
@@ -137,6 +138,19 @@ class Source:
                 self._offset = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _front(self, size: int) -> tuple[bytes, int]:
+        """Where up to `size` stored bytes, those that come next, lie in one piece: the piece, and the place in it."""
+        parts = self._parts
+        there = len(parts[0]) - self._offset
+        if there < min(size, self.size):
+            joined = [parts.popleft()[self._offset :]]
+            while there < size and parts:
+                joined.append(parts.popleft())
+                there += len(joined[-1])
+            parts.appendleft(b"".join(joined))
+            self._offset = 0
+        return parts[0], self._offset
+
     def drop_oldest(self, size: int) -> None:
         """Leave out `size` bytes: what would come next goes over, within 10 ms, into what comes after them."""
         fade = min(self._fade * self._width, size, max(0, self.size - size))
@@ -171,6 +185,8 @@ class Source:
         """Up to `frames` whole frames as they are; none while a gap is being joined."""
         if self._concealer is not None:
             return b""
+        if self._catch_up is not None:
+            self._catch_up.rest()
         whole = min(frames, self.size // self._unit)
         if whole:
             self._carried = 0
@@ -178,7 +194,7 @@ class Source:
 
     def next(self, speed: float | None = None) -> bytes | None:
         """One frame of stored bytes, with gaps carried over; None when the talkspurt is over. With a `speed`, some of it is left out."""
-        data = self.take(self._unit) if speed is None else self._caught_up(speed)
+        data = self._caught_up(speed)
         if len(data) == self._unit and self._concealer is None:
             self._carried = 0
             self._recent.append(data)
@@ -211,19 +227,19 @@ class Source:
         concealer.heard(self.pcm(b"".join(self._recent)))
         return concealer
 
-    def _caught_up(self, speed: float) -> bytes:
-        """The next frame, or what there is of one, while something is to be left out."""
+    def _caught_up(self, speed: float | None) -> bytes:
+        """The next frame, or what there is of one; with a `speed` something may be left out."""
+        if speed is None or self.size <= self._unit:
+            if self._catch_up is not None:
+                self._catch_up.rest()
+            return self.take(self._unit)
         if self._catch_up is None:
-            self._catch_up = CatchUp(self._codec.sample_rate)
-        width = self._width
-        data = self.take(max(self._unit, self._catch_up.ahead * width))
-        frame, used = data[: self._unit], self._unit
-        if len(data) > self._unit:
-            pcm, samples = self._catch_up.next(self.pcm(data), speed)
-            if samples != self._codec.frame_samples:
-                frame, used = self.store(pcm), samples * width
-        self.put_back(data[used:])
-        return frame
+            self._catch_up = self._hurry.begin()
+        ahead = self._catch_up.ahead
+        data, at = self._front(ahead)
+        frame, used = self._catch_up.next(data, at, min(ahead, self.size), speed)
+        taken = self.take(used)
+        return taken if frame is None else frame
 
     def stop(self) -> None:
         """The talkspurt is over."""

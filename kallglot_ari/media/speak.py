@@ -13,6 +13,7 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.fast import Sending
 from kallglot_ari.media.heard import HeardVoice
+from kallglot_ari.media.hurry import Hurry
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
 from kallglot_ari.media.native import Native
 from kallglot_ari.media.speech import Speech
@@ -76,6 +77,7 @@ class Speak:
         self.lags: list[float] = []
         """The most that each talkspurt was behind, of those that ended since the caller last took them."""
         self._repairs = _REPAIRS
+        self._hurry = Hurry(codec, library)
         self._numbers: dict[str, int] = {}
         """Of sources whose speech goes by."""
         self._sending: Sending | None = None
@@ -91,7 +93,9 @@ class Speak:
         if self._sending is not None:
             self._sending.open(legs, row)
         way = _Way(legs, row, self._numbers) if self._sending is not None else None
-        speech = Speech(self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, way)
+        speech = Speech(
+            self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, self._hurry, way
+        )
         self.speech[row] = speech
         legs.talk[row] = speech.active
 
@@ -247,16 +251,14 @@ class Speak:
 
     def _refill_all(self, legs: Legs, rows: list[int], now: float) -> None:
         self._repairs = _REPAIRS
-        for row in rows:
+        for row in self._hurry.turns(legs, rows):
             self._refill(legs, row, now)
 
     def _refill(self, legs: Legs, row: int, now: float) -> None:
         speech = self.speech[row]
-        head = int(legs.head[row])
         ready = speech.plain(now, STAGED)
-        if ready:
-            legs.plain[row] = True
-        else:
+        plain = bool(ready)
+        if not ready:
             if speech.dry:
                 if self._repairs <= 0:
                     return
@@ -268,14 +270,23 @@ class Speak:
                 legs.queued[row] = legs.lag[row] = 0.0
                 return
             ready = frame
-        frames = np.frombuffer(ready, dtype=np.uint8).reshape(-1, self._unit)
-        legs.staged[row, (head + np.arange(len(frames))) % STAGED] = frames
-        legs.count[row] = len(frames)
+        self._stage_one(legs, row, ready)
+        legs.plain[row] = plain
         legs.queued[row] = speech.queued_frames
         legs.lag[row] = speech.lag
         if speech.started_at:
             self.latencies.extend(now - at for at in speech.started_at)
             speech.started_at.clear()
+
+    def _stage_one(self, legs: Legs, row: int, sound: bytes) -> None:
+        """Put `sound` where `row` is sent from, of which nothing lies ready."""
+        count = len(sound) // self._unit
+        if self._sending is not None:
+            self._sending.stage(legs, np.array([row], dtype=np.int64), sound, count)
+            return
+        frames = np.frombuffer(sound, dtype=np.uint8).reshape(count, self._unit)
+        legs.staged[row, (int(legs.head[row]) + np.arange(count)) % STAGED] = frames
+        legs.count[row] = count
 
     def _recall(self, legs: Legs, row: int, speech: Speech) -> None:
         """Show `speech` what was sent last, if it does not know. Nothing may lie ready."""

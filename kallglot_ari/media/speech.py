@@ -14,6 +14,7 @@ from kallglot_ari.audio.frame import FRAME_MS, Pcm
 from kallglot_ari.audio.mix import Mixer
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media.heard import HeardVoice
+from kallglot_ari.media.hurry import UNHURRIED, Hurry
 from kallglot_ari.media.source import Source
 from kallglot_ari.media.stored import Stored
 from kallglot_ari.rtp.playout import Prebuffer
@@ -40,7 +41,7 @@ class Speech:
     """All that one leg hears."""
 
     __slots__ = (
-        "_bound", "_codec", "_form", "_lags", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_sources", "_unit", "_way", "hurries", "lag", "started_at", "voices",
+        "_bound", "_codec", "_form", "_hurry", "_lags", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_sources", "_unit", "_way", "hurries", "lag", "started_at", "voices",
     )  # fmt: skip
 
     def __init__(
@@ -50,9 +51,10 @@ class Speech:
         backlog_max_ms: int,
         lag_max_ms: int,
         lags: list[float],
+        hurry: Hurry,
         way: Way | None = None,
     ) -> None:
-        """`lags` is given the most that each talkspurt was behind, in seconds, when it is over; `way` is told of speech that may go by without asking here."""
+        """`lags` is given the most that each talkspurt was behind, in seconds, when it is over; `hurry` is what all legs share; `way` is told of speech that may go by without asking here."""
         self._codec = codec
         self._form = Stored.of(codec)
         self._unit = self._form.unit
@@ -61,6 +63,7 @@ class Speech:
         self._most = self._unit * (backlog_max_ms // FRAME_MS)
         self._bound = lag_max_ms / 1000
         self._lags = lags
+        self._hurry = hurry
         self.hurries = True
         """Whether it catches up when it is behind."""
         self.lag = 0.0
@@ -133,7 +136,7 @@ class Speech:
                 del self._sources[name]
             if len(self._sources) >= SPEAKERS_MAX:
                 raise MediaError(f"speech: expected at most {SPEAKERS_MAX} speakers at once, found one more")
-        return Source(self._codec, self._form)
+        return Source(self._codec, self._form, self._hurry)
 
     def passes(self, name: str, encoding: str, rate: int, size: int, now: float) -> bool:
         """Whether `size` bytes of `name`'s speech can go out as they are and at once, behind what is on its way; counts them if so."""
@@ -170,7 +173,9 @@ class Speech:
         for source in self._sources.values():
             if self._ready(source, now):
                 self.lag = source.lag(now)
-                return source.plain(frames) if self._speed(self.lag) is None else b""
+                if self._speed(self.lag) is None:
+                    return source.plain(frames)
+                return b"" if self._hurry.left else source.plain(UNHURRIED)
         return b""
 
     def recall(self, frames: list[bytes]) -> None:
@@ -190,7 +195,8 @@ class Speech:
                 continue
             lag = source.lag(now)
             behind = max(behind, lag)
-            data = source.next(self._speed(lag))
+            speed = self._speed(lag)
+            data = source.next(speed if speed is None or self._hurry.take() else None)
             if data is not None:
                 stored.append((source, data))
                 continue

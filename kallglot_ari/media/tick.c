@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "g722.h"
+#include "hurry.h"
 
 #define RTP_HEADER 12
 #define MARKER 0x80
@@ -40,7 +41,7 @@ int64_t kallglot_sizes(int64_t *inbound_bytes, int64_t *outbound_bytes, int64_t 
     *way_bytes = sizeof(way);
     *encoder_bytes = sizeof(g722_encoder);
     *decoder_bytes = sizeof(g722_decoder);
-    return 4; /* version of the calls below */
+    return 5; /* version of the calls below */
 }
 
 /* ---- from Asterisk: native.Taking ---------------------------------------------------------------------------------------------------------- */

@@ -122,6 +122,11 @@ class Simulation:
                 self.lags += report.lags
                 self.interrupted += report.interrupted
 
+    def stall(self, seconds: float) -> None:
+        """Time goes on without a tick, and what was not sent in it never is."""
+        self._ticks += round(seconds / TICK)
+        self.now = self._ticks * TICK
+
     def said(self, leg: int) -> Pcm:
         """What went up."""
         data = b"".join(chunk.sound.audio.payload for chunk in self.chunks if chunk.row == leg)
