@@ -91,6 +91,8 @@ class CallActions:
         self._muted: set[str] = set()
         self._interruptible: set[str] = set()
         self._answers = Answers()
+        self._repeats = "repeat" in dict(runner.machine.plan.features).values()
+        """Whether anybody can ask for an answer to be said again."""
         self._originals: dict[tuple[str, str], tuple[float | None, float]] = {}
         """Listening leg and the one whose own voice it hears, at so many dB."""
         self._who: dict[tuple[str, str], str] = {}
@@ -439,7 +441,8 @@ class CallActions:
                 continue
             flow = self._flows.get(leg)
             if flow is not None and not self._answers.cut_off(leg, received_at):
-                self._answers.keep(leg, speech)
+                if self._repeats:
+                    self._answers.keep(leg, speech)
                 flow.play(f"{link}:{speaker}", audio, received_at=received_at)
 
     def _repeat(self, leg: str) -> None:

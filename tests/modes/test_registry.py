@@ -149,9 +149,9 @@ class Bench:
         if runner := self.calls.owner(thing):
             runner.post(event)
 
-    async def up(self, call_id: str) -> None:
+    async def up(self, call_id: str, **changes: object) -> None:
         """A call, translated both ways."""
-        runner = self.calls.start(plan(call_id=call_id))
+        runner = self.calls.start(plan(call_id=call_id, **changes))
         async with asyncio.timeout(5):
             while runner.machine.state != "active":
                 await asyncio.sleep(0)
@@ -195,6 +195,19 @@ async def test_a_call_that_has_ended_is_freed_at_once() -> None:
     bench.kallglot.streams.clear()
     assert [type(thing()).__name__ for thing in held if thing() is not None] == []
     assert bench.store.calls["kg-t-1"].state == "ended"
+    await bench.outbox.stop(1)
+
+
+@pytest.mark.parametrize("features", [(("*2", "original"),), (("*1", "repeat"), ("*2", "original"))])
+async def test_what_was_said_last_is_kept_only_where_it_can_be_asked_for(features: tuple[tuple[str, str], ...]) -> None:
+    """It is 40 s of a leg's speech, and two objects for each piece of it."""
+    bench = Bench()
+    await bench.up("kg-t-1", features=features)
+    actions = bench.calls.actions("kg-t-1")
+    assert actions is not None
+    kept = [actions._answers.last(leg) for leg in actions._flows]
+    assert any(kept) is ("repeat" in dict(features).values())
+    await bench.gone()
     await bench.outbox.stop(1)
 
 
