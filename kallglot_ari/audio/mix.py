@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from kallglot_ari.audio.frame import FULL_SCALE, Pcm, to_pcm
 
-_KNEE = 0.8 * FULL_SCALE
+KNEE = 0.8 * FULL_SCALE
 """Below this a sample is left as it is; above it bends towards full scale and never reaches past it."""
+ATTACK_MS = 5
+"""Within which the gain of a sum that is too loud steps back."""
+RECOVERY = 0.02
+"""By how much that gain rises again in a frame."""
 
 
 def ramp(pcm: Pcm, start: float, end: float) -> Pcm:
@@ -28,11 +32,12 @@ def cross_fade(before: Pcm, after: Pcm) -> Pcm:
 
 def saturate(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """A soft knee: the identity up to 80 % of full scale, then a smooth bend (its slope starts at 1, ends at 0)."""
-    over = np.abs(samples) - _KNEE
+    over = np.abs(samples) - KNEE
     if not bool((over > 0).any()):
         return samples
-    room = FULL_SCALE - _KNEE
-    bent = _KNEE + room * np.tanh(np.maximum(over, 0.0) / room)
+    room = FULL_SCALE - KNEE
+    share = np.maximum(over, 0.0) / room
+    bent = KNEE + room * (share / np.sqrt(1.0 + share * share))
     return np.where(over > 0, np.copysign(bent, samples), samples).astype(np.float32)
 
 
@@ -40,7 +45,7 @@ class Mixer:
     """Adds voices of one leg. Where the sum is too loud the gain steps back over 5 ms and recovers over a second."""
 
     def __init__(self, sample_rate: int) -> None:
-        self._attack = max(1, sample_rate * 5 // 1000)
+        self._attack = max(1, sample_rate * ATTACK_MS // 1000)
         self._gain = 1.0
 
     @property
@@ -66,7 +71,7 @@ class Mixer:
             return voices[0]
         total: NDArray[np.float32] = np.stack(voices).astype(np.float32).sum(axis=0)
         peak = float(np.abs(total).max(initial=0.0))
-        wanted = min(1.0, self._gain + 0.02, _KNEE / peak if peak else 1.0)
+        wanted = min(1.0, self._gain + RECOVERY, KNEE / peak if peak else 1.0)
         if wanted != 1.0 or self._gain != 1.0:
             curve = np.full(total.size, wanted, dtype=np.float32)
             attack = min(self._attack, total.size)

@@ -44,10 +44,10 @@ class _TakingFields(ctypes.Structure):
         ("legs", _pointer), ("uplink", _pointer), ("uplink_bytes", _int),
         ("slots", _pointer), ("key_of", _pointer), ("keys", _pointer), ("sorted", _pointer),
         ("connected", _int), ("shift", _int), ("exact", _int), ("mix", ctypes.c_uint64),
-        ("held", _pointer), ("now_held", _int), ("decoders", _pointer),
-        ("row_of", _pointer), ("others", _pointer), ("tapped", _pointer), ("chunk_row", _pointer), ("chunk_start", _pointer),
-        ("chunk_at", _pointer), ("chunk_data", _pointer), ("tapped_data", _pointer),
-        ("chunk_room", _int), ("others_count", _int), ("tapped_count", _int), ("chunk_count", _int),
+        ("held", _pointer), ("now_held", _int), ("decoders", _pointer), ("heard", _pointer),
+        ("row_of", _pointer), ("others", _pointer), ("chunk_row", _pointer), ("chunk_start", _pointer),
+        ("chunk_at", _pointer), ("chunk_data", _pointer),
+        ("chunk_room", _int), ("others_count", _int), ("chunk_count", _int),
     ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ class _SendingFields(ctypes.Structure):
             )
         ),
         *((name, _double) for name in ("second", "burst", "forget")),
-        *((name, _pointer) for name in ("silence", "staged", "packets", "legs", "ways", "encoders")),
+        *((name, _pointer) for name in ("silence", "staged", "packets", "legs", "ways", "encoders", "ears", "mix")),
     ]
 
 
@@ -128,20 +128,18 @@ class _RowDecoder:
 
 
 class Taking:
-    """`Listen`'s fast path over a block. What it leaves is in `others`, in the order it came."""
+    """`Listen`'s fast path over a block. What it leaves is in `others`, in the order it came; `heard` is `Originals.pointer`."""
 
     def __init__(
-        self, library: Native, codec: Codec, convert: Convert | Decoders, *,
+        self, library: Native, codec: Codec, convert: Convert | Decoders, heard: int, *,
         first_half: int, most_ahead: int, frame: int, chunk: int, second: int,
     ) -> None:  # fmt: skip
         self._library = library
         self._decoders = convert if isinstance(convert, Decoders) else None
         self._take = library.take if self._decoders is None else library.take_long
         conversion, self._table = _conversion(codec, convert)
-        self._tapped_data = np.zeros((BLOCK if self._decoders is not None else 0, frame), dtype=np.uint8)
         self._rows_of = np.zeros(BLOCK, dtype=np.int64)
         self._others = np.zeros(BLOCK, dtype=np.int64)
-        self._tapped = np.zeros(BLOCK, dtype=np.int64)
         self._chunk_row = np.zeros(_CHUNKS, dtype=np.int64)
         self._chunk_start = np.zeros(_CHUNKS, dtype=np.int64)
         self._chunk_at = np.zeros(_CHUNKS, dtype=np.float64)
@@ -157,17 +155,16 @@ class Taking:
             step=codec.timestamp_step, clock_rate=codec.clock_rate, most_ahead=most_ahead, frame=frame, chunk=chunk,
             second=second, conversion=conversion, creep=CREEP, forget=FORGET, table=self._table.ctypes.data,
             mix=int(MIX), row_of=self._rows_of.ctypes.data, others=self._others.ctypes.data,
-            tapped=self._tapped.ctypes.data, chunk_row=self._chunk_row.ctypes.data,
+            chunk_row=self._chunk_row.ctypes.data,
             chunk_start=self._chunk_start.ctypes.data, chunk_at=self._chunk_at.ctypes.data,
-            chunk_data=self._chunk_data.ctypes.data, tapped_data=self._tapped_data.ctypes.data, chunk_room=_CHUNKS,
+            chunk_data=self._chunk_data.ctypes.data, chunk_room=_CHUNKS, heard=heard,
         )  # fmt: skip
         self._at = ctypes.addressof(self._fields)
 
     def take(
         self, legs: Legs, block: Block, first: int, end: int, completed: Completed
-    ) -> tuple[NDArray[np.int64], list[int], list[int]]:
-        """Take rows `first` to `end` of `block`: whose each of the block is, those left to do, and those of tapped legs that were taken: `decoded` has
-        the sound of the latter where a decoder made it.
+    ) -> tuple[NDArray[np.int64], list[int]]:
+        """Take rows `first` to `end` of `block`: whose each of the block is, and those left to do.
 
         A leg's packets are left from the first on that is not in its turn. `completed` is given the chunks that are whole: rows, generations,
         starts in ms, arrivals and stream bytes.
@@ -178,7 +175,7 @@ class Taking:
         if not fields.exact:
             self._rows_of[first:end] = legs.lookup(block.name[first:end])
         fields.now_held += 1
-        fields.others_count = fields.tapped_count = 0
+        fields.others_count = 0
         data, names, length, arrival = block.pointers
         done = first
         while done < end:
@@ -191,17 +188,8 @@ class Taking:
                     rows.tolist(), legs.generation[rows].tolist(), self._chunk_start[:n].tolist(),
                     self._chunk_at[:n].tolist(), self._payloads[:n].tolist(),
                 )  # fmt: skip
-        others, tapped = fields.others_count, fields.tapped_count
-        return (
-            self._rows_of,
-            self._others[:others].tolist() if others else [],
-            self._tapped[:tapped].tolist() if tapped else [],
-        )
-
-    def decoded(self, nth: int) -> NDArray[np.uint8]:
-        """The sound of the `nth` packet of tapped legs that `take` took."""
-        sound: NDArray[np.uint8] = self._tapped_data[nth]
-        return sound
+        others = fields.others_count
+        return self._rows_of, self._others[:others].tolist() if others else []
 
     def overdue(self, legs: Legs, now: float, low: float, high: float, step: int) -> NDArray[np.int64]:
         """Rows that have waited for their next packet for longer than they may."""
@@ -309,6 +297,7 @@ class Sending:
         fields.staged, fields.packets = legs.staged.ctypes.data, legs.outbox.data.ctypes.data
         fields.packet_bytes, fields.legs = legs.outbox.data.shape[1], legs.outbound.ctypes.data
         fields.rows, fields.ways = legs.capacity, legs.ways.ctypes.data
+        fields.ears, fields.mix = legs.ears.ctypes.data, legs.mix.ctypes.data
         if len(self._encoders) < legs.capacity:
             grown = np.zeros((legs.capacity, ENCODER_BYTES), dtype=np.uint8)
             grown[: len(self._encoders)] = self._encoders

@@ -46,6 +46,8 @@ OUTBOUND = np.dtype(
 """What a packet sent changes."""
 WAY = np.dtype([("generation", "i8"), ("source", "i8"), ("queued", "i8"), ("first_at", "f8")])
 """A talkspurt whose further pieces go by without lying in their leg's queue: the leg's generation, a number for its source (0 for none), and two of `Source`'s."""
+EAR = np.dtype([("hears", "i8"), ("spoken", "i8"), ("gain", "f8"), ("mixed", "?")], align=True)
+"""A leg and `originals`: the first voice that it hears, the first that it is heard as (-1: none), the gain of the sum, and whether `mix` is what it is sent next."""
 
 _FIELDS: dict[str, tuple[Any, Any]] = {
     # name: (type, value of a fresh row)
@@ -67,7 +69,7 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "queued": (np.float64, 0.0),
     "lag": (np.float64, 0.0),
 }
-_FRESH: dict[str, float] = {"ssrc": -1, "transit": np.nan, "window_min": np.inf}
+_FRESH: dict[str, float] = {"ssrc": -1, "transit": np.nan, "window_min": np.inf, "hears": -1, "spoken": -1, "gain": 1.0}
 """Fields of the records that do not begin at 0."""
 
 
@@ -152,6 +154,9 @@ class Legs:
         self.uplink: NDArray[np.uint8] = np.zeros((0, uplink_bytes), dtype=np.uint8)
         """Each leg's last chunks in the stream's encoding, written round and round."""
         self.staged: NDArray[np.uint8] = np.zeros((0, STAGED, stored_bytes or frame_bytes), dtype=np.uint8)
+        self.ears = np.zeros(0, dtype=EAR)
+        self.mix: NDArray[np.uint8] = np.zeros((0, stored_bytes or frame_bytes), dtype=np.uint8)
+        """What a leg is sent next, speech and other parties' own voices, as speech lies ready."""
         self.outbox = Outbox(0, RTP_HEADER + frame_bytes)
         self.version = 0
         """Another one whenever arrays were replaced."""
@@ -173,6 +178,9 @@ class Legs:
         self.inbound = _grown(self.inbound, capacity)
         self.outbound = _grown(self.outbound, capacity)
         self.ways = _grown(self.ways, capacity)
+        self.ears = _grown(self.ears, capacity)
+        self.ears[old:] = _fresh(EAR)
+        self.mix = _grown(self.mix, capacity)
         for records in (self.inbound, self.outbound):
             for name in records.dtype.names or ():
                 setattr(self, name, records[name])
@@ -195,6 +203,7 @@ class Legs:
         self.inbound[row] = _fresh(INBOUND)
         self.outbound[row] = _fresh(OUTBOUND)
         self.ways[row] = 0
+        self.ears[row] = _fresh(EAR)
         self.used[row] = True
         self.generation[row] = generation
         self.sequence[row] = sequence & 0xFFFF

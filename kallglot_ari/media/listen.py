@@ -9,20 +9,20 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.codecs.registry import stream_sample_bytes, stream_to_pcm
-from kallglot_ari.audio.frame import FRAME_MS, Pcm
+from kallglot_ari.audio.frame import FRAME_MS
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media import drift
 from kallglot_ari.media.chunks import Chunks
 from kallglot_ari.media.fast import Decoders, Taking
-from kallglot_ari.media.legs import RTP_HEADER, Legs, fetch, put
+from kallglot_ari.media.legs import Legs, fetch, put
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.originals import Originals
 from kallglot_ari.media.rounds import SINGLY, Rounds, RowConvert
 from kallglot_ari.media.udp import Block
 from kallglot_ari.media.uplink import UplinkVoice, block_converter, silence_byte, stream_frame_bytes
@@ -39,25 +39,16 @@ def _decodes(codec: Codec, encoding: str, rate: int) -> bool:
     return codec.name == "g722" and encoding == "pcm_16" and rate == codec.sample_rate and sys.byteorder == "little"
 
 
-class Tap(Protocol):
-    """Hears a leg's own voice."""
-
-    @property
-    def gone(self) -> bool: ...
-
-    def put(self, pcm: Pcm) -> None:
-        """Samples at the codec's rate."""
-        ...
-
-
 class Listen:
     """The uplink of all legs."""
 
     def __init__(
         self, codec: Codec, encoding: str, rate: int, chunk_ms: int, *, jitter_min_ms: int, jitter_max_ms: int,
-        library: Native | None = None,
+        originals: Originals, library: Native | None = None,
     ) -> None:  # fmt: skip
+        """`originals` is given what those say whom another leg hears."""
         self._codec = codec
+        self._originals = originals
         self._encoding = encoding
         self._rate = rate
         self._frame_in = codec.frame_bytes
@@ -89,14 +80,12 @@ class Listen:
         """Legs whose buffer holds packets back."""
         self._padded: dict[int, int] = {}
         """Of legs on hold: where the silence ends with which their last chunk was filled, in stream bytes."""
-        self._taps: dict[int, list[Tap]] = {}
-        """Who hears a leg's own voice."""
         self.discarded: Counter[str] = Counter()
         self._taking: Taking | None = None
         convert = self._decoders or table
         if library is not None and convert is not None:
             self._taking = Taking(
-                library, codec, convert, first_half=self._first_half, most_ahead=self._most_ahead,
+                library, codec, convert, originals.pointer, first_half=self._first_half, most_ahead=self._most_ahead,
                 frame=self._frame, chunk=self.chunks.size, second=self._frame * 1000 // FRAME_MS,
             )  # fmt: skip
         self._rounds = Rounds(
@@ -132,11 +121,9 @@ class Listen:
     def _take(self, legs: Legs, block: Block, first: int, end: int) -> tuple[NDArray[np.int64], list[int]]:
         """What is in its turn of these rows of `block`, by machine code: whose each is, and which are left to do."""
         assert self._taking is not None
-        rows_of, others, tapped = self._taking.take(legs, block, first, end, self.chunks.completed)
-        for nth, at in enumerate(tapped):
-            payload = block.data[at, RTP_HEADER : RTP_HEADER + self._frame_in]
-            self._tap_payload(int(rows_of[at]), payload, self._taking.decoded(nth) if self._decoders else payload)
-        return rows_of, others
+        if self._originals:
+            self._originals.bind(legs)
+        return self._taking.take(legs, block, first, end, self.chunks.completed)
 
     def _datagram_at(self, legs: Legs, block: Block, now: float, row: int, at: int) -> None:
         data = block.data[at, : block.length[at]].tobytes()
@@ -316,7 +303,7 @@ class Listen:
             self.discarded["malformed"] += 1
             said = voice.lost(self._codec.ticks(payload))
         if legs.tapped[row]:
-            self._tap(row, voice.pcm)
+            self._originals.put(row, voice.pcm)
         return said
 
     def _missing(self, legs: Legs, row: int, ticks: int, following: bytes | None, *, silence: bool = False) -> bytes:
@@ -331,7 +318,7 @@ class Listen:
         self._concealments -= 1
         sound = voice.nothing(ticks) if silence else voice.lost(ticks, following)
         if legs.tapped[row]:
-            self._tap(row, voice.pcm)
+            self._originals.put(row, voice.pcm)
         return sound
 
     def _voice(self, legs: Legs, row: int) -> UplinkVoice:
@@ -347,8 +334,6 @@ class Listen:
     def overdue(self, legs: Legs, now: float) -> None:
         """Let time go on for legs from which nothing has come: call once a tick."""
         self._concealments = _CONCEALMENTS
-        if self._taps:
-            self._untap(legs)
         low, high = (bound / 1000 for bound in self._bounds)
         if self._taking is not None:
             late = self._taking.overdue(legs, now, low, high, self._step)
@@ -367,7 +352,7 @@ class Listen:
 
         So many at once is a stumble of the whole network, or many callers who say nothing.
         """
-        plain = legs.smooth[rows] & ~legs.tapped[rows]
+        plain = legs.smooth[rows]
         plain[: self._concealments] = False
         quiet = rows[plain]
         records = fetch(legs.inbound, quiet)
@@ -402,31 +387,13 @@ class Listen:
         self._voices.pop(row, None)
         self._candidates.pop(row, None)
         self._waiting.discard(row)
-        self._taps.pop(row, None)
-
-    def tap(self, legs: Legs, row: int, tap: Tap) -> None:
-        """Give `tap` the leg's own voice as well, until it is gone."""
-        self._taps.setdefault(row, []).append(tap)
-        legs.tapped[row] = True
-
-    def _untap(self, legs: Legs) -> None:
-        """Forget those who are gone."""
-        for row, taps in list(self._taps.items()):
-            left = self._taps[row] = [tap for tap in taps if not tap.gone]
-            if not left:
-                del self._taps[row]
-                legs.tapped[row] = False
 
     def _tap_payload(self, row: int, payload: NDArray[np.uint8], sound: NDArray[np.uint8]) -> None:
         """A payload and what the stream gets of it: that is all there is of one whose decoder must not be asked twice."""
         if self._decoder is not None:
-            self._tap(row, self._decoder.decode(payload.tobytes()))
+            self._originals.put(row, self._decoder.decode(payload.tobytes()))
         else:
-            self._tap(row, stream_to_pcm(self._encoding, sound.tobytes()))
-
-    def _tap(self, row: int, pcm: Pcm) -> None:
-        for tap in self._taps.get(row, ()):
-            tap.put(pcm)
+            self._originals.put(row, stream_to_pcm(self._encoding, sound.tobytes()))
 
     def _count_if(self, reason: str, count: int) -> None:
         if count:

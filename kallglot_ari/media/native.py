@@ -14,11 +14,13 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_VERSION = 5
+_VERSION = 6
 INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES = 144, 48, 32
 """Of a leg's records, as tick.c has them."""
 ENCODER_BYTES, DECODER_BYTES = 224, 220
 """Of G.722."""
+EAR_BYTES, VOICE_BYTES = 32, 72
+"""Of `originals`."""
 _int, _double, _pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
@@ -30,10 +32,11 @@ class Native:
 
     def __init__(self, path: Path) -> None:
         library, unlocked = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
-        sizes = [ctypes.c_int64() for _ in range(5)]
+        expected = [INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES, DECODER_BYTES, EAR_BYTES, VOICE_BYTES]
+        sizes = [ctypes.c_int64() for _ in expected]
         if library.kallglot_sizes(*map(ctypes.byref, sizes)) != _VERSION:
             raise OSError(f"{path.name}: expected version {_VERSION}")
-        if [size.value for size in sizes] != [INBOUND_BYTES, OUTBOUND_BYTES, WAY_BYTES, ENCODER_BYTES, DECODER_BYTES]:
+        if [size.value for size in sizes] != expected:
             raise OSError(f"{path.name}: another layout of a leg's figures")
         self.take = self._function(library, "take", _pointer, *[_pointer] * 4, _int, _int)
         self.take_long = self._function(unlocked, "take", _pointer, *[_pointer] * 4, _int, _int)
@@ -46,6 +49,7 @@ class Native:
         self.pass_by = self._function(
             library, "pass", _pointer, _pointer, _int, _int, _pointer, _pointer, _double, _pointer
         )
+        self.mix = self._function(library, "mix", _pointer, _pointer, _int, _pointer)
         self.reset = self._function(library, "reset", _pointer, _int)
         self.pack = self._function(library, "pack", _pointer, _pointer, _int)
         self.encode = self._function(unlocked, "pack", _pointer, _pointer, _int)

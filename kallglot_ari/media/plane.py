@@ -26,8 +26,10 @@ from kallglot_ari.media.digits import Digits
 from kallglot_ari.media.legs import NO_STATS, STATS, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import LIBRARY, Native
+from kallglot_ari.media.originals import Originals
 from kallglot_ari.media.pcap import Address
 from kallglot_ari.media.speak import Speak
+from kallglot_ari.media.stored import Stored
 from kallglot_ari.media.udp import Block, Socket, unpack_address
 from kallglot_ari.media.uplink import silence_byte
 from kallglot_ari.settings import MediaSettings
@@ -125,12 +127,13 @@ class Plane:
         assert send.send_type is not None
         self._socket = socket
         self._block = Block()
+        self._originals = Originals(receive, send, Stored.of(send), library)
         self._listen = Listen(
             receive, encoding, sample_rate, chunk_ms,
             jitter_min_ms=settings.jitter_min_ms, jitter_max_ms=settings.jitter_max_ms,
-            library=library,
+            originals=self._originals, library=library,
         )  # fmt: skip
-        self._speak = Speak(send, settings.backlog_max_ms, settings.lag_max_ms, library)
+        self._speak = Speak(send, settings.backlog_max_ms, settings.lag_max_ms, self._originals, library)
         self._capture = capture
         self.legs = Legs(
             uplink_bytes=self._listen.chunks.uplink_bytes,
@@ -330,9 +333,7 @@ class Plane:
 
     def do_hear(self, row: int, generation: int, other: int, gain: float, duck: float = 1.0) -> None:
         """`other` is a row; `gain` a factor, 0 for no longer, `duck` another while speech is played."""
-        voice = self._speak.hear(self.legs, row, other, gain, duck)
-        if voice is not None:
-            self._listen.tap(self.legs, other, voice)
+        self._originals.hear(self.legs, row, other, gain, duck)
 
     def do_close(self, row: int, generation: int) -> None:
         legs = self.legs
@@ -348,6 +349,7 @@ class Plane:
         self._listen.close(row)
         self._barge_in.forget(row)
         self._speak.close(row)
+        self._originals.close(legs, row)
         del self._current[row]
         self._capture.watch(row, ("", 0), pcap=None, track=None)
         legs.close(row)

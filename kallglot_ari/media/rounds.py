@@ -147,7 +147,7 @@ class Rounds:
         ahead = ((words[which, 0] & 0xFFFF) - records["next_sequence"]) & 0xFFFF
         missing = records["next_position"] + ahead * self._step - records["emitted"]
         fits = (
-            plain[which] & ~in_turn & records["smooth"] & ~records["tapped"]
+            plain[which] & ~in_turn & records["smooth"]
             & (words[which, 2] == records["ssrc"]) & (ahead <= _LEAP)
             & ((words[which, 1] - records["next_timestamp"]) & 0xFFFFFFFF == ahead * self._step)
         )  # fmt: skip

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media.fast import Sending
-from kallglot_ari.media.heard import HeardVoice
 from kallglot_ari.media.hurry import Hurry
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.originals import Originals
 from kallglot_ari.media.speech import Speech
 from kallglot_ari.media.stored import Encoders, Stored, silent_payload
 from kallglot_ari.media.udp import Socket
@@ -56,8 +56,11 @@ class _Way:
 class Speak:
     """The downlink of all legs."""
 
-    def __init__(self, codec: Codec, backlog_max_ms: int, lag_max_ms: int, library: Native | None = None) -> None:
+    def __init__(
+        self, codec: Codec, backlog_max_ms: int, lag_max_ms: int, originals: Originals, library: Native | None = None
+    ) -> None:
         self._codec = codec
+        self._originals = originals
         self._step = codec.timestamp_step
         assert codec.send_type is not None
         self._first = (0x8000 | codec.send_type) - 0x10000 << 48
@@ -97,18 +100,14 @@ class Speak:
             self._codec, self._prebuffer, self._backlog_max_ms, self._lag_max_ms, self.lags, self._hurry, way
         )
         self.speech[row] = speech
-        legs.talk[row] = speech.active
+        legs.talk[row] = speech.under_way
 
     def close(self, row: int) -> None:
-        """Forget a leg, also as one that others hear."""
-        closed = self.speech.pop(row, None)
-        if closed is not None:
-            closed.close()
+        """Forget a leg."""
+        self.speech.pop(row, None)
         self._ahead.pop(row, None)
         if self._encoders is not None:
             self._encoders.close(row)
-        for speech in self.speech.values():
-            speech.leave(row)
 
     def play(self, legs: Legs, row: int, source: str, audio: StreamAudio, now: float, received_at: float) -> int:
         """Queue speech; the frames dropped. Raises as `Speech.play` does."""
@@ -178,15 +177,6 @@ class Speak:
         speech.flush(source)
         legs.queued[row] = speech.queued_frames
 
-    def hear(self, legs: Legs, row: int, other: int, gain: float, duck: float = 1.0) -> HeardVoice | None:
-        """Let `row` hear `other`'s own voice. A new voice is given back; the caller connects it to the other leg's sound."""
-        self.settle(legs)
-        speech = self.speech[row]
-        self._unstage(legs, row, speech)
-        voice = speech.hear(other, gain, duck)
-        legs.talk[row] = legs.talk[row] or speech.active
-        return voice
-
     def _unstage(self, legs: Legs, row: int, speech: Speech) -> None:
         """Take back what lies ready but is not sent. Only plain frames are ever staged ahead, so they are the source's own bytes."""
         count = int(legs.count[row])
@@ -204,6 +194,8 @@ class Speak:
             dry = self._sending.dry(legs, rows)
             if dry:
                 self._refill_all(legs, dry, now)
+            if self._originals:
+                self._originals.mix(legs, rows)
             if self._encoders is not None:
                 self._encoders.write(legs, rows)
             self._sending.pack(legs, rows)
@@ -213,8 +205,11 @@ class Speak:
         if empty.any():
             self._refill_all(legs, rows[empty].tolist(), now)
             records = fetch(legs.outbound, rows)
-        has = records["count"] > 0
-        self._payloads(legs, rows, records, has)
+        if self._originals:
+            self._originals.mix(legs, rows)
+        mixed = legs.ears["mixed"][rows]
+        has = (records["count"] > 0) | mixed
+        self._payloads(legs, rows, records, has, mixed)
         self._number(legs, rows, records, has)
         put(legs.outbound, rows, records)
         return socket.send(legs.outbox, rows)
@@ -223,21 +218,26 @@ class Speak:
         """The frames of all legs, `STAGED` of each, as pieces that are copied whole."""
         return legs.staged.reshape(-1).view(self._whole)
 
-    def _payloads(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], has: NDArray[np.bool_]) -> None:
-        """Put what each of `rows` says into its packet: what lies ready for those that have some, silence for the rest."""
+    def _payloads(
+        self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], has: NDArray[np.bool_], mixed: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Put what each of `rows` says into its packet: its mix, what lies ready for those that have some, silence for the rest."""
         data = legs.outbox.data
-        talking, hush = np.flatnonzero(has), np.flatnonzero(~(has | records["silent"]))
+        talking, hush = np.flatnonzero(has & ~mixed), np.flatnonzero(~(has | records["silent"]))
         if self._encoders is not None:
             self._encoders.write(legs, rows)
-        elif talking.size:
-            at = rows[talking]
-            frames = fetch(self._staged(legs), at * STAGED + records["head"][talking])
-            data[at, RTP_HEADER:] = frames.view(np.uint8).reshape(-1, self._unit)
-        if hush.size and self._encoders is None:
+        else:
+            if talking.size:
+                at = rows[talking]
+                frames = fetch(self._staged(legs), at * STAGED + records["head"][talking])
+                data[at, RTP_HEADER:] = frames.view(np.uint8).reshape(-1, self._unit)
+            data[rows[mixed], RTP_HEADER:] = legs.mix[rows[mixed]]
             data[rows[hush], RTP_HEADER:] = self._silence
+        legs.ears["mixed"][rows] = False
+        taken = records["count"] > 0
         records["silent"] = ~has
-        records["head"] = (records["head"] + has) % STAGED
-        records["count"] -= has
+        records["head"] = (records["head"] + taken) % STAGED
+        records["count"] -= taken
 
     def _number(self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], speech: NDArray[np.bool_]) -> None:
         """Write marker, sequence number and timestamp, and move them on (RFC 3550 §5.1)."""
@@ -266,7 +266,7 @@ class Speak:
             self._recall(legs, row, speech)
             frame = speech.next(now)
             if frame is None:
-                legs.talk[row] = speech.active
+                legs.talk[row] = speech.under_way
                 legs.queued[row] = legs.lag[row] = 0.0
                 return
             ready = frame

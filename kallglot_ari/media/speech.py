@@ -1,4 +1,4 @@
-"""What one leg is to hear: translated speech that comes in bursts, and other parties' own voices, as frames of 20 ms.
+"""What one leg is to hear: translated speech that comes in bursts, as frames of 20 ms. Other parties' own voices are added to them last (`originals`).
 
 Speech waits here, deep and bounded; what goes out is one frame at a time. A talkspurt begins after a short wait (see `rtp.playout`), is carried over
 a gap by repeating its last pitch periods, and ends when nothing has come for two frames. Speech that waits too long is caught up with (`audio.catchup`).
@@ -10,10 +10,9 @@ from typing import Protocol
 
 from kallglot_ari.audio import catchup
 from kallglot_ari.audio.codecs.base import Codec
-from kallglot_ari.audio.frame import FRAME_MS, Pcm
+from kallglot_ari.audio.frame import FRAME_MS
 from kallglot_ari.audio.mix import Mixer
 from kallglot_ari.errors import MediaError
-from kallglot_ari.media.heard import HeardVoice
 from kallglot_ari.media.hurry import UNHURRIED, Hurry
 from kallglot_ari.media.source import Source
 from kallglot_ari.media.stored import Stored
@@ -41,7 +40,7 @@ class Speech:
     """All that one leg hears."""
 
     __slots__ = (
-        "_bound", "_codec", "_form", "_hurry", "_lags", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_sources", "_unit", "_way", "hurries", "lag", "started_at", "voices",
+        "_bound", "_codec", "_form", "_hurry", "_lags", "_mixer", "_most", "_passing", "_prebuffer", "_second", "_sources", "_unit", "_way", "hurries", "lag", "started_at",
     )  # fmt: skip
 
     def __init__(
@@ -73,19 +72,12 @@ class Speech:
         self._way = way
         self._passing: Source | None = None
         """Whose speech goes by without lying here and without being asked about, until anything else happens here."""
-        self.voices: dict[int, HeardVoice] = {}
-        """Other legs' own voices, by their row."""
         self.started_at: list[float] = []
         """`received_at` of talkspurts that began since the caller last took them."""
 
     @property
-    def active(self) -> bool:
-        """Whether `next` may have something to say, now or soon."""
-        return bool(self.voices) or self.under_way
-
-    @property
     def under_way(self) -> bool:
-        """Whether speech is being said or waits."""
+        """Whether speech is being said or waits: `next` may have something to say, now or soon."""
         return any(s.size or s.started for s in self._sources.values())
 
     @property
@@ -95,9 +87,7 @@ class Speech:
 
     @property
     def alone(self) -> bool:
-        """Whether frames go out as they lie here: one speaker, nobody's own voice."""
-        if self.voices:
-            return False
+        """Whether frames go out as they lie here: one speaker."""
         return len(self._sources) == 1 or sum(1 for s in self._sources.values() if s.size or s.started) == 1
 
     @property
@@ -188,7 +178,6 @@ class Speech:
         """One frame as it lies ready, or None for silence."""
         self._stop_passing()
         stored = []
-        sounds: list[Pcm] = []
         behind = 0.0
         for name, source in list(self._sources.items()):
             if not self._ready(source, now):
@@ -204,19 +193,12 @@ class Speech:
             if len(self._sources) > 16:
                 del self._sources[name]
         self.lag = behind
-        for row, voice in list(self.voices.items()):
-            pcm = voice.next(under=bool(stored))
-            if pcm is not None:
-                sounds.append(pcm)
-            if voice.gone:
-                del self.voices[row]
-        if len(stored) == 1 and not sounds and self._mixer.gain == 1.0:
-            return stored[0][1]
-        sounds.extend(source.pcm(data) for source, data in stored)
-        if not sounds:
+        if not stored:
             self._mixer.rest()
             return None
-        mixed = self._mixer.mix(sounds)
+        if len(stored) == 1 and self._mixer.gain == 1.0:
+            return stored[0][1]
+        mixed = self._mixer.mix([source.pcm(data) for source, data in stored])
         return self._codec.encoder().encode(mixed) if self._form.is_law else mixed.tobytes()
 
     def _speed(self, lag: float) -> float | None:
@@ -251,27 +233,3 @@ class Speech:
         for key, source in self._sources.items():
             if name is None or key == name:
                 source.fade_out()
-
-    def hear(self, row: int, gain: float, duck: float) -> HeardVoice | None:
-        """Play leg `row`'s own voice at a factor `gain`, and another of `duck` while speech is played; 0 fades it out. The voice, if it is a new one."""
-        self._stop_passing()
-        voice = self.voices.get(row)
-        if voice is not None and not voice.gone:
-            voice.target_gain, voice.duck = gain, duck
-            return None
-        if gain == 0.0:
-            return None
-        voice = self.voices[row] = HeardVoice(self._codec.sample_rate, gain, duck)
-        return voice
-
-    def leave(self, row: int) -> None:
-        """Leg `row` is closed: its voice fades out, and whoever has the row next is somebody else."""
-        voice = self.voices.pop(row, None)
-        if voice is not None:
-            voice.target_gain = 0.0
-            self.voices[min(0, 0, *self.voices) - 1] = voice
-
-    def close(self) -> None:
-        """Nobody listens here any more."""
-        for voice in self.voices.values():
-            voice.stop()

@@ -68,8 +68,9 @@ class Encoders:
         """Put what each of `rows` says next into its packet."""
         for row in rows.tolist():
             encoder = self._encoders[row]
-            if legs.count.item(row):
-                pcm = legs.staged[row, legs.head.item(row)].view(np.int16)
+            mixed = legs.ears["mixed"].item(row)
+            if mixed or legs.count.item(row):
+                pcm = (legs.mix[row] if mixed else legs.staged[row, legs.head.item(row)]).view(np.int16)
                 self._left[row] = SETTLE_FRAMES
                 payload = np.frombuffer(encoder.encode(pcm), dtype=np.uint8)
             elif self._codec.adaptive or self._left.get(row):

@@ -18,7 +18,9 @@ from kallglot_ari.media import listen, rounds
 from kallglot_ari.media.legs import Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.originals import Originals
 from kallglot_ari.media.plane import TICK
+from kallglot_ari.media.stored import Stored
 from kallglot_ari.media.udp import NAME_BYTES, Block, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
 from tests.audio_checks import tone
@@ -45,7 +47,8 @@ class Rig:
 
     def __init__(self, legs: int, chunk_ms: int = 100) -> None:
         self.listen = Listen(
-            ULAW, "mulaw", 8000, chunk_ms, jitter_min_ms=20, jitter_max_ms=200, library=self.library
+            ULAW, "mulaw", 8000, chunk_ms, jitter_min_ms=20, jitter_max_ms=200,
+            originals=Originals(ULAW, ULAW, Stored.of(ULAW), self.library), library=self.library,
         )  # fmt: skip
         self.legs = Legs(
             uplink_bytes=self.listen.chunks.uplink_bytes, frame_bytes=160, silence=SILENCE * 160, payload_type=0
@@ -386,6 +389,12 @@ def test_a_gap_at_the_very_beginning_is_not_filled_from_the_call_before(way: str
     assert 250 < np.abs(sound.astype(np.int32)).max() < 420
 
 
+def opus_ear() -> Listen:
+    receive, send = registry.get("opus"), registry.get("opus_cbr")
+    originals = Originals(receive, send, Stored.of(send))
+    return Listen(receive, "pcm_16", 16000, 100, jitter_min_ms=20, jitter_max_ms=200, originals=originals)
+
+
 @pytest.mark.parametrize("ms", [10, 20, 40, 60])
 def test_opus_packets_of_any_length_go_up_whole(ms: int) -> None:
     """A phone's or a gateway's own packet time: nothing is dropped, and no silence lies between."""
@@ -393,8 +402,7 @@ def test_opus_packets_of_any_length_go_up_whole(ms: int) -> None:
         pytest.skip("libopus is not installed")
     import opuslib_next
 
-    form = registry.get("opus")
-    ear = Listen(form, "pcm_16", 16000, 100, jitter_min_ms=20, jitter_max_ms=200)
+    ear = opus_ear()
     legs = Legs(uplink_bytes=ear.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0)
     legs.open(0, 1, ssrc=1, sequence=0, timestamp=0, phase=0)
     encoder = opuslib_next.Encoder(16000, 1, "voip")
@@ -414,7 +422,7 @@ def test_opus_packets_of_any_length_go_up_whole(ms: int) -> None:
 def test_an_opus_packet_that_cannot_be_decoded_lasts_as_long_as_it_says() -> None:
     if not opus.available():
         pytest.skip("libopus is not installed")
-    ear = Listen(registry.get("opus"), "pcm_16", 16000, 100, jitter_min_ms=20, jitter_max_ms=200)
+    ear = opus_ear()
     legs = Legs(uplink_bytes=ear.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0)
     legs.open(0, 1, ssrc=1, sequence=0, timestamp=0, phase=0)
     for number in range(5):  # 120 ms in two frames of one length, which an odd number of bytes cannot be

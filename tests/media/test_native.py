@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kallglot_ari.audio.codecs import registry
-from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.calls.model import StreamAudio
 from kallglot_ari.media import native, speak, udp
 from kallglot_ari.media.legs import INBOUND, OUTBOUND, RTP_HEADER, Legs
 from kallglot_ari.media.listen import Listen
 from kallglot_ari.media.native import Native
+from kallglot_ari.media.originals import Originals
 from kallglot_ari.media.plane import Command
+from kallglot_ari.media.stored import Stored
 from kallglot_ari.media.udp import STRIDE, BatchedSocket, Block, Outbox, bind, pack_address
 from kallglot_ari.rtp.packet import RtpPacket
 from tests.media.simulated import Simulation
@@ -40,37 +41,28 @@ def test_records_are_laid_out_alike(library: Native) -> None:
 # --- from Asterisk -----------------------------------------------------------------------------------------------------
 
 
-class Notes:
-    """A tap."""
-
-    gone = False
-
-    def __init__(self, heard: list[bytes]) -> None:
-        self._heard = heard
-
-    def put(self, pcm: Pcm) -> None:
-        self._heard.append(pcm.tobytes())
-
-
 class Ear:
     """A `Listen` with `LEGS` legs, the last of which nobody knows."""
 
     def __init__(self, codec: str, library: Native | None) -> None:
         encoding, rate = FORMATS[codec]
         self.codec = registry.get(codec.strip())
+        send = registry.get("g722" if self.codec.send_type is None else self.codec.name)
+        self.originals = Originals(self.codec, send, Stored.of(send), library)
         self.listen = Listen(
-            self.codec, encoding, rate, 100, jitter_min_ms=20, jitter_max_ms=200, library=library
+            self.codec, encoding, rate, 100, jitter_min_ms=20, jitter_max_ms=200, originals=self.originals, library=library
         )  # fmt: skip
         self.legs = Legs(
-            uplink_bytes=self.listen.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0
-        )
+            uplink_bytes=self.listen.chunks.uplink_bytes, frame_bytes=160, silence=bytes(160), payload_type=0,
+            stored_bytes=Stored.of(send).unit,
+        )  # fmt: skip
         self.block = Block(64)
         self.names = [pack_address(socket.AF_INET, "127.0.0.1", 20000 + row) for row in range(LEGS)]
         for row, name in enumerate(self.names[:-1]):
             self.legs.open(row, row + 1, ssrc=1, sequence=0, timestamp=0, phase=0)
             self.legs.connect(row, name)
         self.heard: list[bytes] = []
-        self.listen.tap(self.legs, 0, Notes(self.heard))
+        self.originals.hear(self.legs, 1, 0, 0.5, 0.25)
 
     def take(self, datagrams: list[tuple[int, float, bytes]], now: float) -> list[int]:
         for at, (leg, arrival, data) in enumerate(datagrams):
@@ -79,6 +71,9 @@ class Ear:
             self.block.name[at, :16] = np.frombuffer(self.names[leg], dtype=np.uint8)
         rows: list[int] = self.listen.block(self.legs, self.block, len(datagrams), now).tolist()
         self.listen.overdue(self.legs, now)
+        self.originals.mix(self.legs, np.array([1]))
+        if self.legs.ears["mixed"][1]:
+            self.heard.append(self.legs.mix[1].tobytes())
         return rows
 
 
@@ -159,6 +154,8 @@ def alike(one: Ear, other: Ear) -> None:
         ]
     assert one.listen.discarded == other.listen.discarded
     assert one.heard == other.heard
+    np.testing.assert_array_equal(one.originals._voices, other.originals._voices)
+    np.testing.assert_array_equal(one.originals._sound, other.originals._sound)
     np.testing.assert_array_equal(one.legs.uplink, other.legs.uplink)
     for name in INBOUND.names or ():
         np.testing.assert_array_equal(one.legs.inbound[name], other.legs.inbound[name], name)
@@ -168,9 +165,10 @@ def alike(one: Ear, other: Ear) -> None:
 def test_addresses_that_share_a_slot_are_told_apart(library: Native, library_too: bool) -> None:
     """Of many legs; and of an address that no leg has, nothing is taken."""
     legs = Legs(uplink_bytes=800, frame_bytes=160, silence=bytes(160), payload_type=0)
+    codec = registry.get("ulaw")
     listen = Listen(
-        registry.get("ulaw"), "mulaw", 8000, 100, jitter_min_ms=20, jitter_max_ms=200,
-        library=library if library_too else None,
+        codec, "mulaw", 8000, 100, jitter_min_ms=20, jitter_max_ms=200,
+        originals=Originals(codec, codec, Stored.of(codec)), library=library if library_too else None,
     )  # fmt: skip
     rng = random.Random(1)
     addresses = {(f"10.0.{rng.randrange(256)}.{rng.randrange(256)}", rng.randrange(1024, 65536)) for _ in range(900)}

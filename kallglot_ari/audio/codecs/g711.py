@@ -59,6 +59,10 @@ PCM_TO_ULAW = _ulaw_encode_table()
 PCM_TO_ALAW = _alaw_encode_table()
 ULAW_TO_ALAW: Bytes = PCM_TO_ALAW[ULAW_TO_PCM.view(np.uint16)]
 ALAW_TO_ULAW: Bytes = PCM_TO_ULAW[ALAW_TO_PCM.view(np.uint16)]
+TABLES: dict[str, tuple[NDArray[np.int16], Bytes]] = {
+    "ulaw": (ULAW_TO_PCM, PCM_TO_ULAW), "mulaw": (ULAW_TO_PCM, PCM_TO_ULAW), "alaw": (ALAW_TO_PCM, PCM_TO_ALAW),
+}  # fmt: skip
+"""By name, Asterisk's or the stream's: codes to samples, and samples, as unsigned numbers, to codes."""
 
 
 class G711Encoder:
