@@ -102,13 +102,13 @@ class Listen:
             rows_of = legs.lookup(block.name[:count])
             pending = np.flatnonzero(rows_of >= 0)
             self._count_if("address", count - pending.size)
-            self._rounds.take(legs, block, count, rows_of, pending, singly, self._tap_payload)
+            self._rounds.take(legs, block, count, rows_of, pending, singly, self._tap_payloads)
             return rows_of
         rows_of, others = self._take(legs, block, 0, count)
         rows_of = rows_of[:count]
         self._count_if("address", int(np.count_nonzero(rows_of < 0)))
         if len(others) > SINGLY:
-            self._rounds.take(legs, block, count, rows_of, np.array(others), singly, self._tap_payload)
+            self._rounds.take(legs, block, count, rows_of, np.array(others), singly, self._tap_payloads)
             return rows_of
         begun: set[int] = set()
         for at in others:
@@ -294,7 +294,7 @@ class Listen:
             block = np.frombuffer(payload, dtype=np.uint8).reshape(1, -1)
             sound = self._convert(np.array([row]), block)
             if legs.tapped[row]:
-                self._tap_payload(row, block[0], sound[0])
+                self._tap_payloads(np.array([row]), block, sound)
             return sound.tobytes()
         voice = voice or self._voice(legs, row)
         try:
@@ -388,12 +388,13 @@ class Listen:
         self._candidates.pop(row, None)
         self._waiting.discard(row)
 
-    def _tap_payload(self, row: int, payload: NDArray[np.uint8], sound: NDArray[np.uint8]) -> None:
-        """A payload and what the stream gets of it: that is all there is of one whose decoder must not be asked twice."""
+    def _tap_payloads(self, rows: NDArray[np.int64], payloads: NDArray[np.uint8], sound: NDArray[np.uint8]) -> None:
+        """A payload of each of these and what the stream gets of it: that is all there is of one whose decoder must not be asked twice."""
         if self._decoder is not None:
-            self._originals.put(row, self._decoder.decode(payload.tobytes()))
+            pcm = self._decoder.decode(payloads.tobytes())
         else:
-            self._originals.put(row, stream_to_pcm(self._encoding, sound.tobytes()))
+            pcm = stream_to_pcm(self._encoding, sound.tobytes())
+        self._originals.put_each(rows, pcm.reshape(rows.size, -1))
 
     def _count_if(self, reason: str, count: int) -> None:
         if count:

@@ -173,22 +173,31 @@ class Originals:
 
     def put(self, speaker: int, pcm: Pcm) -> None:
         """What a leg says, of any length."""
-        for voice in self._spoken.get(speaker, ()):
-            for at in range(0, pcm.size, self._frame):
-                self._put(voice, pcm[at : at + self._frame])
+        if speaker in self._spoken:
+            self.put_each(np.array([speaker]), pcm[None])
 
-    def _put(self, voice: int, pcm: Pcm) -> None:
-        """A frame or less. Where too many would wait, the first two become one."""
-        record, ring, frame = self._voices[voice], self._sound[voice], self._frame
-        head, size = int(record["head"]), int(record["size"])
-        ring[(head + size + np.arange(pcm.size)) % ring.size] = pcm
-        size += pcm.size
-        if size >= (MOST + 1) * frame:
-            first = ring[(head + np.arange(frame)) % ring.size]
-            at = (head + frame + np.arange(frame)) % ring.size
-            ring[at] = to_pcm(first * (1.0 - self._weights) + ring[at] * self._weights)
-            head, size = (head + frame) % ring.size, size - frame
-        record["head"], record["size"] = head, size
+    def put_each(self, speakers: NDArray[np.int64], pcm: NDArray[np.int16]) -> None:
+        """What each of these legs says, shape (n, samples)."""
+        spoken = [self._spoken.get(row, ()) for row in speakers.tolist()]
+        which = np.array([voice for voices in spoken for voice in voices], dtype=np.int64)
+        by = np.repeat(np.arange(speakers.size), [len(voices) for voices in spoken])
+        for at in range(0, pcm.shape[1], self._frame):
+            self._put(which, pcm[by, at : at + self._frame])
+
+    def _put(self, which: NDArray[np.int64], pcm: NDArray[np.int16]) -> None:
+        """A frame or less of each of these voices. Where too many would wait, the first two become one."""
+        heads, sizes, ring = self._voices["head"], self._voices["size"], self._sound.shape[1]
+        index = ((heads[which] + sizes[which])[:, None] + np.arange(pcm.shape[1])) % ring
+        self._sound[which[:, None], index] = pcm
+        sizes[which] += pcm.shape[1]
+        full = which[sizes[which] >= (MOST + 1) * self._frame]
+        if full.size:
+            first = (heads[full, None] + np.arange(self._frame)) % ring
+            second, rows = (first + self._frame) % ring, full[:, None]
+            before, after = self._sound[rows, first], self._sound[rows, second]
+            self._sound[rows, second] = to_pcm(before * (1.0 - self._weights) + after * self._weights)
+            heads[full] = (heads[full] + self._frame) % ring
+            sizes[full] -= self._frame
 
     # --- sound out --------------------------------------------------------------------------------------------------
 

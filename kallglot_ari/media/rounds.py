@@ -26,8 +26,8 @@ _MARKER = 1 << 23
 Singly: TypeAlias = Callable[[int, int], None]
 Skipped: TypeAlias = Callable[[int, int, int], None]
 """Told of a row, the number whose turn is next, and how many before it were given up."""
-Tap: TypeAlias = Callable[[int, NDArray[np.uint8], NDArray[np.uint8]], None]
-"""Given a tapped leg's row, a payload, and what the stream gets of it."""
+Tap: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]], None]
+"""Given tapped legs' rows, a payload of each, and what the stream gets of it."""
 RowConvert: TypeAlias = Callable[[NDArray[np.int64], NDArray[np.uint8]], NDArray[np.uint8]]
 """Rows of legs and a payload of each, shape (n, payload bytes), to shape (n, stream bytes)."""
 
@@ -132,8 +132,8 @@ class Rounds:
         self._chunks.add_block(legs, rows, records, sound, arrival)
         put(legs.inbound, rows, records)
         if records["tapped"].any():
-            for at in np.flatnonzero(records["tapped"]).tolist():
-                tap(int(rows[at]), payload[at], sound[at])
+            at = np.flatnonzero(records["tapped"])
+            tap(rows[at], payload[at], sound[at])
 
     def _leap(
         self, legs: Legs, rows: NDArray[np.int64], records: NDArray[Record], block: Block, which: NDArray[np.int64],
