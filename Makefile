@@ -19,7 +19,7 @@ help:
 
 # The stamp is redone when one of these changes, so a second run is quick.
 venv: $(VENV)/.stamp
-$(VENV)/.stamp: setup.cfg setup.py kallglot_ari/media/tick.c kallglot_ari/media/g722.h kallglot_ari/media/hurry.h tools/prepare
+$(VENV)/.stamp: setup.cfg setup.py kallglot_ari/media/tick.c $(wildcard kallglot_ari/media/*.h) tools/prepare
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/prepare
 
 # The offline engine needs models, 1.3 GB, which are fetched once (docs/interpreter.md).

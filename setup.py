@@ -23,7 +23,7 @@ setup(
         Extension(
             "kallglot_ari.media._tick",
             ["kallglot_ari/media/tick.c"],
-            depends=["kallglot_ari/media/g722.h", "kallglot_ari/media/hurry.h"],
+            depends=[f"kallglot_ari/media/{name}.h" for name in ("g722", "hurry", "originals", "pcm")],
             extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off"],
             libraries=["m"],
             optional=True,

@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "pcm.h"
+
 #define HURRY_SIDE_BY_SIDE 8
 
 typedef struct {
@@ -42,8 +44,7 @@ static inline void hurry_store(const hurrying *h, int64_t at, int16_t sample)
 /* From one sample over to another, as `to_pcm` has it. */
 static inline int16_t hurry_blend(int16_t from, int16_t to, float weight)
 {
-    float sum = rintf((float)from * (1.0f - weight) + (float)to * weight);
-    return sum < -32768.0f ? INT16_MIN : sum > 32767.0f ? INT16_MAX : (int16_t)sum;
+    return to_pcm((float)from * (1.0f - weight) + (float)to * weight);
 }
 
 static int hurry_quiet(const hurrying *h, const uint8_t *data, int64_t from)
