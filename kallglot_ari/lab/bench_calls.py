@@ -1,7 +1,8 @@
 """`kallglot-ari bench calls`: real SIP calls through a real Asterisk and the service, and what each of the two takes of the CPU.
 
 The phones are another Asterisk's channels, Kallglot is the sandbox's echo: processes of their own, whose CPU does not count. Every party talks
-all the time, and hears itself come back as a translation for the other. `--bridges` measures Asterisk without the service beside it.
+all the time, and hears itself come back as a translation for the other. `--bridges` measures Asterisk without the service beside it; `--original` lets all hear each other's own
+voices as well, and `--busy` has the machine overloaded first: what is measured then is whether the calls recover.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -33,6 +34,7 @@ from kallglot_ari.lab.bench_bridges import BARE, NUMBER, measure_bare, taken, te
 from kallglot_ari.lab.farm import Farm
 
 _READY_SECONDS = 60.0
+_BUSY_SECONDS = 16.0
 _KEY = "sk_test_bench"
 TRANSPORTS = ("rtp", "websocket")
 FORMATS = ("ulaw", "alaw", "slin16", "g722", "opus")
@@ -40,9 +42,9 @@ PHONES = ("ulaw", "alaw", "g722", "opus")
 BRIDGES = ("kallglot", *BARE)
 
 
-def _config(asterisk: LabAsterisk, folder: Path, ports: tuple[int, int, int], media: dict[str, str]) -> str:
+def _config(asterisk: LabAsterisk, folder: Path, ports: tuple[int, int, int], media: dict[str, str | float]) -> str:
     sandbox, web, agi = ports
-    lines = "".join(f'{key} = "{value}"\n' for key, value in media.items())
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in media.items())
     wide = media["format"] not in ("ulaw", "alaw")
     return f"""\
 [service]
@@ -111,8 +113,33 @@ async def _calls(url: str) -> list[dict[str, Any]]:
     return calls
 
 
-async def measure(calls: int, seconds: float, transport: str, form: str, phones: str = "ulaw") -> dict[str, Any]:
-    """The figures of one run. :raises LabError: when something does not come up."""
+async def _ticks(url: str) -> tuple[float, float]:
+    """Seconds by which all ticks so far were late, together, and how many there were."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
+        lines = dict(line.rsplit(" ", 1) for line in (await answer.text()).splitlines() if not line.startswith("#"))
+    name = "kallglot_media_tick_lateness_seconds"
+    return float(lines[f"{name}_sum"]), float(lines[f"{name}_count"])
+
+
+@contextmanager
+def _busy(loops: int) -> Iterator[None]:
+    """So many processes that do nothing but take the CPU."""
+    processes = [subprocess.Popen([*dying_with_us(), sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+async def measure(
+    calls: int, seconds: float, transport: str, form: str, phones: str = "ulaw", *, original: float | None = None, busy: int = 0
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of one run, with the others' own voices at `original` dB, and after `busy` busy loops. :raises LabError: when something does not come up."""
+    media: dict[str, str | float] = {"transport": transport, "format": form}
+    if original is not None:
+        media["original_gain_db"] = original
     async with Farm(codec=phones) as farm, LabAsterisk("22", phones=0, verbose=0, local=Farm.local(phones)) as asterisk:
         steps = f"Stasis(kallglot,source=de,target=en,agent={farm.agent_endpoint})", "Hangup()"
         await asterisk.extension(NUMBER, *steps)
@@ -122,7 +149,7 @@ async def measure(calls: int, seconds: float, transport: str, form: str, phones:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kallglot-bench-")))
             file = folder / "kallglot-ari.toml"
             file.touch(0o600)
-            file.write_text(_config(asterisk, folder, ports, {"transport": transport, "format": form}), "utf-8")
+            file.write_text(_config(asterisk, folder, ports, media), "utf-8")
             spawn(stack, folder, "sandbox", "sandbox", "--engine", "echo", "--port", str(ports[0]), "--api-key", _KEY)
             await ready(f"http://127.0.0.1:{ports[0]}/v1/sessions/none", "the sandbox", status=401)
             service = spawn(stack, folder, "service", "serve", "--config", str(file))
@@ -132,8 +159,13 @@ async def measure(calls: int, seconds: float, transport: str, form: str, phones:
                 raise LabError("bench: the Asterisk that is called is gone")
             idle = await taken((asterisk.pid, service), 3.0)
             await _fill(farm, asterisk, url, calls)
+            if busy:
+                with _busy(busy):
+                    await asyncio.sleep(_BUSY_SECONDS)
             await asyncio.sleep(2.0)
+            late, ticks = await _ticks(url)
             by_asterisk, by_us = await taken((asterisk.pid, service), seconds)
+            late, ticks = (after - before for before, after in zip((late, ticks), await _ticks(url), strict=True))
             legs = [leg for call in await _calls(url) for leg in call["legs"]]
             technology = technologies(asterisk)
             await farm.hang_up_all()
@@ -142,6 +174,7 @@ async def measure(calls: int, seconds: float, transport: str, form: str, phones:
         "asterisk": by_asterisk, "service": by_us, "ratio": by_us / by_asterisk if by_asterisk else 0.0,
         "asterisk_percent_a_leg": 100 * (by_asterisk - idle[0]) / (2 * calls),
         "service_percent_a_leg": 100 * (by_us - idle[1]) / (2 * calls),
+        "late": 1000 * late / ticks if ticks else 0.0, "lag_most": max((leg["lag_ms"] for leg in legs), default=0.0),
         "lost": sum(leg["packets_lost"] for leg in legs), "mos_least": min((leg["mos"] for leg in legs), default=0.0),
     }  # fmt: skip
 
@@ -167,7 +200,8 @@ COLUMNS = (
     ("transport", "transport", "{}"), ("format", "format", "{}"), ("calls", "calls", "{}"),
     ("asterisk", "Asterisk (cores)", "{:.3f}"), ("service", "service (cores)", "{:.3f}"),
     ("ratio", "service / Asterisk", "{:.2f}"), ("asterisk_percent_a_leg", "Asterisk, % of a core a leg", "{:.2f}"),
-    ("service_percent_a_leg", "service, % of a core a leg", "{:.2f}"), ("lost", "lost", "{}"),
+    ("service_percent_a_leg", "service, % of a core a leg", "{:.2f}"), ("late", "ticks late, mean ms", "{:.1f}"),
+    ("lag_most", "most lag ms", "{:.0f}"), ("lost", "lost", "{}"),
     ("mos_least", "least MOS", "{:.2f}"),
 )  # fmt: skip
 
@@ -219,18 +253,25 @@ def run(argv: list[str]) -> int:
         help="kallglot, or Asterisk alone: " + ", ".join(BARE),
     )
     parser.add_argument(
+        "--original", type=float, metavar="DB", help="own voices under the translation (media.original_gain_db)"
+    )
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help=f"busy loops for {_BUSY_SECONDS:.0f} s first")
+    parser.add_argument(
         "--json", type=file_to_write, default=Path("bench-out/calls.json"), help="write the figures there"
     )
     parser.add_argument("--markdown", type=file_to_write, help="write the table there")
     args = parser.parse_args(argv)
     within("--calls", args.calls, 1, 400)
     within("--seconds", args.seconds, 1, 3600)
+    within("--busy", args.busy, 0, 64)
+    if args.original is not None:
+        within("--original", args.original, -60, 6)
     log.configure("error", "console")
     console = wide.console()
     results = []
     for run in _runs(args):
         console.print(f"{args.calls} calls: {', '.join(run)}", end=" ")
-        results.append(result := asyncio.run(_one(run, args.calls, args.seconds)))
+        results.append(result := asyncio.run(_one(run, args)))
         console.print(f"Asterisk {result['asterisk']:.3f} cores")
     table = markdown(results, "kallglot-ari bench calls " + " ".join(argv))
     console.print(table, soft_wrap=True)
@@ -250,8 +291,9 @@ def _runs(args: argparse.Namespace) -> list[tuple[str, ...]]:
     return runs
 
 
-async def _one(run: tuple[str, ...], calls: int, seconds: float) -> dict[str, Any]:
+async def _one(run: tuple[str, ...], args: argparse.Namespace) -> dict[str, Any]:
     bridge, phones, *ours = run
-    if ours:
-        return await measure(calls, seconds, ours[0], ours[1], phones)
-    return await measure_bare(bridge, calls, seconds, phones)
+    if not ours:
+        return await measure_bare(bridge, args.calls, args.seconds, phones)
+    transport, form = ours
+    return await measure(args.calls, args.seconds, transport, form, phones, original=args.original, busy=args.busy)
