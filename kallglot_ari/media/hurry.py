@@ -75,9 +75,9 @@ class Hurry:
         return _ByMachine(self._machine)
 
     def turns(self, legs: Legs, rows: list[int]) -> list[int]:
-        """A tick begins in which `rows` are asked what they say next: in which order, those furthest behind first where not all can be hurried."""
+        """A tick begins in which `rows` are asked what they say next: in which order, those furthest behind first. Each may have several speakers to hurry."""
         self.left = self.most
-        if len(rows) <= self.most:
+        if len(rows) == 1:
             return rows
         return [row for _, row in sorted(zip((-legs.lag[rows]).tolist(), rows, strict=True))]
 

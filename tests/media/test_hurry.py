@@ -123,8 +123,10 @@ PIECE = 800
 class Crowd:
     """Legs that all hear as much at the same time."""
 
-    def __init__(self, legs: int, library: Native | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.legs = legs
+    def __init__(
+        self, legs: int, library: Native | None, monkeypatch: pytest.MonkeyPatch, speakers: tuple[str, ...] = ("x",)
+    ) -> None:
+        self.legs, self.speakers = legs, speakers
         self.simulation = Simulation(legs, library=library, lag_max_ms=2000)
         self.hurried: Counter[float] = Counter()
         """Frames, by tick."""
@@ -146,7 +148,7 @@ class Crowd:
 
     def play(self, piece: Pcm, at: float) -> None:
         audio = StreamAudio("mulaw", 8000, ulaw(piece))
-        self.simulation.commands([("play", leg, "x", audio, at) for leg in range(self.legs)])
+        self.simulation.commands([("play", leg, name, audio, at) for leg in range(self.legs) for name in self.speakers])
 
     def says_while_nothing_is_sent(self, pcm: Pcm) -> None:
         began = self.simulation.now
@@ -199,6 +201,23 @@ def test_when_all_are_behind_no_tick_hurries_more_than_it_has_time_for(
     crowd.rest()
     for leg in (0, 31, 63):
         assert [hz for hz, run in groupby(loudest(crowd.heard(leg))) if hz and len(list(run)) > 3] == order
+
+
+@WAYS
+def test_where_each_leg_hears_several_at_once_nobody_s_turn_never_comes(
+    library: Native | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conference: fewer legs than may be hurried in a tick, but more speakers."""
+    few(3, monkeypatch)
+    crowd = Crowd(4, library, monkeypatch, ("x", "y"))
+    said = speech_like(8000, 5.0)
+    crowd.says(said[:4000])
+    crowd.says_while_nothing_is_sent(said[4000:24000])
+    crowd.says(said[24000:26000])
+    worst = crowd.lags
+    crowd.says(said[26000:])
+    assert crowd.lags.max() < worst.min() - 0.1
+    assert np.ptp(crowd.lags) < 0.1
 
 
 @WAYS
