@@ -14,12 +14,13 @@ import numpy as np
 from kallglot_ari.audio.catchup import ALIKE, PAUSE_AHEAD, PAUSE_FRAMES, CatchUp, measures
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.frame import Pcm
+from kallglot_ari.media.budget import Budget
 from kallglot_ari.media.legs import Legs
 from kallglot_ari.media.native import Native
 from kallglot_ari.media.stored import Stored
 
 MOST, MOST_NUMPY = 32, 8
-"""Frames hurried in one tick, with machine code and without."""
+"""Frames hurried in one turn of the tick, with machine code and without."""
 UNHURRIED = 5
 """Frames that are said as they came before a leg asks again."""
 
@@ -62,10 +63,8 @@ class Hurry:
     def __init__(self, codec: Codec, library: Native | None) -> None:
         self._codec = codec
         self._form = Stored.of(codec)
-        self.most = MOST_NUMPY if library is None else MOST
-        """Frames hurried in one tick."""
-        self.left = self.most
-        """Of this tick's."""
+        self.budget = Budget(MOST_NUMPY if library is None else MOST)
+        """Of frames hurried."""
         self._machine = None if library is None else _Machine(codec, self._form, library)
 
     def begin(self) -> Hurried:
@@ -74,19 +73,12 @@ class Hurry:
             return _ByNumpy(self._codec, self._form)
         return _ByMachine(self._machine)
 
-    def turns(self, legs: Legs, rows: list[int]) -> list[int]:
-        """A tick begins in which `rows` are asked what they say next: in which order, those furthest behind first. Each may have several speakers to hurry."""
-        self.left = self.most
+    def turns(self, legs: Legs, rows: list[int], now: float) -> list[int]:
+        """A beat begins in which `rows` are asked what they say next: in which order, those furthest behind first. Each may have several speakers to hurry."""
+        self.budget.begin(now)
         if len(rows) == 1:
             return rows
         return [row for _, row in sorted(zip((-legs.lag[rows]).tolist(), rows, strict=True))]
-
-    def take(self) -> bool:
-        """Whether one more frame may be hurried in this tick."""
-        if self.left <= 0:
-            return False
-        self.left -= 1
-        return True
 
 
 class _ByNumpy:

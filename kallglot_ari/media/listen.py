@@ -18,6 +18,7 @@ from kallglot_ari.audio.codecs.registry import stream_sample_bytes, stream_to_pc
 from kallglot_ari.audio.frame import FRAME_MS
 from kallglot_ari.errors import MediaError
 from kallglot_ari.media import drift
+from kallglot_ari.media.budget import Budget
 from kallglot_ari.media.chunks import Chunks
 from kallglot_ari.media.fast import Decoders, Taking
 from kallglot_ari.media.legs import Legs, fetch, put
@@ -31,7 +32,7 @@ from kallglot_ari.rtp.packet import RtpPacket
 from kallglot_ari.rtp.sequence import signed_distance
 
 _CONCEALMENTS = 12
-"""Substitute frames computed in one tick; when a whole network stumbles, the legs past that get silence, so that all are in time."""
+"""Substitute frames computed in one turn; when a whole network stumbles, the legs past that get silence, so that all are in time."""
 
 
 def _decodes(codec: Codec, encoding: str, rate: int) -> bool:
@@ -69,7 +70,7 @@ class Listen:
         self._decoder = codec.decoder() if table is not None else None
         self._sample_bytes = self._frame_in // codec.frame_samples or 1
         self._sample_out = stream_sample_bytes(encoding)
-        self._concealments = _CONCEALMENTS
+        self._concealments = Budget(_CONCEALMENTS)
         self._bounds = (jitter_min_ms, jitter_max_ms)
         self._most_ahead = jitter_max_ms * codec.clock_rate // 1000
         self._quiet = np.full((1, self._frame), self._silence, dtype=np.uint8)
@@ -308,14 +309,14 @@ class Listen:
 
     def _missing(self, legs: Legs, row: int, ticks: int, following: bytes | None, *, silence: bool = False) -> bytes:
         """What is said where no packet is: substitute sound, or silence once a tick has had its share of that work."""
-        if self._convert is not None and row not in self._voices and (silence or self._concealments <= 0):
+        if self._convert is not None and row not in self._voices and (silence or self._concealments.left <= 0):
             size = ticks * self._rate // self._codec.clock_rate * self._sample_out
             return bytes([self._silence]) * size
         voice = self._voice(legs, row)
         if silence and voice.faded and self._convert is not None:
             del self._voices[row]
             return self._missing(legs, row, ticks, None, silence=True)
-        self._concealments -= 1
+        self._concealments.take()
         sound = voice.nothing(ticks) if silence else voice.lost(ticks, following)
         if legs.tapped[row]:
             self._originals.put(row, voice.pcm)
@@ -333,7 +334,7 @@ class Listen:
 
     def overdue(self, legs: Legs, now: float) -> None:
         """Let time go on for legs from which nothing has come: call once a tick."""
-        self._concealments = _CONCEALMENTS
+        self._concealments.begin(now)
         low, high = (bound / 1000 for bound in self._bounds)
         if self._taking is not None:
             late = self._taking.overdue(legs, now, low, high, self._step)
@@ -341,7 +342,7 @@ class Listen:
             target = np.clip(legs.spread * MARGIN + HEADROOM, low, high)
             behind = (now - legs.base - target) * self._codec.clock_rate - legs.emitted
             late = np.flatnonzero((behind >= (1 + PATIENCE) * self._step) & legs.started & legs.connected)
-        if late.size > self._concealments and self._convert is not None:
+        if late.size > self._concealments.left and self._convert is not None:
             late = self._fill(legs, late, now)
         waiting = late.tolist()
         for row in self._waiting.union(waiting) if self._waiting else waiting:
@@ -353,7 +354,7 @@ class Listen:
         So many at once is a stumble of the whole network, or many callers who say nothing.
         """
         plain = legs.smooth[rows]
-        plain[: self._concealments] = False
+        plain[: self._concealments.left] = False
         quiet = rows[plain]
         records = fetch(legs.inbound, quiet)
         records["emitted"] += self._step

@@ -20,6 +20,7 @@ from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.conceal import Concealer
 from kallglot_ari.audio.frame import Pcm, to_pcm
 from kallglot_ari.audio.mix import ATTACK_MS, KNEE, RECOVERY, saturate
+from kallglot_ari.media.budget import Budget
 from kallglot_ari.media.legs import STAGED, Legs, Record
 from kallglot_ari.media.native import VOICE_BYTES, Native
 from kallglot_ari.media.stored import Stored
@@ -32,7 +33,7 @@ _PAST = 3
 """Frames that were heard and are kept, for a gap to be filled from."""
 _RING = MOST + 1 + _PAST + 1
 _PATCHES = 12
-"""Gaps filled from the voice's own sound in one tick; where the network stumbles for all at once, those past that fade out."""
+"""Gaps filled from the voice's own sound in one turn; where the network stumbles for all at once, those past that fade out."""
 
 VOICE = np.dtype(
     [
@@ -85,7 +86,7 @@ class Originals:
         self._spoken: dict[int, list[int]] = {}
         """Voices by their speaker."""
         self._concealers: dict[int, Concealer] = {}
-        self._patches = _PATCHES
+        self._patches = Budget(_PATCHES)
         self._library = library
         self._version = -1
         self._left = np.zeros(0, dtype=np.int64)
@@ -201,9 +202,9 @@ class Originals:
 
     # --- sound out --------------------------------------------------------------------------------------------------
 
-    def mix(self, legs: Legs, rows: NDArray[np.int64]) -> None:
+    def mix(self, legs: Legs, rows: NDArray[np.int64], now: float) -> None:
         """For those of `rows` that hear somebody: what they are sent next, if it is more than their speech, in `legs.mix`."""
-        self._patches = _PATCHES
+        self._patches.begin(now)
         rows = rows[legs.ears["hears"][rows] >= 0]
         if self._library is not None:
             self.bind(legs)
@@ -286,10 +287,9 @@ class Originals:
         head = int(record["head"][0])
         if concealer is None:
             past = ring[(head + np.arange(-_PAST * frame, 0)) % ring.size]
-            if self._patches <= 0:
+            if not self._patches.take():
                 record["primed"] = False
                 return to_pcm(past[: -frame - 1 : -1] * (1.0 - self._weights))  # back from its last sample: no jump
-            self._patches -= 1
             concealer = self._concealers[voice] = Concealer(self._rate)
             concealer.heard(past)
         if size >= frame:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.calls.model import StreamAudio
+from kallglot_ari.media.budget import Budget
 from kallglot_ari.media.fast import Sending
 from kallglot_ari.media.hurry import Hurry
 from kallglot_ari.media.legs import RTP_HEADER, STAGED, Legs, Record, fetch, put
@@ -29,7 +30,7 @@ _RECALLED = 3
 _NUMBERED = 64
 """Names of sources that are known apart at most; others are asked about each time."""
 _REPAIRS = 16
-"""Frames made up in one tick where speech ran dry; when the stream stumbles for all legs at once, those past that say silence, so that all are in time."""
+"""Frames made up in one turn where speech ran dry; when the stream stumbles for all legs at once, those past that say silence, so that all are in time."""
 
 
 class _Way:
@@ -79,7 +80,7 @@ class Speak:
         """Seconds from a talkspurt's arrival to its first packet, since the caller last took them."""
         self.lags: list[float] = []
         """The most that each talkspurt was behind, of those that ended since the caller last took them."""
-        self._repairs = _REPAIRS
+        self._repairs = Budget(_REPAIRS)
         self._hurry = Hurry(codec, library)
         self._numbers: dict[str, int] = {}
         """Of sources whose speech goes by."""
@@ -195,7 +196,7 @@ class Speak:
             if dry:
                 self._refill_all(legs, dry, now)
             if self._originals:
-                self._originals.mix(legs, rows)
+                self._originals.mix(legs, rows, now)
             if self._encoders is not None:
                 self._encoders.write(legs, rows)
             self._sending.pack(legs, rows)
@@ -206,7 +207,7 @@ class Speak:
             self._refill_all(legs, rows[empty].tolist(), now)
             records = fetch(legs.outbound, rows)
         if self._originals:
-            self._originals.mix(legs, rows)
+            self._originals.mix(legs, rows, now)
         mixed = legs.ears["mixed"][rows]
         has = (records["count"] > 0) | mixed
         self._payloads(legs, rows, records, has, mixed)
@@ -250,8 +251,8 @@ class Speak:
         records["sent"] += 1
 
     def _refill_all(self, legs: Legs, rows: list[int], now: float) -> None:
-        self._repairs = _REPAIRS
-        for row in self._hurry.turns(legs, rows):
+        self._repairs.begin(now)
+        for row in self._hurry.turns(legs, rows, now):
             self._refill(legs, row, now)
 
     def _refill(self, legs: Legs, row: int, now: float) -> None:
@@ -259,10 +260,8 @@ class Speak:
         ready = speech.plain(now, STAGED)
         plain = bool(ready)
         if not ready:
-            if speech.dry:
-                if self._repairs <= 0:
-                    return
-                self._repairs -= 1
+            if speech.dry and not self._repairs.take():
+                return
             self._recall(legs, row, speech)
             frame = speech.next(now)
             if frame is None:

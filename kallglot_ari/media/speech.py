@@ -165,7 +165,7 @@ class Speech:
                 self.lag = source.lag(now)
                 if self._speed(self.lag) is None:
                     return source.plain(frames)
-                return b"" if self._hurry.left else source.plain(UNHURRIED)
+                return b"" if self._hurry.budget.left else source.plain(UNHURRIED)
         return b""
 
     def recall(self, frames: list[bytes]) -> None:
@@ -185,7 +185,7 @@ class Speech:
             lag = source.lag(now)
             behind = max(behind, lag)
             speed = self._speed(lag)
-            data = source.next(speed if speed is None or self._hurry.take() else None)
+            data = source.next(speed if speed is None or self._hurry.budget.take() else None)
             if data is not None:
                 stored.append((source, data))
                 continue

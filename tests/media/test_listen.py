@@ -214,7 +214,7 @@ def test_whatever_arrives_goes_up_in_order_and_in_time(
     monkeypatch.setattr(listen, "_CONCEALMENTS", 0)
     for seed in range(2):
         rig = Rig(4)
-        rig.listen._concealments = 0
+        rig.listen._concealments.left = 0
         senders = [Sender(row, random.Random(seed * 100 + row)) for row in range(4)]
         for sender in senders:
             sender.speak(200, loss=loss, jitter=jitter, pauses=0.03, odd=odd, sources=sources)

@@ -71,7 +71,7 @@ class Ear:
             self.block.name[at, :16] = np.frombuffer(self.names[leg], dtype=np.uint8)
         rows: list[int] = self.listen.block(self.legs, self.block, len(datagrams), now).tolist()
         self.listen.overdue(self.legs, now)
-        self.originals.mix(self.legs, np.array([1]))
+        self.originals.mix(self.legs, np.array([1]), now)
         if self.legs.ears["mixed"][1]:
             self.heard.append(self.legs.mix[1].tobytes())
         return rows

@@ -121,6 +121,7 @@ class Voice:
         for row in range(2):
             self.legs.open(row, row + 1, ssrc=1, sequence=0, timestamp=0, phase=0)
         self.originals.hear(self.legs, 0, 1, gain, duck)
+        self.now = 0.0
 
     def put(self, pcm: Pcm) -> None:
         self.originals.put(1, pcm)
@@ -129,7 +130,8 @@ class Voice:
         """What leg 0 hears; `under` speech that is silence."""
         legs = self.legs
         legs.count[0], legs.staged[0] = int(under), 0
-        self.originals.mix(legs, np.array([0]))
+        self.now += 0.02
+        self.originals.mix(legs, np.array([0]), self.now)
         found = legs.mix[0].view(np.int16).copy() if legs.ears["mixed"][0] else None
         legs.ears["mixed"][0] = False
         return found
