@@ -33,6 +33,8 @@ HEARTBEAT = 10.0
 SNAPSHOT_TIMEOUT = 8.0
 STABLE = 5.0
 """Seconds after which a connection has held, and the waits begin again with the shortest."""
+FAIR = 16
+"""Events handed on in a row: when a trunk goes down hundreds come at once."""
 CLOSED_BY_US = "cancelled"
 REPLACED_FIRST, REPLACED_LONGEST, REPLACED_LOOK = 30.0, 300.0, 5.0
 """Seconds before a taken name is asked for again, at first and at most, and between looks whether it is free."""
@@ -115,12 +117,17 @@ class EventSocket:
             return
 
     async def _hand_on(self, socket: aiohttp.ClientWebSocketResponse) -> tuple[bool, str]:
+        handed = 0
         while True:
             message = await socket.receive()
             if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                 event = decode_event(message.data)
                 self._count(event)
                 self._deliver(event)
+                handed += 1
+                if handed % FAIR == 0:
+                    # Events that are there already are handed over without a pause: leave others a turn.
+                    await asyncio.sleep(0)
                 if isinstance(event, ApplicationReplaced) and event.application in ("", self._app):
                     return True, "another service took the application's name"
             elif message.type is aiohttp.WSMsgType.ERROR:

@@ -80,6 +80,36 @@ async def test_events_during_the_snapshot_come_after_it_in_order(fake: FakeAster
     assert digits(events) == [str(n % 10) for n in range(500)]
 
 
+async def test_a_flood_of_events_leaves_others_their_turn(fake: FakeAsterisk, client: AriClient) -> None:
+    """A trunk that goes down: all of it is there at once, and calls go on meanwhile."""
+    fake.greeting = [dtmf(str(n % 10)) for n in range(500)]
+    release = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.json_response([])
+
+    fake.answers["GET", "/channels"] = slow
+    turns: list[int] = []
+    turn = 0
+    heard = Heard()
+
+    def sink(given: SocketEvent) -> None:
+        heard(given)
+        turns.append(turn)
+
+    await client.start(sink)
+    while not fake.sockets:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.1)
+    release.set()
+    while len(heard.events) < 501:
+        turn += 1
+        await asyncio.sleep(0)
+    assert max(turns.count(one) for one in set(turns)) <= socket.FAIR + 1
+    assert digits(heard.events) == [str(n % 10) for n in range(500)]
+
+
 async def test_comes_back_after_a_drop(fake: FakeAsterisk, client: AriClient, metrics: Metrics) -> None:
     heard = Heard()
     await client.start(heard)
