@@ -1,7 +1,7 @@
 """Recognition by faster-whisper: the model in a worker process, and the Recogniser in the service that asks it.
 
 Whisper always listens to 30 s; most turns of a telephone call are shorter than 8. The encoder is given a window of the turn's own
-size, which makes it four times as fast; where the decoder then begins to loop, the whole window is tried.
+size, which makes it four times as fast; where the decoder then begins to loop, or stops in the middle, the whole window is tried.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ GUESS = -1.2
 """With `NO_SPEECH`, a mean log probability under this is nothing."""
 NONSENSE = -1.8
 """Under this it is nothing in any case."""
+SLOWEST, AROUND = 9, 0.5
+"""Bytes of text a second of speech below which some of it is missing, and the seconds of a turn's sound that are none (`ears`)."""
 FASTEST = 15
 """Characters a second from which a sentence that is there twice was said once."""
 STOCK = re.compile(
@@ -59,6 +61,11 @@ def loops(text: str) -> bool:
         or re.search(r"(\S)\1{9}", text) is not None
         or re.search(r"(\b\S.{3,80}?)(?:[\s,.!?-]+\1){2}", text) is not None
     )
+
+
+def breaks_off(text: str, seconds: float) -> bool:
+    """Nobody speaks as slowly: the decoder has stopped before the end of so many seconds of sound."""
+    return len(text.encode()) < SLOWEST * (seconds - AROUND)
 
 
 def unloop(text: str) -> str:
@@ -118,7 +125,8 @@ class WhisperHost:
             language, probability = self._detect(audio, window)
         beam = 1 if header.get("partial") else BEAM
         text, score, silent = self._one(audio, language, beam, window)
-        if loops(text) and window < WINDOWS[-1] and not header.get("partial") and not cancelled():
+        unsure = loops(text) or breaks_off(text, audio.size / RATE)
+        if unsure and window < WINDOWS[-1] and not header.get("partial") and not cancelled():
             text, score, silent = self._one(audio, language, beam, WINDOWS[-1])
         text = undouble(unloop(text) if loops(text) else text, audio.size / RATE)
         if (

@@ -14,7 +14,7 @@ from kallglot_ari.interpreter import apertium, languages
 from kallglot_ari.interpreter.chain import sentences
 from kallglot_ari.interpreter.gguf import Slots
 from kallglot_ari.interpreter.score import chrf, word_error_rate
-from kallglot_ari.interpreter.whisper import loops, undouble, unloop
+from kallglot_ari.interpreter.whisper import breaks_off, loops, undouble, unloop
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,22 @@ def test_slots_keep_the_directions_used_last() -> None:
 def test_loops(text: str, is_loop: bool, short: str) -> None:
     assert loops(text) is is_loop
     assert unloop(text) == short
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "missing"),
+    [
+        ("Am Montag habe", 2.4, True),
+        ("Am Montag habe ich keine Zeit.", 2.4, False),
+        ("Na, das ist möglich.", 2.2, False),
+        ("Ja.", 0.8, False),
+        ("", 1.2, True),
+        ("", 0.4, False),
+        ("月曜日は時間がありません。", 2.9, False),
+    ],
+)
+def test_text_that_is_too_short_for_its_sound(text: str, seconds: float, missing: bool) -> None:
+    assert breaks_off(text, seconds) is missing
 
 
 @pytest.mark.parametrize(
