@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from kallglot_ari.audio.codecs import g711
+from kallglot_ari.audio.conceal import Concealer
+from kallglot_ari.audio.frame import Pcm
 from kallglot_ari.clock import SystemClock
 from kallglot_ari.media.engine import MediaEngine
 from kallglot_ari.media.native import LIBRARY, Native
@@ -73,3 +75,17 @@ START = "MEDIA_START connection_id:c1 channel:WebSocket/INCOMING/0x1 channel_id:
 def ulaw(seconds: float, hertz: float = 400) -> bytes:
     """A tone as mu-law."""
     return g711.PCM_TO_ULAW[tone(8000, seconds, hertz).view(np.uint16)].tobytes()
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples of each piece of sound that is made up from now on."""
+    made: list[int] = []
+    lost = Concealer.lost
+
+    def counted(self: Concealer, samples: int) -> Pcm:
+        made.append(samples)
+        return lost(self, samples)
+
+    monkeypatch.setattr(Concealer, "lost", counted)
+    return made
