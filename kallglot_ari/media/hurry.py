@@ -114,15 +114,11 @@ class _Machine:
         self.call = library.hurry
         self.out = ctypes.create_string_buffer(form.unit)
         self._sound = np.zeros(m.frame + m.most + m.most - m.least + 1)
-        self._decode = self._encode = np.zeros(0, dtype=np.uint8)
-        if form.is_law:
-            self._decode = np.ascontiguousarray(codec.decoder().decode(bytes(range(256)))).view(np.uint8)
-            every = np.arange(65536, dtype=np.uint16).view(np.int16)
-            self._encode = np.frombuffer(codec.encoder().encode(every), dtype=np.uint8)
+        self._tables = decode, encode = form.tables or (None, None)
         self._weights = m.fade, m.across
         self._fields = _HurryingFields(
             m.frame, m.least, m.most, m.blend, PAUSE_FRAMES, m.quiet, ALIKE, m.fade.ctypes.data, m.across.ctypes.data,
-            self._decode.ctypes.data if form.is_law else None, self._encode.ctypes.data if form.is_law else None,
+            None if decode is None else decode.ctypes.data, None if encode is None else encode.ctypes.data,
             self._sound.ctypes.data, ctypes.addressof(self.out),
         )  # fmt: skip
         self.at = ctypes.addressof(self._fields)

@@ -171,21 +171,21 @@ class Legs:
             capacity *= 2
         old = self.capacity
         for name, (dtype, value) in _FIELDS.items():
-            grown = np.full(capacity, value, dtype=dtype)
+            fresh = np.full(capacity, value, dtype=dtype)
             if old:
-                grown[:old] = getattr(self, name)
-            setattr(self, name, grown)
-        self.inbound = _grown(self.inbound, capacity)
-        self.outbound = _grown(self.outbound, capacity)
-        self.ways = _grown(self.ways, capacity)
-        self.ears = _grown(self.ears, capacity)
+                fresh[:old] = getattr(self, name)
+            setattr(self, name, fresh)
+        self.inbound = grown(self.inbound, capacity)
+        self.outbound = grown(self.outbound, capacity)
+        self.ways = grown(self.ways, capacity)
+        self.ears = grown(self.ears, capacity)
         self.ears[old:] = _fresh(EAR)
-        self.mix = _grown(self.mix, capacity)
+        self.mix = grown(self.mix, capacity)
         for records in (self.inbound, self.outbound):
             for name in records.dtype.names or ():
                 setattr(self, name, records[name])
-        self.uplink = _grown(self.uplink, capacity)
-        self.staged = _grown(self.staged, capacity)
+        self.uplink = grown(self.uplink, capacity)
+        self.staged = grown(self.staged, capacity)
         outbox = Outbox(capacity, RTP_HEADER + self._frame_bytes)
         outbox.data[:old] = self.outbox.data
         outbox.name[:old] = self.outbox.name
@@ -284,7 +284,8 @@ def _fresh(dtype: np.dtype[Record]) -> Record:
     return record[0]  # type: ignore[no-any-return]
 
 
-def _grown(old: NDArray[Any], rows: int) -> NDArray[Any]:
+def grown(old: NDArray[Any], rows: int) -> NDArray[Any]:
+    """A copy with room for `rows`; those that are new are zero."""
     new = np.zeros((rows, *old.shape[1:]), dtype=old.dtype)
     new[: len(old)] = old
     return new

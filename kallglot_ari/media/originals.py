@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from kallglot_ari.audio.codecs import g711
 from kallglot_ari.audio.codecs.base import Codec
 from kallglot_ari.audio.conceal import Concealer
-from kallglot_ari.audio.frame import Pcm, to_pcm
+from kallglot_ari.audio.frame import FULL_SCALE, Pcm, to_pcm
 from kallglot_ari.audio.mix import ATTACK_MS, KNEE, RECOVERY, saturate
 from kallglot_ari.media.budget import Budget
-from kallglot_ari.media.legs import STAGED, Legs, Record
+from kallglot_ari.media.legs import STAGED, Legs, Record, grown
 from kallglot_ari.media.native import VOICE_BYTES, Native
 from kallglot_ari.media.stored import Stored
 
@@ -68,14 +68,11 @@ class Originals:
     def __init__(self, receive: Codec, send: Codec, form: Stored, library: Native | None = None) -> None:
         """Voices come in as `receive` has them and are heard as `send` has them, at one rate."""
         self._frame = send.frame_samples
-        self._form = form
         self._rate = send.sample_rate
         self._attack = max(1, self._rate * ATTACK_MS // 1000)
         self._steps = np.arange(self._frame, dtype=np.float64)
         self._weights = np.linspace(0.0, 1.0, self._frame, dtype=np.float32)
-        decode, encode = g711.TABLES[form.encoding] if form.is_law and form.encoding else (None, None)
-        self._decode: NDArray[np.int16] | None = decode
-        self._encode: NDArray[np.uint8] | None = encode
+        self._tables = form.tables
         self._voices = np.zeros(0, dtype=VOICE)
         self._sound: NDArray[np.int16] = np.zeros((0, _RING * self._frame), dtype=np.int16)
         self._free: list[int] = []
@@ -94,8 +91,8 @@ class Originals:
         self._said = g711.TABLES[receive.name][0] if receive.name in g711.TABLES else None
         self._fields = _Fields(
             frame=self._frame, ring=_RING * self._frame, unit=form.unit, staged_frames=STAGED, most=MOST, target=TARGET,
-            attack=self._attack, down=DOWN, up=UP, recovery=RECOVERY, knee=KNEE, full=KNEE, bend=32767 - KNEE,
-            said_as=_said_as(receive), said=_at(self._said), decode=_at(self._decode), encode=_at(self._encode),
+            attack=self._attack, down=DOWN, up=UP, recovery=RECOVERY, knee=KNEE, full=KNEE, bend=FULL_SCALE - KNEE,
+            said_as=_said_as(receive), said=_at(self._said), decode=_at(self._tables and self._tables[0]), encode=_at(self._tables and self._tables[1]),
             weights=self._weights.ctypes.data, work=self._work.ctypes.data,
         )  # fmt: skip
         self.pointer = ctypes.addressof(self._fields)
@@ -137,9 +134,9 @@ class Originals:
         if not self._free:
             old = len(self._voices)
             size = max(16, 2 * old)
-            self._voices = _grown(self._voices, size)
+            self._voices = grown(self._voices, size)
             self._voices["target"][old:] = 1.0
-            self._sound = _grown(self._sound, size)
+            self._sound = grown(self._sound, size)
             self._free = list(range(size - 1, old - 1, -1))
             self._version = -1
         return self._free.pop()
@@ -325,10 +322,10 @@ class Originals:
 
     def _pcm(self, stored: NDArray[np.uint8]) -> NDArray[np.int16]:
         """Frames as they lie ready, as samples."""
-        return self._decode[stored] if self._decode is not None else stored.view(np.int16)
+        return self._tables[0][stored] if self._tables else stored.view(np.int16)
 
     def _stored(self, pcm: NDArray[np.int16]) -> NDArray[np.uint8]:
-        return self._encode[pcm.view(np.uint16)] if self._encode is not None else pcm.view(np.uint8)
+        return self._tables[1][pcm.view(np.uint16)] if self._tables else pcm.view(np.uint8)
 
 
 def _said_as(codec: Codec) -> int:
@@ -344,9 +341,3 @@ def _said_as(codec: Codec) -> int:
 def _at(array: NDArray[Any] | None) -> int:
     """Where it lies; 0 for none."""
     return 0 if array is None else array.ctypes.data
-
-
-def _grown(old: NDArray[Any], rows: int) -> NDArray[Any]:
-    new = np.zeros((rows, *old.shape[1:]), dtype=old.dtype)
-    new[: len(old)] = old
-    return new

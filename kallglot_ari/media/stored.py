@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kallglot_ari.audio.codecs import registry
+from kallglot_ari.audio.codecs import g711, registry
 from kallglot_ari.audio.codecs.base import Codec, Encoder
 from kallglot_ari.audio.frame import Pcm, silence
 from kallglot_ari.media.legs import RTP_HEADER, Legs
@@ -42,6 +42,11 @@ class Stored:
     def is_law(self) -> bool:
         """Whether it is G.711, a byte a sample."""
         return self.encoding in registry.SAME_BYTES.values()
+
+    @property
+    def tables(self) -> tuple[NDArray[np.int16], NDArray[np.uint8]] | None:
+        """Of G.711: its codes as samples, and samples as its codes (`g711.TABLES`)."""
+        return g711.TABLES[self.encoding] if self.is_law and self.encoding else None
 
 
 class Encoders:
