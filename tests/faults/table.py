@@ -33,6 +33,8 @@ from tests.faults.proxy import Proxy
 from tests.faults.reorder import reordered
 from tests.store.conftest import Postgres, make_postgres
 
+RINGS = 0.2
+"""Seconds before a phone is answered: a caller who arrived in the last 100 ms before a kill is not promised to be taken up (docs/reliability.md)."""
 MOMENTS = ("ringing", "answered", "talking", "ending")
 RECOVER = 25.0
 """Seconds after the fault within which a call is translated again, and after its end within which nothing is left."""
@@ -302,6 +304,7 @@ async def _happen(p: Plant, fault: Fault, moment: str) -> tuple[str, str]:
             await p.answer()
             await asyncio.sleep(fault.lasting / 2)
         return await _verdict(p, fault, moment)
+    await asyncio.sleep(RINGS)
     await p.answer()
     await p.customer.wait_state("CONFIRMED")
     if moment != "answered" and not await p.translated(RECOVER):
